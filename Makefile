@@ -1,0 +1,3 @@
+.PHONY: init
+init:
+	@image/scripts/guest.sh

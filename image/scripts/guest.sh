@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# Builds out/init, the guest's only program: static, musl, panics unwind (P-312).
+# GUEST_PROFILE=guest (ships; LTO, minutes) or guest-dev (seconds, larger; for work on the guest).
+. "$(dirname "$0")/common.sh"
+
+profile=${GUEST_PROFILE:-guest}
+triple=x86_64-unknown-linux-musl
+limit=$((4 * 1024 * 1024)) # bytes; the whole guest has to stay small
+dir=$target/guest          # not the host tools' directory: other flags, other std
+
+case $profile in guest | guest-dev) ;; *) die "GUEST_PROFILE is '$profile', known are guest and guest-dev" ;; esac
+"$top/image/scripts/packages.sh" build
+read -r way cargo < <("$top/image/scripts/toolchain.sh" guest) || exit 1
+
+flags=(-C target-feature=+crt-static -C relocation-model=static
+    # Paths of this machine are neither of use nor of interest in the guest.
+    "--remap-path-prefix=$top=." "--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo")
+args=(build -p init --profile "$profile" --target "$triple" --target-dir "$dir" --locked)
+
+# rustc links std for musl with -lunwind. Debian's static LLVM unwinder does, but was compiled against
+# glibc with fortified printing, whose one symbol musl lacks. The package is unpacked, not installed,
+# when absent: it conflicts with libunwind-dev.
+unwinder() {
+    local lib=$dir/lib from=/usr/lib/llvm-14/lib/libunwind.a work
+    [ -e "$lib/libunwind.a" ] && return 0
+    work=$(mktemp -d)
+    if [ ! -e "$from" ]; then
+        say "fetching LLVM's unwinder (libunwind-14-dev)"
+        (cd "$work" && apt-get download libunwind-14-dev >/dev/null 2>&1 && dpkg-deb -x libunwind-14-dev_*.deb .) ||
+            die "could not fetch the Debian package libunwind-14-dev"
+        from=$work/usr/lib/llvm-14/lib/libunwind.a
+    fi
+    cp "$from" "$work/libunwind.a"
+    cat >"$work/fortify.c" <<'C'
+#include <stdarg.h>
+#include <stdio.h>
+int __fprintf_chk(FILE *stream, int level, const char *format, ...) {
+    va_list args;
+    (void)level;
+    va_start(args, format);
+    int n = vfprintf(stream, format, args);
+    va_end(args);
+    return n;
+}
+C
+    musl-gcc -Os -c "$work/fortify.c" -o "$work/fortify.o"
+    ar rD "$work/libunwind.a" "$work/fortify.o" 2>/dev/null
+    mkdir -p "$lib"
+    mv "$work/libunwind.a" "$lib/libunwind.a"
+    rm -rf "$work"
+}
+
+case $way in
+    build-std)
+        unwinder
+        export RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1
+        flags+=(-C linker=musl-gcc -C link-self-contained=no -L "$dir/lib")
+        args+=(-Z build-std=std,panic_unwind)
+        ;;
+    target) ;;
+    *) exit 1 ;;
+esac
+CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f' && echo "${flags[*]}")
+export CARGO_ENCODED_RUSTFLAGS
+unset RUSTFLAGS
+
+if [ ! -e "$dir/$triple/$profile/init" ]; then
+    if [ "$profile" = guest ]; then slow="a few minutes"; else slow="a minute or two"; fi
+    say "building the guest (profile $profile, the first time takes $slow)"
+fi
+heartbeat "building the guest" "$cargo" "${args[@]}" >&2 || die "the guest (crate init) does not build"
+
+built=$dir/$triple/$profile/init
+headers=$(readelf -lW "$built")
+if grep -qE '^ *(INTERP|DYNAMIC) ' <<<"$headers"; then
+    die "out/init is not static: it has an interpreter or dynamic section (toolchain: $way)"
+fi
+sections=$(readelf -SW "$built")
+if grep -qE ' \.(symtab|debug_info) ' <<<"$sections"; then
+    die "out/init is not stripped: profile $profile must set strip = true"
+fi
+size=$(stat -c %s "$built")
+if [ "$profile" = guest ] && [ "$size" -gt "$limit" ]; then
+    die "out/init has $size bytes, more than the $limit allowed"
+fi
+install_changed 755 "$built" "$out/init"

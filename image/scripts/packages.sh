@@ -1,0 +1,91 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that a purpose needs and this machine lacks.
+# Use: packages.sh PURPOSE...   (rust build lint guest kernel qemu images)
+# Nothing missing: no output. Not Debian: names what is missing and installs nothing.
+. "$(dirname "$0")/common.sh"
+
+# purpose | what proves that it is there (a command, or a path) | Debian package | what for
+table='
+rust    cargo                       cargo-web        builds the host tools
+rust    rustc                       rustc-web        builds the host tools
+rust    cc                          gcc              links, and compiles the C parts of crates
+rust    /usr/include/stdio.h        libc6-dev        links, and compiles the C parts of crates
+lint    rustfmt                     rustfmt-web      checks the formatting
+lint    cargo-clippy                rust-web-clippy  checks the code
+build   install                     coreutils        all scripts
+build   readelf                     binutils         checks that the guest is static and stripped
+build   git                         git              names the commit in /etc/build-info
+guest   /usr/bin/rustc              rustc-web        a compiler with the source of its own std
+guest   /usr/bin/cargo              cargo-web        builds std for musl
+guest   /usr/lib/rustlib/src/rust/library/std/src/lib.rs  rust-web-src  the source of std
+guest   musl-gcc                    musl-tools       the C side of a static musl program
+guest   ar                          binutils         packs the unwinder
+kernel  gcc                         gcc              compiles the kernel
+kernel  /usr/include/stdio.h        libc6-dev        compiles the kernel build tools
+kernel  make                        make             compiles the kernel
+kernel  flex                        flex             compiles the kernel configurator
+kernel  bison                       bison            compiles the kernel configurator
+kernel  bc                          bc               makes the kernel timer tables
+kernel  /usr/include/libelf.h       libelf-dev       objtool
+kernel  /usr/include/openssl/ssl.h  libssl-dev       the kernel build tools
+kernel  xz                          xz-utils         unpacks the kernel source
+kernel  dpkg-deb                    dpkg             unpacks the kernel source
+qemu    qemu-system-x86_64          qemu-system-x86  runs the utility VM
+qemu    qemu-img                    qemu-utils       makes disks in the formats of Windows
+images  /usr/bin/busybox            busybox-static   the default container image, and the debug initrd
+images  mkfs.ext4                   e2fsprogs        turns image layers into disks
+images  mkfs.erofs                  erofs-utils      turns image layers into disks
+images  cpio                        cpio             checks the initrd in tests
+images  tar                         tar              unpacks image layers
+images  zstd                        zstd             image layers and initrd
+'
+
+[ $# -gt 0 ] || die "packages.sh needs a purpose: rust build lint guest kernel qemu images"
+
+# A path must exist; a command must be found, also where only root's PATH looks.
+there() {
+    case $1 in
+        /*) [ -e "$1" ] ;;
+        *) PATH=$PATH:/usr/sbin:/sbin have "$1" ;;
+    esac
+}
+
+packages=() proofs=()
+while read -r purpose proof package why; do
+    [ -n "$purpose" ] || continue
+    for wanted in "$@"; do
+        if [ "$wanted" = "$purpose" ] && ! there "$proof"; then
+            [[ " ${packages[*]-} " == *" $package "* ]] || packages+=("$package")
+            proofs+=("$proof (Debian: $package; $why)")
+        fi
+    done
+done <<<"$table"
+[ ${#packages[@]} -gt 0 ] || exit 0
+
+if ! have apt-get || ! grep -qs '^ID=debian$' /etc/os-release; then
+    die "this is not Debian, so please install what is missing: $(printf '%s; ' "${proofs[@]}")"
+fi
+
+root=()
+if [ "$(id -u)" != 0 ]; then
+    have sudo || die "missing: ${packages[*]}; run 'apt-get install ${packages[*]}' as root (no sudo here)"
+    root=(sudo)
+fi
+
+log=$target/packages.log
+mkdir -p "$target"
+# Nothing of the user's is removed to make room: a conflict is an error that names itself.
+install_all() {
+    "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
+        --no-remove -o DPkg::Lock::Timeout=300 "${packages[@]}" >>"$log" 2>&1 </dev/null
+}
+say "installing for '$*': ${packages[*]} (log: ${log#"$top"/})"
+: >"$log"
+if ! heartbeat "apt-get install" install_all; then
+    say "refreshing the package lists"
+    "${root[@]}" apt-get update -o DPkg::Lock::Timeout=300 >>"$log" 2>&1 </dev/null || true
+    if ! heartbeat "apt-get install" install_all; then
+        reason=$(grep -E '^(E:|.*but it is not|.*Conflicts)' "$log" | tail -n 1)
+        die "apt-get could not install ${packages[*]}: ${reason:-see $log}"
+    fi
+fi
