@@ -1,0 +1,59 @@
+//! Paths as the host sends them.
+
+use std::path::{Component, Path, PathBuf};
+
+/// Why a path cannot be used as a mount point or for removal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PathError {
+    #[error("the path is not absolute")]
+    NotAbsolute,
+    #[error("the path contains a NUL byte")]
+    Nul,
+}
+
+/// The shortest equal path by words alone: no `.`, `..` or doubled slashes, as the records of
+/// mounted paths are kept. Symbolic links are not looked at.
+pub fn clean(path: &Path) -> Result<PathBuf, PathError> {
+    if !path.is_absolute() {
+        return Err(PathError::NotAbsolute);
+    }
+    if path.as_os_str().as_encoded_bytes().contains(&0) {
+        return Err(PathError::Nul);
+    }
+    let mut plain = PathBuf::from("/");
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => plain.push(name),
+            Component::ParentDir => {
+                plain.pop();
+            }
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    Ok(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_cleaned_by_words() {
+        for (given, expected) in [
+            ("/", "/"),
+            ("/a//b/./c/", "/a/b/c"),
+            ("/a/../b", "/b"),
+            ("/../..", "/"),
+            ("/run/mounts/scsi/m0", "/run/mounts/scsi/m0"),
+        ] {
+            assert_eq!(
+                clean(Path::new(given)),
+                Ok(PathBuf::from(expected)),
+                "{given}"
+            );
+        }
+        assert_eq!(clean(Path::new("a/b")), Err(PathError::NotAbsolute));
+        assert_eq!(clean(Path::new("")), Err(PathError::NotAbsolute));
+        assert_eq!(clean(Path::new("/a\0b")), Err(PathError::Nul));
+    }
+}
