@@ -14,6 +14,7 @@ pub mod bridge;
 pub mod config;
 pub mod error;
 pub mod host;
+pub mod kmsg;
 pub mod log;
 pub mod prot;
 pub mod reactor;

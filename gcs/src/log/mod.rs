@@ -1,1 +1,276 @@
+//! The guest's log: the backend of the `log` facade.
+//!
+//! ```text
+//! log::info!(cid = id; "…") → Record → ring (always, from the first instruction)
+//!                                    → sink: host's log connection, stderr or a file
+//!                                    → /dev/kmsg: everything while there is no sink, else errors
+//! ```
+//!
+//! What must hold: nothing but whole lines of the chosen format reaches the sink (P-301), a
+//! forked child never writes to it (P-302), and no record is ever waited for. The state belongs
+//! to the one thread; other threads (tests) have their own.
 
+mod level;
+mod record;
+mod ring;
+mod scrub;
+mod sink;
+mod stamps;
+mod time;
+
+use std::cell::RefCell;
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+pub use level::{Format, Level};
+pub use record::{Origin, Record};
+pub use scrub::scrub;
+pub use sink::Sink;
+pub use stamps::{report as report_boot, stamp};
+pub use time::rfc3339;
+
+use ring::Ring;
+
+/// Tag of the service's lines in the kernel log; the kmsg reader leaves these out.
+pub(crate) const TAG: &str = "gcs";
+
+const KMSG: &str = "/dev/kmsg";
+const RING_RECORDS: usize = 512;
+const RING_BYTES: usize = 128 << 10;
+
+struct Backend;
+
+struct State {
+    /// The process that may write to the sink; a fork's child is another.
+    owner: u32,
+    level: Level,
+    format: Format,
+    ring: Ring,
+    /// Number of the first record that no sink has had yet.
+    unsent: u64,
+    sink: Option<Sink>,
+    kmsg: Option<File>,
+}
+
+impl State {
+    fn new() -> Self {
+        Self {
+            owner: std::process::id(),
+            level: Level::Debug,
+            format: Format::Text,
+            ring: Ring::new(RING_RECORDS, RING_BYTES),
+            unsent: 0,
+            sink: None,
+            kmsg: None,
+        }
+    }
+
+    fn take(&mut self, record: Record) {
+        let pid = std::process::id();
+        if pid != self.owner {
+            // A task child: the sink's lines would tangle with the owner's, and its descriptor
+            // may be closed or another by now. The kernel log is safe; PID 1 reads it there.
+            if self.kmsg.is_some() && record.level <= self.level {
+                write_kmsg(None, &record, &format!("{TAG}[{pid}]"));
+            }
+            return;
+        }
+        let sent = self.sink.is_some();
+        if let Some(sink) = &mut self.sink {
+            if record.level <= self.level {
+                note_dropped(sink, self.format);
+                sink.push(&record.line(self.format));
+            }
+        }
+        let wanted = if sent { Level::Error } else { self.level };
+        if record.origin == Origin::Ours && record.level <= wanted {
+            if let Some(kmsg) = &mut self.kmsg {
+                write_kmsg(Some(kmsg), &record, TAG);
+            }
+        }
+        self.ring.push(record);
+        if sent {
+            self.unsent = self.ring.next();
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        let Some(sink) = &mut self.sink else { return };
+        if let Err(error) = sink.flush() {
+            // What the reader did not get is for the next one.
+            self.unsent = self.ring.next().saturating_sub(sink.pending_lines());
+            self.sink = None;
+            let mut record = Record::new(Level::Error, "the log connection is lost".into());
+            record.field("error", error.to_string());
+            self.take(record);
+        }
+    }
+
+    fn attach(&mut self, mut sink: Sink) {
+        let (gone, records) = self.ring.since(self.unsent);
+        if gone > 0 {
+            sink.push(&dropped(gone).line(self.format));
+        }
+        for record in records.filter(|record| record.level <= self.level) {
+            sink.push(&record.line(self.format));
+        }
+        self.unsent = self.ring.next();
+        self.sink = Some(sink);
+        self.flush();
+    }
+}
+
+fn dropped(count: u64) -> Record {
+    let mut record = Record::new(Level::Warning, "log records were dropped".into());
+    record.field("dropped", count);
+    record
+}
+
+fn note_dropped(sink: &mut Sink, format: Format) {
+    const NOTE_ROOM: usize = 8 << 10;
+    if let Some(count) = sink.take_dropped(NOTE_ROOM) {
+        sink.push(&dropped(count).line(format));
+    }
+}
+
+/// One write per line, so that lines of several writers never interleave. The kernel log has no
+/// reader to wait for; a refused line has no better place to go.
+fn write_kmsg(kept: Option<&mut File>, record: &Record, tag: &str) {
+    let line = record.kmsg(tag);
+    if let Some(file) = kept {
+        file.write_all(line.as_bytes()).ok();
+    } else if let Ok(mut file) = OpenOptions::new().write(true).open(KMSG) {
+        file.write_all(line.as_bytes()).ok();
+    }
+}
+
+thread_local! {
+    static STATE: RefCell<State> = RefCell::new(State::new());
+}
+
+/// A record made while another is being written (from within a formatter, say) is let go:
+/// the log must never be the reason for a panic.
+fn with_state<R>(f: impl FnOnce(&mut State) -> R) -> Option<R> {
+    STATE
+        .try_with(|state| state.try_borrow_mut().ok().map(|mut state| f(&mut state)))
+        .ok()
+        .flatten()
+}
+
+impl log::Log for Backend {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.level() <= log::max_level()
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            emit(Record::from_facade(record));
+        }
+    }
+
+    fn flush(&self) {
+        flush();
+    }
+}
+
+/// Starts the log: from here on records are kept in the ring. The first call in the process
+/// decides; another backend that is installed already stays.
+pub fn init() {
+    static BACKEND: Backend = Backend;
+    if log::set_logger(&BACKEND).is_ok() {
+        log::set_max_level(Level::Debug.filter());
+    }
+    with_state(|state| state.owner = std::process::id());
+}
+
+/// Sets what goes to the sink and in which form. The ring keeps at least `Info`, because what
+/// led to a panic is wanted whatever the host asked for.
+pub fn configure(level: Level, format: Format) {
+    with_state(|state| {
+        state.level = level;
+        state.format = format;
+    });
+    log::set_max_level(level.max(Level::Info).filter());
+}
+
+/// Opens the kernel log for writing and puts there what was recorded before it existed.
+///
+/// # Errors
+/// When `/dev/kmsg` cannot be opened; records then stay in the ring until there is a sink.
+pub fn open_kmsg() -> std::io::Result<()> {
+    let mut file = OpenOptions::new().write(true).open(KMSG)?;
+    with_state(|state| {
+        for record in state.ring.since(state.unsent).1 {
+            if record.origin == Origin::Ours && record.level <= state.level {
+                write_kmsg(Some(&mut file), record, TAG);
+            }
+        }
+        state.kmsg = Some(file);
+    });
+    Ok(())
+}
+
+/// Sends the log there from now on, beginning with the records that no sink has had. A sink
+/// that fails later is dropped by itself; the ring and the kernel log go on.
+///
+/// # Errors
+/// When the descriptor cannot be looked at.
+pub fn attach(fd: OwnedFd) -> std::io::Result<()> {
+    let sink = Sink::new(fd)?;
+    with_state(|state| state.attach(sink));
+    Ok(())
+}
+
+/// The sink's descriptor, for the loop to watch while [`wants_write`] says so. Changes when a
+/// sink is lost or attached.
+pub fn pollable() -> Option<Rc<OwnedFd>> {
+    with_state(|state| state.sink.as_ref().map(Sink::descriptor)).flatten()
+}
+
+/// Whether lines wait for the sink to take them.
+pub fn wants_write() -> bool {
+    with_state(|state| state.sink.as_ref().is_some_and(Sink::wants_write)).unwrap_or(false)
+}
+
+/// Writes what the sink takes now; never waits.
+pub fn flush() {
+    with_state(State::flush);
+}
+
+/// Takes a ready-made record, whatever the facade's filter says.
+pub fn emit(record: Record) {
+    with_state(|state| state.take(record));
+}
+
+/// A record that tells why the service ends; goes out at every `-loglevel`.
+pub fn fatal(message: std::fmt::Arguments<'_>) {
+    emit(Record::new(Level::Fatal, message.to_string()));
+}
+
+/// The newest records as text lines, oldest first, in at most `max_bytes`.
+pub fn recent(max_bytes: usize) -> String {
+    let lines = with_state(|state| {
+        let mut room = max_bytes;
+        let mut lines: Vec<String> = state
+            .ring
+            .since(0)
+            .1
+            .rev()
+            .map(|record| record.line(Format::Text))
+            .take_while(|line| {
+                let fits = line.len() <= room;
+                room = room.saturating_sub(line.len());
+                fits
+            })
+            .collect();
+        lines.reverse();
+        lines.concat()
+    });
+    lines.unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

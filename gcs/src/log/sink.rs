@@ -1,0 +1,180 @@
+//! Where log lines leave: a descriptor that is never waited for, with a bounded queue before it.
+//!
+//! Lines go out whole or not at all, because the host stops reading at the first thing that is
+//! not JSON (P-301). A reader that stalls costs records, never time; how many is said when it
+//! reads again.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::rc::Rc;
+
+use nix::errno::Errno;
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+use nix::sys::socket::{send, MsgFlags};
+use nix::sys::stat::{fstat, SFlag};
+use nix::unistd::write;
+
+/// Bytes that wait for a slow reader at most.
+const PENDING_MAX: usize = 256 << 10;
+/// A pipe that polls writable takes this much without blocking (pipe(7), `PIPE_BUF`).
+const PIECE: usize = 4096;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Written with `MSG_DONTWAIT`; the descriptor's own flags do not matter.
+    Socket,
+    /// Pipe or terminal, possibly shared with others, so its flags are left alone.
+    Stream,
+    /// Never blocks for long and cannot be polled.
+    File,
+}
+
+#[derive(Debug)]
+pub struct Sink {
+    fd: Rc<OwnedFd>,
+    kind: Kind,
+    pending: VecDeque<u8>,
+    dropped: u64,
+}
+
+impl Sink {
+    /// # Errors
+    /// When the descriptor cannot be looked at.
+    pub fn new(fd: OwnedFd) -> io::Result<Self> {
+        let mode = SFlag::from_bits_truncate(fstat(&fd)?.st_mode) & SFlag::S_IFMT;
+        let kind = match mode {
+            SFlag::S_IFSOCK => Kind::Socket,
+            SFlag::S_IFREG | SFlag::S_IFBLK => Kind::File,
+            _ => Kind::Stream,
+        };
+        Ok(Self {
+            fd: Rc::new(fd),
+            kind,
+            pending: VecDeque::new(),
+            dropped: 0,
+        })
+    }
+
+    /// The descriptor, for a poller to hold as long as it watches it.
+    pub fn descriptor(&self) -> Rc<OwnedFd> {
+        Rc::clone(&self.fd)
+    }
+
+    pub fn wants_write(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Lines not written to their end; no line has a line feed inside.
+    pub fn pending_lines(&self) -> u64 {
+        self.pending.iter().filter(|byte| **byte == b'\n').count() as u64
+    }
+
+    /// Lines that had to go since the last [`Sink::take_dropped`] that found room.
+    pub fn take_dropped(&mut self, room: usize) -> Option<u64> {
+        let fits = self.pending.len() + room <= PENDING_MAX;
+        (self.dropped > 0 && fits).then(|| std::mem::take(&mut self.dropped))
+    }
+
+    /// Queues a whole line, or counts it when the queue is full.
+    pub fn push(&mut self, line: &str) {
+        if self.pending.len() + line.len() > PENDING_MAX {
+            self.dropped += 1;
+        } else {
+            self.pending.extend(line.as_bytes());
+        }
+    }
+
+    /// Writes what can be written now.
+    ///
+    /// # Errors
+    /// The reader is gone; the sink is of no further use.
+    pub fn flush(&mut self) -> io::Result<()> {
+        while !self.pending.is_empty() {
+            match self.write_piece() {
+                Ok(0) | Err(Errno::EAGAIN) => break,
+                Ok(written) => {
+                    self.pending.drain(..written);
+                }
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if self.pending.is_empty() {
+            // A burst must not stay resident for ever.
+            self.pending.shrink_to(PIECE);
+        }
+        Ok(())
+    }
+
+    fn write_piece(&self) -> Result<usize, Errno> {
+        let (piece, _) = self.pending.as_slices();
+        match self.kind {
+            Kind::Socket => send(
+                self.fd.as_raw_fd(),
+                piece,
+                MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL,
+            ),
+            Kind::File => write(&*self.fd, piece),
+            Kind::Stream => {
+                let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLOUT)];
+                if poll(&mut fds, PollTimeout::ZERO)? == 0 {
+                    return Err(Errno::EAGAIN);
+                }
+                write(&*self.fd, &piece[..piece.len().min(PIECE)])
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_stalled_reader_gets_whole_lines_and_the_count_of_the_rest() {
+        let (ours, mut theirs) = UnixStream::pair().expect("a socket pair");
+        let mut sink = Sink::new(ours.into()).expect("a socket");
+        let line = format!("{}\n", "x".repeat(999));
+        for _ in 0..2000 {
+            sink.push(&line);
+            sink.flush().expect("the reader is there");
+        }
+        assert!(sink.wants_write());
+        assert_eq!(sink.take_dropped(PENDING_MAX), None, "no room yet");
+        theirs.set_nonblocking(true).expect("a flag");
+        let mut seen = Vec::new();
+        while sink.wants_write() {
+            theirs.read_to_end(&mut seen).err();
+            sink.flush().expect("the reader is there");
+        }
+        theirs.read_to_end(&mut seen).err();
+        assert_eq!(seen.len() % line.len(), 0);
+        let whole = (seen.len() / line.len()) as u64;
+        assert_eq!(sink.take_dropped(0), Some(2000 - whole));
+        assert_eq!(sink.take_dropped(0), None);
+    }
+
+    #[test]
+    fn a_gone_reader_is_an_error_and_no_signal() {
+        let (ours, theirs) = UnixStream::pair().expect("a socket pair");
+        drop(theirs);
+        let mut sink = Sink::new(ours.into()).expect("a socket");
+        sink.push("x\n");
+        sink.flush().expect_err("nobody reads");
+    }
+
+    #[test]
+    fn a_full_blocking_pipe_does_not_block_us() {
+        let (reader, writer) = nix::unistd::pipe().expect("a pipe");
+        let mut sink = Sink::new(writer).expect("a pipe end");
+        for _ in 0..100 {
+            sink.push(&"y".repeat(1999));
+            sink.flush().expect("the reader is there");
+        }
+        assert!(sink.wants_write());
+        drop(reader);
+    }
+}
