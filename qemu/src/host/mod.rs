@@ -1,0 +1,281 @@
+//! The fake Windows host: everything a Linux guest talks to, over whichever vsock there is.
+//!
+//! ```text
+//! port 1 (512 random bytes) · 109 (log records) · 0x40000000 (bridge) · 0x40000001.. (stdio)
+//!     ports ─→ threads that read ─→ state (one lock) ←─ callers wait, each with a deadline
+//! ```
+//!
+//! Strict mode (the default) ends the run with a report on anything that makes a real host drop
+//! the bridge (protocol.md 1.7). [`Host`] is a handle; clones share the guest.
+
+mod bridge;
+mod end;
+pub mod log;
+mod ports;
+mod process;
+mod pump;
+mod requests;
+mod state;
+pub mod strict;
+pub mod wire;
+
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+pub use bridge::Pending;
+pub use end::{End, HostError};
+pub use ports::{Ports, Transport};
+pub use process::{Launch, Output, Process, Stdio};
+pub use pump::{Drained, STREAM_GRACE};
+pub use requests::{Disk, RPC_LIMIT, UVM_ID};
+pub use state::Notification;
+
+use state::Shared;
+
+/// The well-known ports (protocol.md 1.1).
+pub const ENTROPY_PORT: u32 = 1;
+pub const LOG_PORT: u32 = 109;
+pub const BRIDGE_PORT: u32 = 0x4000_0000;
+const FIRST_STDIO_PORT: u32 = 0x4000_0001;
+/// What the guest gets at the entropy port.
+const ENTROPY_BYTES: usize = 512;
+/// A guest that takes no bridge bytes for this long is stuck.
+const WRITE_LIMIT: Duration = Duration::from_secs(120);
+
+/// Gets each log record of the guest, on the thread that reads them.
+pub type LogSink = Box<dyn FnMut(&log::Record) + Send>;
+
+pub struct HostConfig {
+    pub transport: Transport,
+    /// End the run where a real host drops the bridge.
+    pub strict: bool,
+    pub log_sink: Option<LogSink>,
+}
+
+/// When the guest's connections came, from the start of the listeners.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Connected {
+    pub entropy: Option<Duration>,
+    pub log: Option<Duration>,
+    pub bridge: Duration,
+}
+
+/// A handle on the host side of one guest.
+#[derive(Clone)]
+pub struct Host(Arc<Inner>);
+
+struct Inner {
+    shared: Shared,
+    ports: Ports,
+    writer: Arc<Mutex<()>>,
+    next_port: AtomicU32,
+    started: Instant,
+}
+
+impl Host {
+    /// Opens the entropy, log and bridge ports. The guest may dial as soon as this returns.
+    pub fn listen(config: HostConfig) -> Result<Self, HostError> {
+        let HostConfig {
+            transport,
+            strict,
+            log_sink,
+        } = config;
+        let doing = match &transport {
+            Transport::Unix(base) => format!("listening at {}_PORT", base.display()),
+            Transport::Vsock => "listening on the kernel's vsock".to_owned(),
+        };
+        let io = |e| HostError::Io {
+            doing: doing.clone(),
+            source: e,
+        };
+        let shared = Shared::default();
+        let ports = Ports::new(transport).map_err(io)?;
+
+        let to = shared.clone();
+        let taker = move |stream| give_entropy(&to, stream);
+        ports.open(ENTROPY_PORT, Box::new(taker)).map_err(io)?;
+
+        let to = shared.clone();
+        let taker = move |stream| {
+            to.update(|state| state.log_at = Some(Instant::now()));
+            reader("log", move || read_log(&to, stream, log_sink, strict));
+        };
+        ports.open(LOG_PORT, Box::new(taker)).map_err(io)?;
+
+        let to = shared.clone();
+        let taker = move |stream: UnixStream| {
+            let read = stream
+                .set_write_timeout(Some(WRITE_LIMIT))
+                .and_then(|()| stream.try_clone());
+            let Ok(read) = read else {
+                return to.end(End::BridgeClosed);
+            };
+            to.update(|state| {
+                state.bridge_at = Some(Instant::now());
+                state.bridge = Some(Arc::new(stream));
+            });
+            reader("bridge", move || bridge::read(&to, read, strict));
+        };
+        ports.open(BRIDGE_PORT, Box::new(taker)).map_err(io)?;
+
+        Ok(Self(Arc::new(Inner {
+            shared,
+            ports,
+            writer: Arc::default(),
+            next_port: AtomicU32::new(FIRST_STDIO_PORT),
+            started: Instant::now(),
+        })))
+    }
+
+    /// Waits for the bridge. Entropy and log come on their own and may be left out by a guest
+    /// whose boot line does not ask for them.
+    pub fn wait_connected(&self, limit: Duration) -> Result<Connected, HostError> {
+        let started = self.0.started;
+        let since = |at: Instant| at.saturating_duration_since(started);
+        self.shared().wait(
+            "waiting for the guest to dial the bridge port",
+            limit,
+            |state| {
+                Some(Connected {
+                    entropy: state.entropy_at.map(since),
+                    log: state.log_at.map(since),
+                    bridge: since(state.bridge_at?),
+                })
+            },
+        )
+    }
+
+    /// Ends the run from outside: QEMU's exit, a panic on the console, the tool's own end.
+    pub fn end(&self, end: End) {
+        self.shared().end(end);
+    }
+
+    /// Why the run ended, if it did.
+    pub fn ended(&self) -> Option<End> {
+        self.shared().lock().end.clone()
+    }
+
+    /// Waits for the end of the run.
+    pub fn wait_end(&self, limit: Duration) -> Result<End, HostError> {
+        self.shared()
+            .wait("waiting for the end of the VM", limit, |state| {
+                state.end.clone()
+            })
+    }
+
+    /// The last records of the guest's log.
+    pub fn log_records(&self) -> Vec<log::Record> {
+        self.shared().lock().records.iter().cloned().collect()
+    }
+
+    /// Waits for a log record.
+    pub fn wait_log(
+        &self,
+        limit: Duration,
+        mut wanted: impl FnMut(&log::Record) -> bool,
+    ) -> Result<log::Record, HostError> {
+        self.shared()
+            .wait("waiting for a log record", limit, |state| {
+                state.records.iter().find(|record| wanted(record)).cloned()
+            })
+    }
+
+    /// Breaches met with strict mode off.
+    pub fn tolerated(&self) -> Vec<String> {
+        self.shared().lock().tolerated.clone()
+    }
+
+    /// Closes the bridge, as a host does that gives up on its guest.
+    pub fn close_bridge(&self) {
+        let bridge = self.shared().update(|state| {
+            state.leaving = true;
+            state.bridge.take()
+        });
+        if let Some(stream) = bridge {
+            // It may be gone already, which is what is wanted.
+            drop(stream.shutdown(std::net::Shutdown::Both));
+        }
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.0.shared
+    }
+
+    /// Listens on a fresh stdio port.
+    pub(crate) fn open_stream(&self) -> Result<u32, HostError> {
+        let port = self.0.next_port.fetch_add(1, Ordering::Relaxed);
+        let to = self.shared().clone();
+        let taker = move |stream| {
+            to.update(|state| state.streams.insert(port, stream));
+        };
+        let doing = format!("listening on stdio port {port:#x}");
+        self.0
+            .ports
+            .open(port, Box::new(taker))
+            .map_err(HostError::io(doing))?;
+        Ok(port)
+    }
+
+    /// The connection that came to a stdio port.
+    pub(crate) fn take_stream(&self, port: u32, limit: Duration) -> Result<UnixStream, HostError> {
+        let doing =
+            format!("the guest reported success; waiting for its dial to stdio port {port:#x}");
+        self.shared()
+            .wait(&doing, limit, |state| state.streams.remove(&port))
+    }
+
+    pub(crate) fn close_stream(&self, port: u32) {
+        self.0.ports.close(port);
+        self.shared()
+            .update(|state| drop(state.streams.remove(&port)));
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Readers hold the state, not the handle: the end lets nobody wait for nothing.
+        self.shared.end(End::Stopped);
+        if let Some(stream) = self.shared.update(|state| state.bridge.take()) {
+            drop(stream.shutdown(std::net::Shutdown::Both));
+        }
+    }
+}
+
+fn reader(name: &str, run: impl FnOnce() + Send + 'static) {
+    // Detached: it ends with its stream, which ends with the VM.
+    if let Err(e) = std::thread::Builder::new().name(name.into()).spawn(run) {
+        ::log::error!("no thread for the {name} channel: {e}");
+    }
+}
+
+fn give_entropy(shared: &Shared, mut stream: UnixStream) {
+    let mut bytes = [0; ENTROPY_BYTES];
+    let given = std::fs::File::open("/dev/urandom")
+        .and_then(|mut source| source.read_exact(&mut bytes))
+        // A socket buffer takes that much at once.
+        .and_then(|()| std::io::Write::write_all(&mut stream, &bytes));
+    if let Err(e) = given {
+        ::log::warn!("the entropy channel failed: {e}");
+    }
+    shared.update(|state| state.entropy_at = Some(Instant::now()));
+}
+
+fn read_log(shared: &Shared, stream: UnixStream, mut sink: Option<LogSink>, strict: bool) {
+    let outcome = log::read_all(stream, |record| {
+        if let Some(sink) = &mut sink {
+            sink(&record);
+        }
+        shared.keep(record);
+    });
+    if let Err(bad) = outcome {
+        let violation = format!("the log channel (port 109) carries what is not a record: {bad}");
+        if strict {
+            shared.end(End::Violation(violation));
+        } else {
+            shared.update(|state| state.tolerated.push(violation));
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! What the host knows of one guest, under one lock. Threads that read sockets put facts in;
+//! callers wait here, each with a deadline, and all of them learn of the end at once.
+
+use std::collections::{HashMap, VecDeque};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value};
+
+use super::end::{End, HostError};
+use super::log::Record;
+
+/// Log records kept for reports.
+const KEPT_RECORDS: usize = 200;
+
+pub(crate) struct Call {
+    pub message: u32,
+    pub answer: Option<Map<String, Value>>,
+    /// Nobody will fetch the answer; it is dropped when it comes.
+    pub forgotten: bool,
+}
+
+/// An exit notification as it came.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Notification {
+    pub container: String,
+    pub members: Map<String, Value>,
+    pub at: Instant,
+}
+
+#[derive(Default)]
+pub(crate) struct State {
+    pub end: Option<End>,
+    pub calls: HashMap<u64, Call>,
+    pub next_call: u64,
+    /// Containers of this bridge, and the notification each had.
+    pub containers: HashMap<String, Option<Notification>>,
+    pub streams: HashMap<u32, UnixStream>,
+    pub entropy_at: Option<Instant>,
+    pub log_at: Option<Instant>,
+    pub bridge_at: Option<Instant>,
+    pub bridge: Option<Arc<UnixStream>>,
+    /// The guest was told to power off: the bridge may go away.
+    pub leaving: bool,
+    /// Violations met with strict mode off.
+    pub tolerated: Vec<String>,
+    pub records: VecDeque<Record>,
+}
+
+#[derive(Clone, Default)]
+pub(crate) struct Shared(Arc<(Mutex<State>, Condvar)>);
+
+impl Shared {
+    pub fn lock(&self) -> MutexGuard<'_, State> {
+        // The state is plain data, whole after every statement: a panic elsewhere cannot tear it.
+        self.0 .0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn update<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let result = change(&mut self.lock());
+        self.0 .1.notify_all();
+        result
+    }
+
+    /// Ends the run unless something else did before.
+    pub fn end(&self, end: End) {
+        self.update(|state| {
+            state.end.get_or_insert(end);
+        });
+    }
+
+    pub fn keep(&self, record: Record) {
+        let mut state = self.lock();
+        if state.records.len() == KEPT_RECORDS {
+            state.records.pop_front();
+        }
+        state.records.push_back(record);
+    }
+
+    /// Waits until `ready` gives something. Facts that are there count even after the end.
+    pub fn wait<T>(
+        &self,
+        doing: &str,
+        limit: Duration,
+        mut ready: impl FnMut(&mut State) -> Option<T>,
+    ) -> Result<T, HostError> {
+        let deadline = Instant::now() + limit;
+        let mut state = self.lock();
+        loop {
+            if let Some(found) = ready(&mut state) {
+                return Ok(found);
+            }
+            let doing = || doing.to_owned();
+            if let Some(end) = state.end.clone() {
+                return Err(HostError::Ended {
+                    doing: doing(),
+                    end,
+                });
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(HostError::Timeout {
+                    doing: doing(),
+                    after: limit,
+                });
+            }
+            state = match self.0 .1.wait_timeout(state, left) {
+                Ok((guard, _)) => guard,
+                Err(poisoned) => poisoned.into_inner().0,
+            };
+        }
+    }
+}
