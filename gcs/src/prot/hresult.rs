@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// A Windows result code; `0` is success.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct HResult(pub i32);
 

@@ -1,5 +1,48 @@
 //! The messages between host and guest, as data. No I/O here.
+//!
+//! One file per noun. Names are those of the field; each type says which `prot` type it
+//! stands for. Every message is written by serde and read by [`json`], which follows the
+//! rules of the host's encoder; guest and fake host use the same types, each in its own
+//! direction.
+
+pub mod base;
+pub mod command_line;
+pub mod create;
+pub mod header;
+pub mod ids;
+pub mod json;
+pub mod modify;
+pub mod negotiate;
+pub mod notification;
+pub mod oci;
+pub mod process;
+pub mod properties;
+pub mod settings;
+pub mod stats;
+pub mod v1;
 
 mod hresult;
 
+pub use base::{ErrorRecord, MessageBase, MessageResponseBase, SpanContext, UVM_ID};
+pub use create::{
+    ContainerCreate, ContainerCreateResponse, ProtocolSupport, VmHostedContainerSettingsV2,
+};
+pub use header::{MessageHeader, SequenceId, MESSAGE_HEADER_SIZE};
 pub use hresult::HResult;
+pub use ids::{MessageCategory, MessageId, MessageKind};
+pub use modify::{ContainerModifySettings, ModifyRequest, RequestType, Resource, ResourceType};
+pub use negotiate::{
+    GcsCapabilities, GcsGuestCapabilities, NegotiateProtocol, NegotiateProtocolResponse, OsType,
+    ProtocolVersion, SchemaVersion,
+};
+pub use notification::{ActiveOperation, ContainerNotification, NotificationType};
+pub use process::{
+    ContainerExecuteProcess, ContainerExecuteProcessResponse, ContainerResizeConsole,
+    ContainerSignalProcess, ContainerWaitForProcess, ContainerWaitForProcessResponse,
+    ExecuteProcessSettings, ProcessParameters, SignalProcessOptions, VsockStdioRelaySettings,
+    INFINITE_WAIT_TIMEOUT,
+};
+pub use properties::{
+    ContainerGetProperties, ContainerGetPropertiesResponse, DumpStacksResponse, ProcessDetails,
+    Properties, PropertiesV2, PropertyQuery, PropertyType,
+};

@@ -1,0 +1,366 @@
+//! Frames in, typed requests out; typed replies in, frames out (protocol sections 2 to 4).
+//!
+//! ```text
+//! Frame ─ decode ─► Incoming { base, request: Request | Failure }
+//! Reply | Failure ─ encode_response ─► bytes of one frame, never above 65536
+//! ```
+//!
+//! Must hold: a request that cannot be understood still has an answer, with its `ActivityId`
+//! wherever that could be read; what is sent is always valid JSON of the right shape; no text
+//! quotes a payload.
+
+use serde::Serialize;
+
+use super::frame::{self, Frame, MAX_PAYLOAD_TO_HOST, MAX_TO_HOST};
+use crate::error::Failure;
+use crate::prot::json::{self, Decode, TypeError};
+use crate::prot::{
+    ContainerCreate, ContainerCreateResponse, ContainerExecuteProcess,
+    ContainerExecuteProcessResponse, ContainerGetProperties, ContainerGetPropertiesResponse,
+    ContainerModifySettings, ContainerNotification, ContainerResizeConsole, ContainerSignalProcess,
+    ContainerWaitForProcess, ContainerWaitForProcessResponse, DumpStacksResponse, ErrorRecord,
+    GcsCapabilities, HResult, MessageBase, MessageId, MessageResponseBase, NegotiateProtocol,
+    NegotiateProtocolResponse, PropertiesV2, ProtocolVersion, Resource, SequenceId,
+};
+
+/// One frame from the host, understood as far as it can be.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Incoming {
+    pub id: MessageId,
+    pub sequence: SequenceId,
+    /// All base members that could be read; empty when the payload is not JSON.
+    pub base: MessageBase,
+    pub request: Result<Request, Failure>,
+}
+
+/// A request with its body. The container id stands in the body's `base`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Request {
+    Negotiate(NegotiateProtocol),
+    Create(ContainerCreate),
+    Start(MessageBase),
+    ExecuteProcess(ContainerExecuteProcess),
+    WaitForProcess(ContainerWaitForProcess),
+    SignalProcess(ContainerSignalProcess),
+    ResizeConsole(ContainerResizeConsole),
+    ShutdownGraceful(MessageBase),
+    ShutdownForced(MessageBase),
+    GetProperties(ContainerGetProperties),
+    ModifySettings(ContainerModifySettings),
+    /// Its body is never looked at: any payload succeeds.
+    DumpStacks,
+    DeleteContainerState(MessageBase),
+}
+
+/// What a request is answered with when it succeeds.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Reply {
+    /// Nothing but success: Start, Signal, Resize, Shutdown, Modify, Delete.
+    Done,
+    Negotiated {
+        version: ProtocolVersion,
+        capabilities: GcsCapabilities,
+    },
+    Created,
+    Executed {
+        process_id: u32,
+    },
+    Exited {
+        exit_code: u32,
+    },
+    Properties(PropertiesV2),
+    Stacks(String),
+}
+
+/// Understands one frame. Whether its type is allowed now is for the caller to say.
+#[must_use]
+pub fn decode(frame: &Frame) -> Incoming {
+    let body = &frame.payload;
+    let (base, request) = match frame.id {
+        MessageId::NEGOTIATE_PROTOCOL => read(body, Request::Negotiate, |_| Ok(())),
+        MessageId::CREATE => read(body, Request::Create, |create| {
+            Ok(create.container_config.required("ContainerConfig")?)
+        }),
+        MessageId::START => read(body, Request::Start, |_| Ok(())),
+        MessageId::SHUTDOWN_GRACEFUL => read(body, Request::ShutdownGraceful, |_| Ok(())),
+        MessageId::SHUTDOWN_FORCED => read(body, Request::ShutdownForced, |_| Ok(())),
+        MessageId::EXECUTE_PROCESS => read(body, Request::ExecuteProcess, |execute| {
+            let parameters = &execute.settings.process_parameters;
+            Ok(parameters.required("ProcessParameters")?)
+        }),
+        MessageId::WAIT_FOR_PROCESS => read(body, Request::WaitForProcess, |_| Ok(())),
+        MessageId::SIGNAL_PROCESS => read(body, Request::SignalProcess, |_| Ok(())),
+        MessageId::RESIZE_CONSOLE => read(body, Request::ResizeConsole, |_| Ok(())),
+        MessageId::GET_PROPERTIES => read(body, Request::GetProperties, |_| Ok(())),
+        MessageId::MODIFY_SETTINGS => read(body, Request::ModifySettings, known_resource),
+        MessageId::DELETE_CONTAINER_STATE => read(body, Request::DeleteContainerState, |_| Ok(())),
+        MessageId::DUMP_STACKS => (base_only(body), Ok(Request::DumpStacks)),
+        other => {
+            let text = format!("message type {other} is not supported");
+            let failure = Failure::new(HResult::NOT_IMPLEMENTED, text);
+            (base_only(body), Err(failure))
+        }
+    };
+    Incoming {
+        id: frame.id,
+        sequence: frame.sequence,
+        base,
+        request,
+    }
+}
+
+/// Bodies that carry the base members.
+trait Body: Decode + Default {
+    fn base(&self) -> &MessageBase;
+}
+
+impl Body for MessageBase {
+    fn base(&self) -> &MessageBase {
+        self
+    }
+}
+
+macro_rules! bodies {
+    ($($body:ty),*) => {$(
+        impl Body for $body {
+            fn base(&self) -> &MessageBase {
+                &self.base
+            }
+        }
+    )*};
+}
+
+bodies!(
+    NegotiateProtocol,
+    ContainerCreate,
+    ContainerExecuteProcess,
+    ContainerWaitForProcess,
+    ContainerSignalProcess,
+    ContainerResizeConsole,
+    ContainerGetProperties,
+    ContainerModifySettings
+);
+
+fn read<T: Body>(
+    payload: &[u8],
+    request: impl FnOnce(T) -> Request,
+    check: impl FnOnce(&T) -> Result<(), Failure>,
+) -> (MessageBase, Result<Request, Failure>) {
+    match json::read::<T>(payload) {
+        Ok((body, error)) => {
+            let base = body.base().clone();
+            let checked = match error {
+                Some(error) => Err(error.into()),
+                None => check(&body),
+            };
+            (base, checked.map(|()| request(body)))
+        }
+        Err(syntax) => {
+            let failure = Failure::new(HResult::INVALID_JSON, format!("payload: {syntax}"));
+            (MessageBase::default(), Err(failure))
+        }
+    }
+}
+
+fn base_only(payload: &[u8]) -> MessageBase {
+    json::read::<MessageBase>(payload).map_or_else(|_| MessageBase::default(), |(base, _)| base)
+}
+
+fn known_resource(modify: &ContainerModifySettings) -> Result<(), Failure> {
+    match &modify.request.resource {
+        Resource::Unknown(name) => Err(Failure::unspecified(format!(
+            "resource type {:?} is not known",
+            shorten(name, 64)
+        ))),
+        _ => Ok(()),
+    }
+}
+
+impl From<TypeError> for Failure {
+    fn from(error: TypeError) -> Self {
+        Self::new(HResult::INVALID_JSON, error.to_string())
+    }
+}
+
+/// The bytes of the answer to the request of type `request`, at most [`MAX_TO_HOST`]: what is
+/// too long is shortened, and what cannot be shortened becomes an error.
+#[must_use]
+pub fn encode_response(
+    request: MessageId,
+    sequence: SequenceId,
+    activity_id: &str,
+    outcome: &Result<Reply, Failure>,
+) -> Vec<u8> {
+    let payload = match outcome {
+        Ok(reply) => success(activity_id, reply).unwrap_or_else(|failure| {
+            log::error!("answer to {request}: {failure}");
+            refusal(activity_id, &failure)
+        }),
+        Err(failure) => refusal(activity_id, failure),
+    };
+    framed(request.response(), sequence, &payload)
+}
+
+/// The bytes of an exit notification.
+#[must_use]
+pub fn encode_notification(notification: &ContainerNotification) -> Vec<u8> {
+    let payload = json_bytes(notification);
+    if payload.len() <= MAX_PAYLOAD_TO_HOST {
+        return framed(MessageId::NOTIFICATION, 0, &payload);
+    }
+    // Only absurd ids or a huge ResultInfo get here; the exit itself must be told.
+    let mut short = notification.clone();
+    short.result_info.clear();
+    short.base.activity_id = echo(&short.base.activity_id).to_owned();
+    let payload = json_bytes(&short);
+    if payload.len() > MAX_PAYLOAD_TO_HOST {
+        short.base.container_id = shorten(&short.base.container_id, TEXT_LIMIT / 6).to_owned();
+        return framed(MessageId::NOTIFICATION, 0, &json_bytes(&short));
+    }
+    framed(MessageId::NOTIFICATION, 0, &payload)
+}
+
+/// Bytes for each of the two error texts, as JSON: one becomes at most six.
+const TEXT_LIMIT: usize = 30_000;
+const CUT_NOTE: &str = " … (shortened)";
+
+fn framed(id: MessageId, sequence: SequenceId, payload: &[u8]) -> Vec<u8> {
+    frame::encode(id, sequence, payload, MAX_TO_HOST).unwrap_or_else(|error| {
+        // Cannot happen: every payload above was fitted. An empty object is still an answer.
+        log::error!("{id}: {error}");
+        frame::encode(id, sequence, b"{}", MAX_TO_HOST).unwrap_or_default()
+    })
+}
+
+/// The activity id to send back: as received, but no GUID is that long.
+fn echo(activity_id: &str) -> &str {
+    if activity_id.len() > 512 {
+        ""
+    } else {
+        activity_id
+    }
+}
+
+fn base(activity_id: &str) -> MessageResponseBase {
+    MessageResponseBase {
+        activity_id: echo(activity_id).to_owned(),
+        ..MessageResponseBase::default()
+    }
+}
+
+fn refusal(activity_id: &str, failure: &Failure) -> Vec<u8> {
+    // A failure with the code of success would be taken for one.
+    let result = match failure.code {
+        HResult::OK => HResult::FAIL,
+        code => code,
+    };
+    let text = fit(&failure.message, TEXT_LIMIT);
+    json_bytes(&MessageResponseBase {
+        result,
+        error_message: text.clone(),
+        error_records: vec![ErrorRecord {
+            result,
+            message: text,
+            module_name: ErrorRecord::MODULE.to_owned(),
+            line: ErrorRecord::NO_LINE,
+            ..ErrorRecord::default()
+        }],
+        ..base(activity_id)
+    })
+}
+
+fn success(activity_id: &str, reply: &Reply) -> Result<Vec<u8>, Failure> {
+    let base = base(activity_id);
+    let payload = match reply {
+        Reply::Done => json_bytes(&base),
+        Reply::Negotiated {
+            version,
+            capabilities,
+        } => json_bytes(&NegotiateProtocolResponse {
+            base,
+            version: version.0,
+            capabilities: capabilities.clone(),
+        }),
+        Reply::Created => json_bytes(&ContainerCreateResponse {
+            base,
+            ..ContainerCreateResponse::default()
+        }),
+        Reply::Executed { process_id } => json_bytes(&ContainerExecuteProcessResponse {
+            base,
+            process_id: *process_id,
+        }),
+        Reply::Exited { exit_code } => json_bytes(&ContainerWaitForProcessResponse {
+            base,
+            exit_code: *exit_code,
+        }),
+        Reply::Properties(properties) => properties_payload(base, properties.clone()),
+        Reply::Stacks(stacks) => json_bytes(&DumpStacksResponse {
+            base,
+            guest_stacks: fit(stacks, 60_000),
+        }),
+    };
+    if payload.len() > MAX_PAYLOAD_TO_HOST {
+        return Err(Failure::unspecified(format!(
+            "the answer has {} bytes, a host takes {MAX_PAYLOAD_TO_HOST}",
+            payload.len()
+        )));
+    }
+    Ok(payload)
+}
+
+/// Properties that fit: statistics that newer guests do not send either go first.
+fn properties_payload(base: MessageResponseBase, properties: PropertiesV2) -> Vec<u8> {
+    let mut response = ContainerGetPropertiesResponse {
+        base,
+        properties: json::Nested::new(properties),
+    };
+    let payload = json_bytes(&response);
+    if payload.len() <= MAX_PAYLOAD_TO_HOST {
+        return payload;
+    }
+    if let Some(metrics) = &mut response.properties.metrics {
+        metrics.blkio = None;
+        metrics.rdma = None;
+        metrics.network.clear();
+    }
+    json_bytes(&response)
+}
+
+fn json_bytes(message: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(message).unwrap_or_else(|error| {
+        // Cannot happen: our messages have text keys and no failing parts.
+        log::error!("encoding a message: {error}");
+        b"{}".to_vec()
+    })
+}
+
+/// `text` if its JSON form has at most `limit` bytes, else its beginning with a note.
+fn fit(text: &str, limit: usize) -> String {
+    let mut size = 0;
+    for (at, c) in text.char_indices() {
+        size += json_size(c);
+        if size > limit {
+            let kept = shorten(text, at);
+            return format!("{kept}{CUT_NOTE}");
+        }
+    }
+    text.to_owned()
+}
+
+/// Bytes of one character inside a JSON string as serde_json writes it.
+fn json_size(c: char) -> usize {
+    match c {
+        '"' | '\\' | '\n' | '\r' | '\t' | '\u{8}' | '\u{c}' => 2,
+        '\0'..='\u{1f}' => 6,
+        other => other.len_utf8(),
+    }
+}
+
+/// At most `limit` bytes of `text`.
+fn shorten(text: &str, limit: usize) -> &str {
+    let mut end = limit.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}

@@ -1,0 +1,80 @@
+//! Splitting a `CommandLine` into words (protocol section 6.6).
+
+/// Why a command line has no words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    #[error("a quote or parenthesis is not closed")]
+    Unclosed,
+    #[error("it ends with a backslash")]
+    TrailingBackslash,
+    #[error("an unquoted parenthesis")]
+    Parenthesis,
+}
+
+/// The words of `line`. Nothing is expanded; everything from the first unquoted operator of a
+/// shell (`; & | < >`) on is dropped, also the digits directly before a `>`. `` `…` `` and
+/// `$(…)` stay one literal piece.
+///
+/// # Errors
+/// Something is not closed, or an unquoted `(`.
+pub fn split(line: &str) -> Result<Vec<String>, Error> {
+    let mut words = Vec::new();
+    let mut word = String::new();
+    // An empty quoted word is a word, blanks alone are not.
+    let mut open = false;
+    let mut chars = line.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            ' ' | '\t' | '\r' | '\n' => {
+                if open {
+                    words.push(std::mem::take(&mut word));
+                }
+                open = false;
+                continue;
+            }
+            ';' | '&' | '|' | '<' => break,
+            '>' => {
+                // `2>x`: the digit names a stream.
+                if word.starts_with(|c: char| c.is_ascii_digit()) {
+                    open = false;
+                }
+                break;
+            }
+            '\'' => until(&mut chars, '\'', &mut word)?,
+            '"' => loop {
+                match chars.next().ok_or(Error::Unclosed)? {
+                    '"' => break,
+                    '\\' => word.push(chars.next().ok_or(Error::Unclosed)?),
+                    other => word.push(other),
+                }
+            },
+            '\\' => word.push(chars.next().ok_or(Error::TrailingBackslash)?),
+            '`' => {
+                word.push('`');
+                until(&mut chars, '`', &mut word)?;
+                word.push('`');
+            }
+            '(' if word.ends_with('$') => {
+                word.push('(');
+                until(&mut chars, ')', &mut word)?;
+                word.push(')');
+            }
+            '(' => return Err(Error::Parenthesis),
+            other => word.push(other),
+        }
+        open = true;
+    }
+    if open {
+        words.push(word);
+    }
+    Ok(words)
+}
+
+fn until(chars: &mut std::str::Chars<'_>, end: char, word: &mut String) -> Result<(), Error> {
+    loop {
+        match chars.next().ok_or(Error::Unclosed)? {
+            c if c == end => return Ok(()),
+            c => word.push(c),
+        }
+    }
+}
