@@ -1,0 +1,139 @@
+//! CombinedLayers: a container's root from read-only layers and a scratch directory
+//! (protocol section 7.6).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nix::mount::MsFlags;
+
+use super::kernel::{Kernel, Linux, Mount};
+use super::overlay::{Overlay, Upper};
+use super::{clean, mounts, Undo};
+use crate::error::Failure;
+
+/// A root to be put together; checked where the request is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CombinedLayers {
+    root: PathBuf,
+    /// The topmost first; never empty.
+    layers: Vec<PathBuf>,
+    scratch: Option<PathBuf>,
+}
+
+impl CombinedLayers {
+    /// From the members of the settings; an empty `scratch` is none.
+    ///
+    /// # Errors
+    /// No layer, no `ContainerRootPath`, or a path that is not absolute.
+    pub fn new<P: AsRef<Path>>(root: &str, layers: &[P], scratch: &str) -> Result<Self, Failure> {
+        if layers.is_empty() {
+            return Err(Failure::unspecified(format!(
+                "CombinedLayers for {root:?} without layers"
+            )));
+        }
+        Ok(Self {
+            root: container_root(root)?,
+            layers: layers
+                .iter()
+                .map(|layer| absolute("layer", layer.as_ref()))
+                .collect::<Result<_, _>>()?,
+            scratch: match scratch {
+                "" => None,
+                path => Some(absolute("ScratchPath", Path::new(path))?),
+            },
+        })
+    }
+}
+
+fn container_root(root: &str) -> Result<PathBuf, Failure> {
+    absolute("ContainerRootPath", Path::new(root))
+}
+
+fn absolute(what: &str, path: &Path) -> Result<PathBuf, Failure> {
+    clean(path)
+        .map_err(|error| Failure::unspecified(format!("{what} {path:?} cannot be used: {error}")))
+}
+
+/// Mounts the layers: writable with a scratch path (P-261), else read-only. What a failure
+/// leaves is what was there before (P-263).
+pub fn add(layers: &CombinedLayers) -> Result<(), Failure> {
+    add_with(&Linux, layers)
+}
+
+/// Unmounts the root by its path alone (P-262); the scratch keeps its data.
+///
+/// # Errors
+/// An empty path, or a root that is in use.
+pub fn remove(root: &str) -> Result<(), Failure> {
+    mounts::unmount_and_remove(&Linux, &container_root(root)?)
+        .map_err(|failure| failure.during("removing combined layers"))
+}
+
+pub(super) fn add_with(kernel: &dyn Kernel, layers: &CombinedLayers) -> Result<(), Failure> {
+    for layer in &layers.layers {
+        // Asked first, because the mount would not say which one it is.
+        let missing = match fs::metadata(layer) {
+            Ok(found) if found.is_dir() => continue,
+            Ok(_) => "it is not a directory".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        return Err(Failure::unspecified(format!(
+            "layer {layer:?} for {:?} cannot be used: {missing}",
+            layers.root
+        )));
+    }
+    Undo::run(kernel, |undo| {
+        let upper = match &layers.scratch {
+            Some(scratch) => {
+                let upper = Upper {
+                    upper: scratch.join("upper"),
+                    work: scratch.join("work"),
+                };
+                undo.make_directories(&upper.upper, 0o755)?;
+                undo.make_directories(&upper.work, 0o755)?;
+                Some(upper)
+            }
+            None => None,
+        };
+        undo.make_directories(&layers.root, 0o755)?;
+        match (layers.layers.as_slice(), upper) {
+            ([only], None) => bind_read_only(undo, only, &layers.root),
+            (_, upper) => {
+                kernel.overlay(&Overlay {
+                    target: layers.root.clone(),
+                    lower: layers.layers.clone(),
+                    upper,
+                })?;
+                undo.mounted(&layers.root);
+                Ok(())
+            }
+        }
+    })
+}
+
+/// An overlay of a single layer without anything writable is refused by the kernel, and a
+/// bind mount shows the same.
+fn bind_read_only(undo: &mut Undo<'_>, layer: &Path, root: &Path) -> Result<(), Failure> {
+    let kernel = undo.kernel();
+    let mut mount = Mount {
+        source: layer,
+        target: root,
+        kind: "",
+        flags: MsFlags::MS_BIND,
+        data: "",
+    };
+    let failed = |error| {
+        Failure::unspecified(format!(
+            "cannot mount the layer {layer:?} on {root:?}: {error}"
+        ))
+    };
+    kernel.mount(mount).map_err(failed)?;
+    undo.mounted(root);
+    // A bind mount takes its other flags only from a second call.
+    mount.flags |= MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    kernel.mount(mount).map_err(failed)
+}
+
+#[cfg(test)]
+#[path = "layers_tests.rs"]
+mod tests;

@@ -1,0 +1,71 @@
+//! What all mounts share: propagation, and taking a mount and its directory away
+//! (protocol section 7, general mount helper rules).
+
+use std::io;
+use std::path::Path;
+
+use nix::mount::MsFlags;
+
+use super::kernel::{Kernel, Mount};
+use crate::error::Failure;
+
+/// The only options of the host that take effect (P-254); `ReadOnly` alone decides the rest.
+const PROPAGATION: [(&str, MsFlags); 8] = [
+    ("shared", MsFlags::MS_SHARED),
+    ("rshared", MsFlags::MS_SHARED.union(MsFlags::MS_REC)),
+    ("private", MsFlags::MS_PRIVATE),
+    ("rprivate", MsFlags::MS_PRIVATE.union(MsFlags::MS_REC)),
+    ("slave", MsFlags::MS_SLAVE),
+    ("rslave", MsFlags::MS_SLAVE.union(MsFlags::MS_REC)),
+    ("unbindable", MsFlags::MS_UNBINDABLE),
+    ("runbindable", MsFlags::MS_UNBINDABLE.union(MsFlags::MS_REC)),
+];
+
+/// Applies the propagation words among `options` in their order, each by a call of its own.
+pub fn propagate(kernel: &dyn Kernel, target: &Path, options: &[String]) -> Result<(), Failure> {
+    let flags = options.iter().filter_map(|option| {
+        PROPAGATION
+            .iter()
+            .find(|(word, _)| word == option)
+            .map(|(_, flags)| (option, *flags))
+    });
+    for (option, flags) in flags {
+        let change = Mount {
+            source: target,
+            target,
+            kind: "",
+            flags,
+            data: "",
+        };
+        kernel.mount(change).map_err(|error| {
+            Failure::unspecified(format!("cannot make {target:?} {option}: {error}"))
+        })?;
+    }
+    Ok(())
+}
+
+/// Unmounts `path` and removes the directory. Not there or not mounted is a success (P-252);
+/// a directory that turns out not to be empty stays: what is in it was there before the mount.
+pub fn unmount_and_remove(kernel: &dyn Kernel, path: &Path) -> Result<(), Failure> {
+    match kernel.unmount(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+        Err(error) => {
+            return Err(Failure::unspecified(format!(
+                "cannot unmount {path:?}: {error}"
+            )))
+        }
+    }
+    match kernel.rmdir(path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+            log::warn!("unmounted {path:?}, but left the directory: it is not empty");
+            Ok(())
+        }
+        Err(error) => Err(Failure::unspecified(format!(
+            "unmounted, but cannot remove the directory {path:?}: {error}"
+        ))),
+    }
+}

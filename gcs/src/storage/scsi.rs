@@ -1,0 +1,198 @@
+//! SCSI addresses: from the host's controller index and LUN to the device node.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::Roots;
+use crate::error::Failure;
+use crate::uevent::{self, Matcher, Source, Uevent};
+
+/// How long a disk that the host has attached may take to appear (protocol section 7).
+pub const ARRIVAL: Duration = Duration::from_secs(5);
+
+/// VMBus instance of each controller, fixed by the host's VM definition (section 7.1).
+const CONTROLLERS: [&str; 4] = [
+    "df6d0690-79e5-55b6-a5ec-c1e2f77f580a",
+    "0110f83b-de10-5172-a266-78bca56bf50a",
+    "b5d2d8d4-3a75-51bf-945b-3444dc6b8579",
+    "305891a9-b251-5dfe-91a2-c25d9212275b",
+];
+
+/// Linux's number of the controller with the host's index. Does not wait. Where none of the
+/// four VMBus instances exists (QEMU, an older VM definition) the index is the number.
+pub fn host_number(roots: &Roots, controller: u8) -> Result<u32, Failure> {
+    let Some(guid) = CONTROLLERS.get(usize::from(controller)) else {
+        return Err(Failure::unspecified(format!(
+            "SCSI controller {controller} does not exist: a VM has controllers 0 to 3"
+        )));
+    };
+    let vmbus = roots.sys.join("bus/vmbus/devices");
+    if !CONTROLLERS.iter().any(|guid| vmbus.join(guid).exists()) {
+        return Ok(u32::from(controller));
+    }
+    let directory = vmbus.join(guid);
+    let entries = names(&directory).map_err(|error| {
+        Failure::unspecified(format!(
+            "SCSI controller {controller} is not attached: {directory:?}: {error}"
+        ))
+    })?;
+    entries
+        .iter()
+        .find_map(|name| name.strip_prefix("host")?.parse().ok())
+        .ok_or_else(|| {
+            Failure::unspecified(format!(
+                "SCSI controller {controller}: no host<N> in {directory:?}"
+            ))
+        })
+}
+
+/// One disk or partition as Linux addresses it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Address {
+    pub host: u32,
+    pub lun: u8,
+    /// 0 is the whole disk.
+    pub partition: u64,
+}
+
+impl Address {
+    fn directory(self, roots: &Roots) -> PathBuf {
+        roots
+            .sys
+            .join(format!("bus/scsi/devices/{}:0:0:{}", self.host, self.lun))
+    }
+
+    /// The device node if it is there by now.
+    fn look(self, roots: &Roots) -> Result<Option<PathBuf>, Failure> {
+        let block = self.directory(roots).join("block");
+        let disks = match names(&block) {
+            Ok(disks) => disks,
+            Err(error) if is_absent(&error) => return Ok(None),
+            Err(error) => {
+                return Err(Failure::unspecified(format!(
+                    "cannot list {block:?}: {error}"
+                )))
+            }
+        };
+        let disk = match disks.as_slice() {
+            [] => return Ok(None),
+            [disk] => disk,
+            several => {
+                return Err(Failure::unspecified(format!(
+                    "{block:?} has more than one disk: {}",
+                    several.join(", ")
+                )))
+            }
+        };
+        let name = if self.partition == 0 {
+            disk.clone()
+        } else {
+            let name = format!("{disk}{}", self.partition);
+            if !block.join(disk).join(&name).exists() {
+                return Ok(None);
+            }
+            name
+        };
+        let node = roots.dev.join(name);
+        match fs::metadata(&node) {
+            Ok(_) => Ok(Some(node)),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(Failure::unspecified(format!(
+                "cannot look at {node:?}: {error}"
+            ))),
+        }
+    }
+}
+
+/// Events of the disk with this address and of its partitions.
+impl Matcher for Address {
+    fn is_match(&self, event: &Uevent) -> bool {
+        let disk = format!("/{}:0:0:{}/block/", self.host, self.lun);
+        event.subsystem == "block" && event.devpath.contains(&disk)
+    }
+}
+
+/// The device node of the disk; waits for it until the deadline (P-244).
+pub fn find<S: Source>(
+    roots: &Roots,
+    address: Address,
+    subscribe: impl FnOnce() -> io::Result<S>,
+    deadline: Instant,
+) -> Result<PathBuf, Failure> {
+    let started = Instant::now();
+    let found = uevent::wait_for(subscribe, &address, deadline, || {
+        address.look(roots).map_err(Waiting::Look)
+    });
+    match found {
+        Ok(Some(node)) => Ok(node),
+        Ok(None) => Err(Failure::unspecified(format!(
+            "no disk{} at {:?} after {:.1} s: was it attached to the VM?",
+            match address.partition {
+                0 => String::new(),
+                partition => format!(" with a partition {partition}"),
+            },
+            address.directory(roots),
+            started.elapsed().as_secs_f64(),
+        ))),
+        Err(Waiting::Look(failure)) => Err(failure),
+        Err(Waiting::Events(error)) => Err(Failure::unspecified(format!(
+            "cannot wait for device events: {error}"
+        ))),
+    }
+}
+
+enum Waiting {
+    Look(Failure),
+    Events(io::Error),
+}
+
+impl From<io::Error> for Waiting {
+    fn from(error: io::Error) -> Self {
+        Self::Events(error)
+    }
+}
+
+/// SCSIDevice Remove (section 7.2): tells the kernel to let go of the disk before the host
+/// takes it away. A disk that is gone already is a success (P-255).
+pub fn remove(roots: &Roots, controller: u8, lun: u8) -> Result<(), Failure> {
+    let address = Address {
+        host: host_number(roots, controller)?,
+        lun,
+        partition: 0,
+    };
+    let delete = address.directory(roots).join("delete");
+    // Not created: on a tree without the file a write must not make one.
+    let written = fs::OpenOptions::new()
+        .write(true)
+        .open(&delete)
+        .and_then(|mut file| io::Write::write_all(&mut file, b"1\n"));
+    match written {
+        Ok(()) => Ok(()),
+        Err(error) if is_absent(&error) => Ok(()),
+        Err(error) => Err(Failure::unspecified(format!(
+            "cannot detach the disk: {delete:?}: {error}"
+        ))),
+    }
+}
+
+/// Also what a device gives that is just going away.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENOENT | libc::ENXIO | libc::ENODEV)
+    )
+}
+
+fn names(directory: &Path) -> io::Result<Vec<String>> {
+    let mut names = fs::read_dir(directory)?
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+        .collect::<io::Result<Vec<_>>>()?;
+    names.sort();
+    Ok(names)
+}
+
+#[cfg(test)]
+#[path = "scsi_tests.rs"]
+mod tests;
