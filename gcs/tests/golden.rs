@@ -80,3 +80,8 @@ fn create_documents_are_understood() {
 fn modify_settings_are_understood() {
     guest_reads("modify_settings");
 }
+
+#[test]
+fn unusual_requests_are_judged_as_the_reference_does() {
+    guest_reads("guest_decodes");
+}
