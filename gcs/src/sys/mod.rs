@@ -2,4 +2,8 @@
 //! owned or borrowed descriptors. No policy here.
 #![allow(unsafe_code)] // the one place where raw system calls live
 
+pub mod bpf;
+pub mod fds;
 pub mod mount;
+pub mod pidfd;
+pub mod root;

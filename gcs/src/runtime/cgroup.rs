@@ -1,0 +1,189 @@
+//! The cgroup of one container, in v2 (one directory) or v1 (one per hierarchy).
+//!
+//! Killing goes by membership, not by process tree: a double fork cannot hide from it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::error::Failure;
+use crate::sys::pidfd;
+
+/// How long killed processes may take to be gone; longer means a task stuck in the kernel.
+const GONE: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+pub(super) struct Group {
+    /// v2: exactly one. v1: one per hierarchy that has the group.
+    dirs: Vec<PathBuf>,
+    v2: bool,
+}
+
+impl Group {
+    /// The group at `path` (relative) below the cgroup mount; it need not exist.
+    pub fn open(mount: &Path, path: &Path) -> Self {
+        if is_v2(mount) {
+            return Self {
+                dirs: vec![mount.join(path)],
+                v2: true,
+            };
+        }
+        let mut dirs: Vec<PathBuf> = fs::read_dir(mount)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+            // `cpu -> cpu,cpuacct` and the like name the same hierarchy twice.
+            .filter(|dir| !dir.is_symlink())
+            .map(|dir| dir.join(path))
+            .filter(|dir| dir.join("cgroup.procs").exists())
+            .collect();
+        dirs.sort();
+        Self { dirs, v2: false }
+    }
+
+    /// The directory of v2; `None` in v1.
+    pub fn unified(&self) -> Option<&Path> {
+        self.dirs.first().filter(|_| self.v2).map(PathBuf::as_path)
+    }
+
+    /// Every process in it or in a group below it.
+    pub fn pids(&self) -> Result<Vec<i32>, Failure> {
+        let mut pids = BTreeSet::new();
+        for dir in &self.dirs {
+            collect(dir, &mut pids)?;
+        }
+        Ok(pids.into_iter().collect())
+    }
+
+    pub fn signal_all(&self, signal: i32) -> Result<(), Failure> {
+        if signal == libc::SIGKILL {
+            if let Some(kill) = self.unified().map(|dir| dir.join("cgroup.kill")) {
+                match fs::write(&kill, "1") {
+                    Ok(()) => return Ok(()),
+                    // Not there: the group is gone, or the kernel is older than 5.14.
+                    Err(e) if e.kind() == ErrorKind::NotFound => {}
+                    Err(e) => return Err(failed("write", &kill, &e)),
+                }
+            }
+            self.thaw();
+        }
+        // A process may fork between the reading and the signal: until nobody new shows up.
+        let mut done = BTreeSet::new();
+        loop {
+            let new: Vec<i32> = self
+                .pids()?
+                .into_iter()
+                .filter(|pid| done.insert(*pid))
+                .collect();
+            if new.is_empty() {
+                return Ok(());
+            }
+            for pid in new {
+                pidfd::kill(pid, signal).map_err(|e| {
+                    Failure::unspecified(format!("send signal {signal} to {pid}: {e}"))
+                })?;
+            }
+        }
+    }
+
+    /// A frozen process of v1 does not even die.
+    fn thaw(&self) {
+        for dir in &self.dirs {
+            let state = dir.join("freezer.state");
+            if state.exists() {
+                if let Err(e) = fs::write(&state, "THAWED") {
+                    log::warn!("thaw {}: {e}", dir.display());
+                }
+            }
+        }
+    }
+
+    /// Kills all members, waits until they are gone and removes the group.
+    pub fn destroy(&self) -> Result<(), Failure> {
+        let deadline = Instant::now() + GONE;
+        loop {
+            let pids = self.pids()?;
+            if pids.is_empty() {
+                break;
+            }
+            self.signal_all(libc::SIGKILL)?;
+            for pid in &pids {
+                let left = deadline.saturating_duration_since(Instant::now());
+                let gone = pidfd::wait_exit(*pid, left)
+                    .map_err(|e| Failure::unspecified(format!("wait for process {pid}: {e}")))?;
+                if !gone {
+                    return Err(Failure::unspecified(format!(
+                        "process {pid} is still there {} s after SIGKILL; it is stuck in the kernel",
+                        GONE.as_secs()
+                    )));
+                }
+            }
+        }
+        for dir in &self.dirs {
+            remove(dir, deadline)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether cgroup v2 is mounted at `mount`.
+pub(super) fn is_v2(mount: &Path) -> bool {
+    mount.join("cgroup.controllers").exists()
+}
+
+fn collect(dir: &Path, pids: &mut BTreeSet<i32>) -> Result<(), Failure> {
+    let procs = dir.join("cgroup.procs");
+    match fs::read_to_string(&procs) {
+        Ok(text) => pids.extend(
+            text.lines()
+                .filter_map(|line| line.parse::<i32>().ok())
+                .filter(|pid| *pid > 0),
+        ),
+        // ENODEV: removed between open and read. EOPNOTSUPP: a threaded group of v2; its
+        // processes are listed by the group above.
+        Err(e) if gone(&e) || e.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
+        Err(e) => return Err(failed("read", &procs, &e)),
+    }
+    for below in subgroups(dir) {
+        collect(&below, pids)?;
+    }
+    Ok(())
+}
+
+fn subgroups(dir: &Path) -> Vec<PathBuf> {
+    fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|t| t.is_dir()))
+        .map(|entry| entry.path())
+        .collect()
+}
+
+fn remove(dir: &Path, deadline: Instant) -> Result<(), Failure> {
+    for below in subgroups(dir) {
+        remove(&below, deadline)?;
+    }
+    loop {
+        match fs::remove_dir(dir) {
+            Ok(()) => return Ok(()),
+            Err(e) if gone(&e) => return Ok(()),
+            // The last member has exited but the kernel has not yet taken it off the group.
+            Err(e) if e.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline => {
+                pidfd::pause(Duration::from_millis(1));
+            }
+            Err(e) => return Err(failed("remove", dir, &e)),
+        }
+    }
+}
+
+fn gone(e: &std::io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
+}
+
+fn failed(doing: &str, path: &Path, e: &std::io::Error) -> Failure {
+    Failure::unspecified(format!("{doing} {}: {e}", path.display()))
+}

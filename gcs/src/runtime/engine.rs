@@ -1,0 +1,426 @@
+//! The helper process `gcs-oci`: one order, one report, exit.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{IoSlice, IoSliceMut, Read, Seek};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use libcgroups::common::{create_cgroup_manager, CgroupConfig, CgroupManager, ControllerOpt};
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::syscall::syscall::SyscallType;
+use nix::sys::socket::{recvmsg, sendmsg, ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr};
+use nix::unistd::{fchown, mkfifo, Uid};
+use serde_json::Value;
+
+use super::executor::Program;
+use super::state::{self, failed, Init};
+use super::trace::Trace;
+use super::{devices, normal, Order, Report, Roots, ORDER_FD, REPORT_FD, REPORT_MAX};
+use crate::error::Failure;
+use crate::prot::HResult;
+use crate::sys::{bpf, fds, root};
+
+/// What an order came to: the new process and its terminal.
+#[derive(Default)]
+struct Outcome {
+    pid: Option<i32>,
+    master: Option<OwnedFd>,
+}
+
+/// The whole life of the helper. Exits 0 when the report was sent, whatever it says.
+pub fn applet() -> ! {
+    // First of all, while the numbers are still what the parent made them.
+    let (order, socket) = match (fds::inherited(ORDER_FD), fds::inherited(REPORT_FD)) {
+        (Ok(order), Ok(socket)) => (order, socket),
+        (order, socket) => {
+            eprintln!(
+                "{}: fds 3 and 4 are not open: {order:?}, {socket:?}",
+                super::APPLET
+            );
+            std::process::exit(2);
+        }
+    };
+    // What the container's stderr must never show.
+    std::panic::set_hook(Box::new(|_| {}));
+    let outcome = std::panic::catch_unwind(|| serve(File::from(order)))
+        .unwrap_or_else(|_| Err(Failure::unspecified("the container engine panicked")));
+    let (report, master) = match outcome {
+        Ok(done) => (Report::Done { pid: done.pid }, done.master),
+        Err(failure) => (Report::Failed(failure), None),
+    };
+    std::process::exit(match send(&socket, &report, master.as_ref()) {
+        Ok(()) => 0,
+        Err(_) => 2,
+    });
+}
+
+fn serve(order: File) -> Result<Outcome, Failure> {
+    let order = read(order)?;
+    let roots = roots();
+    let trace = Trace::install();
+    match order {
+        Order::Create {
+            id,
+            bundle,
+            terminal,
+        } => create(&roots, &trace, &id, &bundle, terminal)
+            .map_err(|f| f.during(format_args!("create container {id}"))),
+        Order::Exec {
+            id,
+            process,
+            terminal,
+        } => exec(&roots, &trace, &id, &process, terminal)
+            .map_err(|f| f.during(format_args!("run a process in container {id}"))),
+        Order::Delete { id } => roots.delete(&id).map(|()| Outcome::default()),
+        Order::Update { id, resources } => update(&trace, &id, resources)
+            .map(|()| Outcome::default())
+            .map_err(|f| f.during(format_args!("update container {id}"))),
+    }
+}
+
+/// Tests move the state; in the UVM the helper's environment has nothing but PATH.
+fn roots() -> Roots {
+    let mut roots = Roots::default();
+    if let Some(state) = std::env::var_os("GCS_RUNTIME_STATE") {
+        roots.state = PathBuf::from(state);
+    }
+    roots
+}
+
+fn read(mut file: File) -> Result<Order, Failure> {
+    let mut text = Vec::new();
+    file.rewind()
+        .and_then(|()| file.read_to_end(&mut text))
+        .map_err(|e| Failure::unspecified(format!("read the order: {e}")))?;
+    serde_json::from_slice(&text)
+        .map_err(|e| Failure::unspecified(format!("decode the order: {e}")))
+}
+
+fn send(socket: &OwnedFd, report: &Report, master: Option<&OwnedFd>) -> Result<(), Failure> {
+    let encode = |report: &Report| {
+        serde_json::to_vec(report).map_err(|e| Failure::unspecified(format!("encode report: {e}")))
+    };
+    let mut text = encode(report)?;
+    if let (Report::Failed(failure), true) = (report, text.len() > REPORT_MAX) {
+        // Escapes can double the length; cut at a character.
+        let keep: String = failure.message.chars().take(REPORT_MAX / 8).collect();
+        text = encode(&Report::Failed(Failure::new(failure.code, keep + " ...")))?;
+    }
+    let raw: Vec<i32> = master.map(AsRawFd::as_raw_fd).into_iter().collect();
+    let rights = [ControlMessage::ScmRights(&raw)];
+    sendmsg::<UnixAddr>(
+        socket.as_raw_fd(),
+        &[IoSlice::new(&text)],
+        if raw.is_empty() { &[] } else { &rights },
+        MsgFlags::empty(),
+        None,
+    )
+    .map(drop)
+    .map_err(|e| Failure::unspecified(format!("send report: {e}")))
+}
+
+fn create(
+    roots: &Roots,
+    trace: &Trace,
+    id: &str,
+    bundle: &Path,
+    terminal: bool,
+) -> Result<Outcome, Failure> {
+    let dir = roots.container(id);
+    fs::create_dir_all(&roots.state).map_err(|e| failed("make", &roots.state, &e))?;
+    fs::create_dir(&dir).map_err(|e| match e.kind() {
+        std::io::ErrorKind::AlreadyExists => Failure::new(
+            HResult::SYSTEM_ALREADY_EXISTS,
+            "a container with this id exists in the runtime",
+        ),
+        _ => failed("make", &dir, &e),
+    })?;
+    // From here on every failure takes back all that was made.
+    build(roots, trace, id, bundle, terminal, &dir).inspect_err(|_| {
+        if let Err(e) = roots.purge(id) {
+            log::error!("clean up after a failed create of {id}: {e}");
+        }
+    })
+}
+
+fn build(
+    roots: &Roots,
+    trace: &Trace,
+    id: &str,
+    bundle: &Path,
+    terminal: bool,
+    dir: &Path,
+) -> Result<Outcome, Failure> {
+    let source = bundle.join("config.json");
+    let spec: Value = read_json(&source)?;
+    let config = normal::container(&spec, bundle)
+        .map_err(|why| Failure::unspecified(format!("{}: {why}", source.display())))?;
+    write_json(&dir.join(state::CONFIG), &config)?;
+    own_stdio(&config["process"], &config["linux"])?;
+
+    let fifo = dir.join(state::FIFO);
+    mkfifo(
+        &fifo,
+        nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR,
+    )
+    .map_err(|e| failed("make", &fifo, &e.into()))?;
+    // Both ways, for a write-only open would wait for a reader.
+    let failure = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(&fifo)
+        .map_err(|e| failed("open", &fifo, &e))?;
+
+    let console = terminal.then(|| Console::listen(dir)).transpose()?;
+    root::pivotable().map_err(|e| {
+        Failure::unspecified(format!("make a mount namespace that can be pivoted: {e}"))
+    })?;
+
+    let builder = ContainerBuilder::new(id.to_owned(), SyscallType::default())
+        .with_executor(Program::new(Some(Rc::new(failure))))
+        .with_console_socket(console.as_ref().map(|c| &c.path))
+        .with_root_path(dir)
+        .map_err(|e| trace.failure(&e))?;
+    let container = builder
+        .as_init(dir)
+        .with_systemd(false)
+        .build()
+        .map_err(|e| trace.failure(&e))?;
+    let pid = container
+        .pid()
+        .ok_or_else(|| Failure::unspecified("the engine gave no pid"))?
+        .as_raw();
+    Init::record(pid, dir)?;
+    // Init waits for its start: nothing of the user's has run without the rules.
+    restrict_devices(roots, id, &config)?;
+    let master = console
+        .map(|console| console.master(&config["process"]))
+        .transpose()?;
+    Ok(Outcome {
+        pid: Some(pid),
+        master,
+    })
+}
+
+/// v1 was given the rules by the engine; v2 wants a program.
+fn restrict_devices(roots: &Roots, id: &str, config: &Value) -> Result<(), Failure> {
+    let group = roots.cgroup(id);
+    let Some(dir) = group.unified() else {
+        return Ok(());
+    };
+    let rules = config["linux"]["resources"]["devices"]
+        .as_array()
+        .map_or(&[][..], Vec::as_slice);
+    let program = devices::parse(rules)
+        .and_then(|rules| devices::program(&rules))
+        .map_err(Failure::unspecified)?;
+    bpf::attach_device_program(dir, &program).map_err(|e| {
+        Failure::unspecified(format!("attach the device rules to {}: {e}", dir.display()))
+    })
+}
+
+fn exec(
+    roots: &Roots,
+    trace: &Trace,
+    id: &str,
+    process: &Value,
+    terminal: bool,
+) -> Result<Outcome, Failure> {
+    let dir = roots.container(id);
+    let init = Init::load(&dir).ok_or_else(|| {
+        Failure::new(
+            HResult::SYSTEM_NOT_FOUND,
+            format!("container {id} does not exist"),
+        )
+    })?;
+    if !init.runs() {
+        return Err(Failure::unspecified("its init process has exited"));
+    }
+    let config: Value = read_json(&dir.join(state::CONFIG))?;
+    let process = normal::exec(process, &config).map_err(Failure::unspecified)?;
+    own_stdio(&process, &config["linux"])?;
+
+    // The engine leaves a socket behind for every exec, and runs them in started
+    // containers only: each gets a state directory of its own that says "running".
+    let own = Scratch::new(dir.join(format!("exec-{}", std::process::id())))?;
+    let state_dir = own.0.join(id);
+    fs::create_dir(&state_dir).map_err(|e| failed("make", &state_dir, &e))?;
+    let mut state: Value = read_json(&dir.join(id).join("state.json"))?;
+    state["status"] = "running".into();
+    write_json(&state_dir.join("state.json"), &state)?;
+    let process_file = own.0.join("process.json");
+    write_json(&process_file, &process)?;
+    let console = terminal.then(|| Console::listen(&own.0)).transpose()?;
+
+    let pid = ContainerBuilder::new(id.to_owned(), SyscallType::default())
+        .with_executor(Program::new(None))
+        .with_console_socket(console.as_ref().map(|c| &c.path))
+        .with_root_path(&own.0)
+        .map_err(|e| trace.failure(&e))?
+        .as_tenant()
+        .with_detach(true)
+        .with_process(Some(process_file))
+        .build()
+        .map_err(|e| trace.failure(&e))?
+        .as_raw();
+    let master = console
+        .map(|console| console.master(&process))
+        .transpose()?;
+    Ok(Outcome {
+        pid: Some(pid),
+        master,
+    })
+}
+
+fn update(trace: &Trace, id: &str, resources: Value) -> Result<(), Failure> {
+    let resources = serde_json::from_value(resources)
+        .map_err(|e| Failure::new(HResult::INVALID_JSON, format!("decode resources: {e}")))?;
+    let manager = create_cgroup_manager(CgroupConfig {
+        cgroup_path: Path::new("/containers").join(id),
+        systemd_cgroup: false,
+        container_name: id.to_owned(),
+    })
+    .map_err(|e| trace.failure(&e))?;
+    manager
+        .apply(&ControllerOpt {
+            resources: &resources,
+            disable_oom_killer: false,
+            oom_score_adj: None,
+            freezer_state: None,
+        })
+        .map_err(|e| trace.failure(&e))
+}
+
+/// Gives the pipes of fds 0 to 2 to the process's user, so that it can reopen them by
+/// `/dev/stdout` and the like.
+fn own_stdio(process: &Value, linux: &Value) -> Result<(), Failure> {
+    let uid = user(process, linux)?;
+    let null = fs::metadata("/dev/null").map(|meta| meta.rdev()).ok();
+    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    for fd in [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()] {
+        let meta = fd
+            .try_clone_to_owned()
+            .and_then(|fd| File::from(fd).metadata())
+            .map_err(|e| Failure::unspecified(format!("look at a standard stream: {e}")))?;
+        // /dev/null is everybody's.
+        if meta.uid() == uid.as_raw()
+            || (meta.file_type().is_char_device() && Some(meta.rdev()) == null)
+        {
+            continue;
+        }
+        if let Err(e) = fchown(fd, Some(uid), None) {
+            // Not every kind of file has an owner that can change.
+            log::warn!("give a standard stream to {uid}: {e}");
+        }
+    }
+    Ok(())
+}
+
+/// The process's user as the UVM counts them.
+fn user(process: &Value, linux: &Value) -> Result<Uid, Failure> {
+    let inside = process["user"]["uid"].as_u64().unwrap_or(0);
+    let mapped = linux["uidMappings"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find_map(|map| {
+            let first = map["containerID"].as_u64()?;
+            let offset = inside.checked_sub(first)?;
+            (offset < map["size"].as_u64()?).then_some(map["hostID"].as_u64()? + offset)
+        })
+        .unwrap_or(inside);
+    u32::try_from(mapped)
+        .map(Uid::from_raw)
+        .map_err(|_| Failure::unspecified(format!("process.user.uid {inside} is no user id")))
+}
+
+/// The socket on which the engine hands over the pty master.
+struct Console {
+    path: PathBuf,
+    listener: UnixListener,
+}
+
+impl Console {
+    fn listen(dir: &Path) -> Result<Self, Failure> {
+        let path = dir.join("console.sock");
+        // By way of the directory's fd, for a socket address holds 107 bytes only.
+        let at = File::open(dir).map_err(|e| failed("open", dir, &e))?;
+        let listener = UnixListener::bind(format!("/proc/self/fd/{}/console.sock", at.as_raw_fd()))
+            .map_err(|e| failed("listen at", &path, &e))?;
+        Ok(Self { path, listener })
+    }
+
+    /// The master, its terminal given to the process's user.
+    fn master(self, process: &Value) -> Result<OwnedFd, Failure> {
+        let problem = |doing: &str, e: std::io::Error| {
+            Failure::unspecified(format!("{doing} the terminal of the process: {e}"))
+        };
+        // The engine has connected and sent by now, else it had failed.
+        let (stream, _) = self.listener.accept().map_err(|e| problem("accept", e))?;
+        let master = receive_fd(stream.as_fd()).map_err(|e| problem("receive", e))?;
+        let uid = user(process, &Value::Null)?;
+        let peer = fds::pty_peer(&master).map_err(|e| problem("open", e))?;
+        fchown(&peer, Some(uid), None).map_err(|e| problem("give away", e.into()))?;
+        if let Some(size) = process.get("consoleSize") {
+            let number = |name: &str| size[name].as_u64().and_then(|n| u16::try_from(n).ok());
+            if let (Some(rows), Some(columns)) = (number("height"), number("width")) {
+                fds::resize(&master, rows, columns).map_err(|e| problem("resize", e))?;
+            }
+        }
+        Ok(master)
+    }
+}
+
+fn receive_fd(socket: BorrowedFd<'_>) -> std::io::Result<OwnedFd> {
+    let mut text = [0; 64];
+    let mut space = nix::cmsg_space!(i32);
+    let mut iov = [IoSliceMut::new(&mut text)];
+    let message = recvmsg::<UnixAddr>(
+        socket.as_raw_fd(),
+        &mut iov,
+        Some(&mut space),
+        MsgFlags::MSG_CMSG_CLOEXEC,
+    )?;
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(received) = control {
+            if let Some(number) = received.first() {
+                return fds::received(*number);
+            }
+        }
+    }
+    Err(std::io::Error::other("the message carries no fd"))
+}
+
+/// A directory that goes with its owner.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(path: PathBuf) -> Result<Self, Failure> {
+        fs::create_dir(&path).map_err(|e| failed("make", &path, &e))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(e) = fs::remove_dir_all(&self.0) {
+            log::warn!("remove {}: {e}", self.0.display());
+        }
+    }
+}
+
+fn read_json(path: &Path) -> Result<Value, Failure> {
+    let text = fs::read(path).map_err(|e| failed("read", path, &e))?;
+    serde_json::from_slice(&text)
+        .map_err(|e| Failure::unspecified(format!("decode {}: {e}", path.display())))
+}
+
+fn write_json(path: &Path, value: &Value) -> Result<(), Failure> {
+    let text = serde_json::to_vec(value)
+        .map_err(|e| Failure::unspecified(format!("encode {}: {e}", path.display())))?;
+    fs::write(path, text).map_err(|e| failed("write", path, &e))
+}

@@ -1,0 +1,115 @@
+//! From the spec of the container to what the engine is given: where the engine's defaults
+//! differ from what runtimes agree on, the spec is made explicit. Pure.
+
+use std::path::Path;
+
+use serde_json::{json, Map, Value};
+
+use super::devices;
+
+/// The engine's configuration for a container whose spec is `spec` and whose bundle is
+/// `bundle` (absolute).
+pub(super) fn container(spec: &Value, bundle: &Path) -> Result<Value, String> {
+    let mut spec = spec.clone();
+    let top = spec.as_object_mut().ok_or("the spec is no JSON object")?;
+    top.remove("hooks");
+    if !top.get("ociVersion").is_some_and(Value::is_string) {
+        top.insert("ociVersion".into(), "1.0.2".into());
+    }
+
+    let root = object(top, "root")?;
+    let path = root
+        .get("path")
+        .and_then(Value::as_str)
+        .ok_or("root.path is missing")?;
+    let path = bundle.join(path);
+    root.insert("path".into(), path.to_string_lossy().into_owned().into());
+
+    let process = object(top, "process")?;
+    defaults(process);
+    // No mention of capabilities means none, not all.
+    process
+        .entry("capabilities")
+        .or_insert_with(no_capabilities);
+
+    let linux = object(top, "linux")?;
+    if linux
+        .get("seccomp")
+        .is_some_and(|seccomp| !seccomp.is_null())
+    {
+        return Err(
+            "linux.seccomp is not supported: this guest cannot filter system calls; \
+                    send the spec without it"
+                .into(),
+        );
+    }
+    // "rslave" and "slave" are one: the engine only ever works recursively.
+    if let Some(Value::String(propagation)) = linux.get_mut("rootfsPropagation") {
+        if let Some(plain) = propagation.strip_prefix('r') {
+            *propagation = plain.to_owned();
+        } else if propagation.is_empty() {
+            linux.remove("rootfsPropagation");
+        }
+    }
+    let resources = object(linux, "resources")?;
+    let given = match resources.get("devices") {
+        None | Some(Value::Null) => Vec::new(),
+        Some(Value::Array(rules)) => rules.clone(),
+        Some(_) => return Err("linux.resources.devices is no list".into()),
+    };
+    let rules = devices::complete(&given);
+    devices::parse(&rules)?;
+    resources.insert("devices".into(), rules.into());
+    Ok(spec)
+}
+
+/// A process to run in the container of engine configuration `config`: what it leaves out
+/// comes from the container's own process, where the engine would invent something else.
+pub(super) fn exec(process: &Value, config: &Value) -> Result<Value, String> {
+    let mut process = process.clone();
+    let fields = process
+        .as_object_mut()
+        .ok_or("the process is no JSON object")?;
+    for name in ["capabilities", "oomScoreAdj"] {
+        if fields.get(name).is_none_or(Value::is_null) {
+            fields.insert(name.into(), config["process"][name].clone());
+        }
+    }
+    defaults(fields);
+    Ok(process)
+}
+
+fn defaults(process: &mut Map<String, Value>) {
+    // Else the helper's own is inherited, which the OOM killer never takes.
+    if process.get("oomScoreAdj").is_none_or(Value::is_null) {
+        process.insert("oomScoreAdj".into(), 0.into());
+    }
+    let empty = |v: Option<&Value>| v.is_none_or(|v| v.is_null() || v == "");
+    if empty(process.get("cwd")) {
+        process.insert("cwd".into(), "/".into());
+    }
+    if process.get("user").is_none_or(Value::is_null) {
+        process.insert("user".into(), json!({"uid": 0, "gid": 0}));
+    }
+    if process.get("capabilities").is_some_and(Value::is_null) {
+        process.insert("capabilities".into(), no_capabilities());
+    }
+}
+
+fn no_capabilities() -> Value {
+    json!({"bounding": [], "effective": [], "inheritable": [], "permitted": [], "ambient": []})
+}
+
+/// The object member `name`, made when it is missing or null.
+fn object<'a>(
+    of: &'a mut Map<String, Value>,
+    name: &str,
+) -> Result<&'a mut Map<String, Value>, String> {
+    let value = of.entry(name).or_insert(Value::Null);
+    if value.is_null() {
+        *value = json!({});
+    }
+    value
+        .as_object_mut()
+        .ok_or_else(|| format!("{name} is no object"))
+}

@@ -1,0 +1,86 @@
+//! File descriptors and signals as a re-executed helper finds and leaves them.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+use nix::fcntl::{fcntl, FcntlArg, FdFlag};
+use nix::sys::signal::{sigprocmask, SigSet, SigmaskHow};
+
+/// Takes over an fd that the parent left open at a fixed number, and makes it close-on-exec.
+/// Call it once for each number, before anything else opens fds.
+pub fn inherited(number: i32) -> io::Result<OwnedFd> {
+    // SAFETY: F_GETFD takes no pointer and fails on a closed number.
+    if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: open, and by contract of the helper nobody else in this process owns it.
+    let fd = unsafe { OwnedFd::from_raw_fd(number) };
+    fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    Ok(fd)
+}
+
+/// Closes a number that the other side of a fork owns; closed already is fine.
+pub fn close_copy(number: i32) {
+    // SAFETY: in a forked child that never touches the owner of the number again.
+    unsafe { libc::close(number) };
+}
+
+/// Makes every signal as it is in a fresh process: default disposition, not blocked.
+pub fn reset_signals() -> io::Result<()> {
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: no handler is installed; KILL, STOP and libc's own two refuse, which is fine.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+    Ok(())
+}
+
+/// The other end of a pty, by its master alone; does not become the controlling terminal.
+pub fn pty_peer(master: impl AsFd) -> io::Result<OwnedFd> {
+    // TIOCGPTPEER, ioctl_tty(2); libc has no constant for every target.
+    const TIOCGPTPEER: u32 = 0x5441;
+    // SAFETY: the argument is a flag word, no pointer.
+    let fd = unsafe {
+        libc::ioctl(
+            master.as_fd().as_raw_fd(),
+            TIOCGPTPEER as _,
+            libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC,
+        )
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: just returned by the kernel, owned by nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Takes over an fd that came with a message (`SCM_RIGHTS`).
+pub fn received(number: i32) -> io::Result<OwnedFd> {
+    if number < 0 {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    // SAFETY: the kernel made it for this message, and the caller hands it on once.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Sets the window size of a terminal (`TIOCSWINSZ`).
+pub fn resize(terminal: impl AsFd, rows: u16, columns: u16) -> io::Result<()> {
+    let size = libc::winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    // SAFETY: `size` is what TIOCSWINSZ reads, and outlives the call.
+    let done = unsafe {
+        libc::ioctl(
+            terminal.as_fd().as_raw_fd(),
+            libc::TIOCSWINSZ,
+            std::ptr::from_ref(&size),
+        )
+    };
+    if done < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}

@@ -1,0 +1,116 @@
+//! The container engine against a real kernel, as root, in mount namespaces of our own:
+//! once with cgroup v1, once with v2, as far as this machine has them. Its own `main`,
+//! because the same binary is the helper process.
+
+#![allow(clippy::disallowed_methods, clippy::zombie_processes)] // a test may block, and `rig::reap` is its reaper
+
+mod rig;
+mod sys;
+
+use std::process::{Command, ExitCode};
+
+use nix::mount::{mount, MsFlags};
+use nix::sched::{unshare, CloneFlags};
+use rig::Rig;
+
+type Case = (&'static str, fn(&Rig));
+
+const CASES: &[Case] = &[(
+    "a_container_runs_and_leaves_nothing",
+    a_container_runs_and_leaves_nothing,
+)];
+
+fn main() -> ExitCode {
+    let mut args = std::env::args();
+    if args.next().as_deref() == Some(gcs::runtime::APPLET) {
+        gcs::runtime::applet();
+    }
+    let args: Vec<String> = args.filter(|arg| !arg.starts_with("--")).collect();
+    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["in-v1", ref filter @ ..] => suite(false, filter),
+        ["in-v2", ref filter @ ..] => suite(true, filter),
+        ref filter => {
+            if !nix::unistd::geteuid().is_root() {
+                println!("SKIPPED: container engine tests: they need root");
+                return ExitCode::SUCCESS;
+            }
+            if !std::path::Path::new("/bin/busybox").exists() {
+                println!(
+                    "SKIPPED: container engine tests: no /bin/busybox (package busybox-static)"
+                );
+                return ExitCode::SUCCESS;
+            }
+            let mut code = ExitCode::SUCCESS;
+            for version in ["in-v1", "in-v2"] {
+                let me = Command::new("/proc/self/exe")
+                    .arg(version)
+                    .args(filter)
+                    .status();
+                if !me.is_ok_and(|status| status.success()) {
+                    code = ExitCode::FAILURE;
+                }
+            }
+            code
+        }
+    }
+}
+
+fn suite(v2: bool, filter: &[&str]) -> ExitCode {
+    unshare(CloneFlags::CLONE_NEWNS).unwrap();
+    mount(
+        None::<&str>,
+        "/",
+        None::<&str>,
+        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+        None::<&str>,
+    )
+    .unwrap();
+    let now_v2 = std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    if v2 && !now_v2 {
+        let done = mount(
+            Some("none"),
+            "/sys/fs/cgroup",
+            Some("cgroup2"),
+            MsFlags::empty(),
+            None::<&str>,
+        );
+        if let Err(e) = done {
+            println!("SKIPPED: cgroup v2: {e}");
+            return ExitCode::SUCCESS;
+        }
+    } else if !v2 && (now_v2 || !std::path::Path::new("/sys/fs/cgroup/devices").exists()) {
+        println!("SKIPPED: cgroup v1: this machine has no hierarchy of it mounted");
+        return ExitCode::SUCCESS;
+    }
+    sys::subreaper();
+    let mut failed = 0;
+    for (name, case) in CASES
+        .iter()
+        .filter(|(name, _)| filter.iter().all(|f| name.contains(f)))
+    {
+        let rig = Rig::new(v2);
+        let ok = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| case(&rig))).is_ok();
+        println!(
+            "cgroup {} {name} ... {}",
+            if v2 { "v2" } else { "v1" },
+            if ok { "ok" } else { "FAILED" }
+        );
+        failed += u32::from(!ok);
+    }
+    if failed > 0 {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
+}
+
+fn a_container_runs_and_leaves_nothing(rig: &Rig) {
+    let at = std::time::Instant::now();
+    let (out, err, code) = rig.run(
+        "one",
+        &["sh", "-c", "echo out; echo err >&2; cat; exit 7"],
+        |_| {},
+    );
+    assert_eq!((out.as_str(), err.as_str(), code), ("out\n", "err\n", 7));
+    println!("create to delete: {:?}", at.elapsed());
+}
