@@ -1,1 +1,170 @@
+use std::path::PathBuf;
 
+use super::super::testing::{in_mount_namespace, Failing, Tree};
+use super::*;
+
+/// A scratch file system with two layers, `top` over `bottom`, both with a file `who`.
+fn with_layers(name: &str, body: impl FnOnce(&Tree, [PathBuf; 2]) + Send) {
+    in_mount_namespace(name, || {
+        let tree = Tree::on_tmpfs();
+        let layers = ["top", "bottom"].map(|layer| {
+            let path = tree.path(layer);
+            fs::create_dir(&path).unwrap();
+            fs::write(path.join("who"), layer).unwrap();
+            fs::write(path.join(format!("only-{layer}")), "").unwrap();
+            path
+        });
+        body(&tree, layers);
+    });
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn the_first_layer_wins_and_changes_go_to_the_scratch() {
+    with_layers("the_first_layer_wins", |tree, layers| {
+        let (root, scratch) = (tree.path("c/rootfs"), tree.path("scratch/c1"));
+        let before = tree.snapshot();
+        let combined = CombinedLayers::new(text(&root), &layers, text(&scratch)).unwrap();
+        add(&combined).unwrap();
+        assert_eq!(fs::read(root.join("who")).unwrap(), b"top");
+        assert!(root.join("only-bottom").exists());
+        fs::write(root.join("new"), "kept").unwrap();
+        fs::remove_file(root.join("only-top")).unwrap();
+        assert!(layers[0].join("only-top").exists());
+
+        remove(text(&root)).unwrap();
+
+        assert!(!root.exists());
+        assert_eq!(fs::read(scratch.join("upper/new")).unwrap(), b"kept");
+        // Again, and of what never was: success (P-252 for layers).
+        remove(text(&root)).unwrap();
+        assert_ne!(tree.snapshot(), before);
+        // The scratch of before is used again.
+        add(&combined).unwrap();
+        assert_eq!(fs::read(root.join("new")).unwrap(), b"kept");
+        assert!(!root.join("only-top").exists());
+        remove(text(&root)).unwrap();
+    });
+}
+
+#[test]
+fn without_a_scratch_the_root_is_read_only_also_with_one_layer() {
+    with_layers("without_a_scratch", |tree, layers| {
+        let root = tree.path("root");
+        for layers in [&layers[..], &layers[..1]] {
+            let combined = CombinedLayers::new(text(&root), layers, "").unwrap();
+            add(&combined).unwrap();
+            assert_eq!(fs::read(root.join("who")).unwrap(), b"top");
+            let error = fs::write(root.join("new"), "").unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EROFS), "{error}");
+            remove(text(&root)).unwrap();
+            assert!(!root.exists());
+        }
+        assert!(layers[0].join("who").exists());
+    });
+}
+
+#[test]
+fn a_hundred_layers_with_long_names_are_fine() {
+    with_layers("a_hundred_layers", |tree, _| {
+        let layers: Vec<_> = (0..100)
+            .map(|number| {
+                let layer = tree.path(&format!("{number}-{}", "long".repeat(40)));
+                fs::create_dir(&layer).unwrap();
+                fs::write(layer.join(format!("f{number}")), "").unwrap();
+                layer
+            })
+            .collect();
+        let (root, scratch) = (tree.path("root"), tree.path("scratch"));
+        let combined = CombinedLayers::new(text(&root), &layers, text(&scratch)).unwrap();
+        // All names together are over a page: only the call layer by layer can do it.
+        if linux_version() < (6, 7) {
+            println!("SKIPPED: a_hundred_layers: Linux before 6.7 takes one page of options");
+            return;
+        }
+        add(&combined).unwrap();
+        for number in 0..100 {
+            assert!(root.join(format!("f{number}")).exists());
+        }
+        remove(text(&root)).unwrap();
+    });
+}
+
+fn linux_version() -> (u32, u32) {
+    let uname = nix::sys::utsname::uname().unwrap();
+    let release = uname.release().to_str().unwrap().to_owned();
+    let mut numbers = release.split(['.', '-']).map(|word| word.parse().unwrap());
+    (numbers.next().unwrap(), numbers.next().unwrap())
+}
+
+#[test]
+fn whatever_step_fails_everything_is_as_before() {
+    with_layers("whatever_step_fails", |tree, layers| {
+        let (root, scratch) = (tree.path("c/c1/rootfs"), tree.path("scratch/c1"));
+        // Part of it was there before and holds data.
+        fs::create_dir_all(scratch.join("upper")).unwrap();
+        fs::write(scratch.join("upper/data"), "x").unwrap();
+        let before = tree.snapshot();
+        for layers in [&layers[..], &layers[..1]] {
+            for scratch in [text(&scratch), ""] {
+                let combined = CombinedLayers::new(text(&root), layers, scratch).unwrap();
+                let mut steps = 0;
+                loop {
+                    let kernel = Failing::at(steps);
+                    let added = add_with(&kernel, &combined);
+                    if !kernel.failed() {
+                        added.unwrap();
+                        break;
+                    }
+                    assert!(added.is_err(), "step {steps}");
+                    assert_eq!(tree.snapshot(), before, "step {steps}");
+                    steps += 1;
+                }
+                assert!(steps >= 4, "{steps}");
+                remove(text(&root)).unwrap();
+                super::super::tree::remove(&tree.path("c")).unwrap();
+                super::super::tree::remove(&tree.path("scratch/c1/work")).unwrap();
+                assert_eq!(tree.snapshot(), before);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_missing_layer_is_named_and_changes_nothing() {
+    with_layers("a_missing_layer", |tree, [top, _]| {
+        let before = tree.snapshot();
+        let (root, scratch) = (tree.path("root"), tree.path("scratch"));
+        for bad in ["absent", "top/who"] {
+            let layers = [top.clone(), tree.path(bad)];
+            let combined = CombinedLayers::new(text(&root), &layers, text(&scratch)).unwrap();
+            let failure = add(&combined).unwrap_err();
+            assert_eq!(failure.code, crate::prot::HResult::FAIL);
+            assert!(failure.message.contains(text(&layers[1])), "{failure}");
+            assert_eq!(tree.snapshot(), before);
+        }
+    });
+}
+
+#[test]
+fn settings_without_layers_or_root_are_refused() {
+    let none: [&str; 0] = [];
+    for (root, layers, scratch) in [
+        ("/root", &none[..], ""),
+        ("", &["/l"], ""),
+        ("root", &["/l"], ""),
+        ("/root", &["l"], ""),
+        ("/root", &["/l"], "s"),
+    ] {
+        let refused = CombinedLayers::new(root, layers, scratch).unwrap_err();
+        assert_eq!(
+            refused.code,
+            crate::prot::HResult::FAIL,
+            "{root} {layers:?}"
+        );
+    }
+    assert!(remove("").is_err());
+}

@@ -1,13 +1,21 @@
 //! For unit tests: real mounts in a private mount namespace, device trees and events by script.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 use std::{fs, io};
 
 use nix::mount::{mount, MsFlags};
 use nix::sched::{unshare, CloneFlags};
 
+use super::filesystem::Formatter;
+use super::kernel::{Kernel, Linux, Mount};
+use super::mountinfo::mount_points_below;
+use super::overlay::Overlay;
 use super::Roots;
+use crate::error::Failure;
 use crate::uevent::{Next, Source, Uevent};
 
 /// Runs `body` in a private mount namespace. The namespace belongs to a new thread, so other
@@ -39,19 +47,63 @@ pub fn in_mount_namespace(name: &str, body: impl FnOnce() + Send) {
 /// A scratch directory that stands for `/sys` and `/dev`.
 pub struct Tree {
     pub roots: Roots,
-    _top: tempfile::TempDir,
+    top: tempfile::TempDir,
 }
 
 impl Tree {
     pub fn new() -> Self {
-        let top = tempfile::tempdir().unwrap();
+        Self::at(tempfile::tempdir().unwrap())
+    }
+
+    fn at(top: tempfile::TempDir) -> Self {
         let roots = Roots {
             sys: top.path().join("sys"),
             dev: top.path().join("dev"),
         };
         fs::create_dir(&roots.sys).unwrap();
         fs::create_dir(&roots.dev).unwrap();
-        Self { roots, _top: top }
+        Self { roots, top }
+    }
+
+    /// The same on a file system of its own: an overlay cannot stand on another.
+    pub fn on_tmpfs() -> Self {
+        let top = tempfile::tempdir().unwrap();
+        mount(
+            Some("tmpfs"),
+            top.path(),
+            Some("tmpfs"),
+            MsFlags::empty(),
+            None::<&str>,
+        )
+        .unwrap();
+        Self::at(top)
+    }
+
+    /// A path beside the two roots.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.top.path().join(name)
+    }
+
+    /// What exists below the top directory, with modes, and what is mounted there.
+    pub fn snapshot(&self) -> Vec<String> {
+        let mut seen: Vec<String> = mount_points_below(self.top.path())
+            .unwrap()
+            .iter()
+            .map(|point| format!("mount {}", point.display()))
+            .collect();
+        let mut left = vec![self.top.path().to_owned()];
+        while let Some(directory) = left.pop() {
+            for entry in fs::read_dir(directory).unwrap() {
+                let path = entry.unwrap().path();
+                let metadata = path.symlink_metadata().unwrap();
+                seen.push(format!("{:o} {}", metadata.mode(), path.display()));
+                if metadata.is_dir() {
+                    left.push(path);
+                }
+            }
+        }
+        seen.sort();
+        seen
     }
 
     pub fn sys_dir(&self, path: &str) {
@@ -95,5 +147,63 @@ impl Source for Script<'_> {
                 change();
                 Next::Event(event)
             }))
+    }
+}
+
+/// The real calls, of which one fails: the one with this number, counted from 0.
+pub struct Failing {
+    calls: Cell<usize>,
+    fails: usize,
+}
+
+impl Failing {
+    pub fn at(fails: usize) -> Self {
+        Self {
+            calls: Cell::new(0),
+            fails,
+        }
+    }
+
+    /// Whether the failing call was reached.
+    pub fn failed(&self) -> bool {
+        self.calls.get() > self.fails
+    }
+
+    fn count(&self) -> io::Result<()> {
+        let number = self.calls.replace(self.calls.get() + 1);
+        if number == self.fails {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        Ok(())
+    }
+}
+
+impl Kernel for Failing {
+    fn mkdir(&self, path: &Path, mode: u32) -> io::Result<()> {
+        self.count().and_then(|()| Linux.mkdir(path, mode))
+    }
+
+    fn rmdir(&self, path: &Path) -> io::Result<()> {
+        self.count().and_then(|()| Linux.rmdir(path))
+    }
+
+    fn mount(&self, mount: Mount<'_>) -> io::Result<()> {
+        self.count().and_then(|()| Linux.mount(mount))
+    }
+
+    fn overlay(&self, overlay: &Overlay) -> Result<(), Failure> {
+        self.count()
+            .map_err(|error| Failure::unspecified(error.to_string()))?;
+        Linux.overlay(overlay)
+    }
+
+    fn unmount(&self, path: &Path) -> io::Result<()> {
+        self.count().and_then(|()| Linux.unmount(path))
+    }
+
+    fn format(&self, formatter: &Formatter, device: &Path) -> Result<(), Failure> {
+        self.count()
+            .map_err(|error| Failure::unspecified(error.to_string()))?;
+        Linux.format(formatter, device)
     }
 }
