@@ -95,11 +95,7 @@ pub fn decode(frame: &Frame) -> Incoming {
         MessageId::MODIFY_SETTINGS => read(body, Request::ModifySettings, known_resource),
         MessageId::DELETE_CONTAINER_STATE => read(body, Request::DeleteContainerState, |_| Ok(())),
         MessageId::DUMP_STACKS => (base_only(body), Ok(Request::DumpStacks)),
-        other => {
-            let text = format!("message type {other} is not supported");
-            let failure = Failure::new(HResult::NOT_IMPLEMENTED, text);
-            (base_only(body), Err(failure))
-        }
+        other => (base_only(body), Err(unsupported(other))),
     };
     Incoming {
         id: frame.id,
@@ -107,6 +103,13 @@ pub fn decode(frame: &Frame) -> Incoming {
         base,
         request,
     }
+}
+
+/// The failure of a request whose type is unknown, or known but not valid now.
+#[must_use]
+pub fn unsupported(id: MessageId) -> Failure {
+    let text = format!("message type {id} is not supported here");
+    Failure::new(HResult::NOT_IMPLEMENTED, text)
 }
 
 /// Bodies that carry the base members.
@@ -170,7 +173,7 @@ fn known_resource(modify: &ContainerModifySettings) -> Result<(), Failure> {
     match &modify.request.resource {
         Resource::Unknown(name) => Err(Failure::unspecified(format!(
             "resource type {:?} is not known",
-            shorten(name, 64)
+            shorten(name, 40)
         ))),
         _ => Ok(()),
     }

@@ -28,7 +28,7 @@ pub fn check(text: &[u8]) -> Result<(), Syntax> {
 struct Scan<'a> {
     text: &'a [u8],
     at: usize,
-    /// True for an object.
+    /// Open brackets; true for an object.
     stack: Vec<bool>,
 }
 

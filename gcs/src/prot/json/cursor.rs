@@ -1,8 +1,9 @@
-//! Walks a text that [`check`](super::check) has accepted. Never panics on one that was not:
-//! past the end everything reads as nothing.
+//! Walks a text that has passed the [check](super::check), and only such a one: there is no
+//! other way to a cursor. So nothing here can fail but the types of values.
 
 use std::borrow::Cow;
 
+use super::check::{check, Syntax};
 use super::TypeError;
 
 /// What stands at the cursor, told from its first byte.
@@ -39,15 +40,18 @@ pub struct Cursor<'t> {
 }
 
 impl<'t> Cursor<'t> {
-    /// `text` must have passed [`check`](super::check).
-    #[must_use]
-    pub fn new(text: &'t [u8]) -> Self {
-        Self {
+    /// The beginning of `text`, which is one whole JSON document.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn open(text: &'t [u8]) -> Result<Self, Syntax> {
+        check(text)?;
+        Ok(Self {
             text,
             at: 0,
             member: "(document)",
             error: None,
-        }
+        })
     }
 
     #[must_use]
@@ -108,7 +112,8 @@ impl<'t> Cursor<'t> {
         ) {
             self.at += 1;
         }
-        std::str::from_utf8(&self.text[start..self.at]).unwrap_or("")
+        let text = self.text.get(start..self.at).unwrap_or_default();
+        std::str::from_utf8(text).unwrap_or_default()
     }
 
     /// The string here, unescaped; U+FFFD stands for what is not Unicode.
@@ -191,7 +196,7 @@ impl<'t> Cursor<'t> {
         }
     }
 
-    /// A second cursor at the same place, to read a value again.
+    /// This place, to read a value later or again.
     #[must_use]
     pub fn mark(&self) -> usize {
         self.at

@@ -18,7 +18,7 @@ mod decode;
 mod nested;
 mod wire;
 
-pub use check::{check, Syntax, MAX_DEPTH};
+pub use check::{Syntax, MAX_DEPTH};
 pub use cursor::{Cursor, Kind};
 pub use decode::Decode;
 pub use nested::Nested;
@@ -62,8 +62,7 @@ pub fn from_slice<T: Decode + Default>(text: &[u8]) -> Result<T, Error> {
 /// # Errors
 /// Broken syntax: then nothing is known.
 pub fn read<T: Decode + Default>(text: &[u8]) -> Result<(T, Option<TypeError>), Syntax> {
-    check(text)?;
-    let mut cursor = Cursor::new(text);
+    let mut cursor = Cursor::open(text)?;
     let mut value = T::default();
     value.decode(&mut cursor);
     Ok((value, cursor.into_error()))

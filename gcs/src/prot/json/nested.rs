@@ -5,7 +5,7 @@ use std::ops::{Deref, DerefMut};
 
 use serde::{de, ser, Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{check, Cursor, Decode, Kind, TypeError};
+use super::{Cursor, Decode, Kind, TypeError};
 
 /// A document that travels as the text of a string member.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -59,13 +59,14 @@ impl<T: Decode + Default> Decode for Nested<T> {
                     return;
                 }
                 self.present = true;
-                if let Err(error) = check(text.as_bytes()) {
-                    return cursor.misfit("a JSON document as text", error.what);
-                }
-                let mut inner = Cursor::new(text.as_bytes());
-                self.document.decode(&mut inner);
-                if let Some(error) = inner.into_error() {
-                    cursor.fail(error);
+                match Cursor::open(text.as_bytes()) {
+                    Ok(mut inner) => {
+                        self.document.decode(&mut inner);
+                        if let Some(error) = inner.into_error() {
+                            cursor.fail(error);
+                        }
+                    }
+                    Err(syntax) => cursor.misfit("a JSON document as text", syntax.what),
                 }
             }
             _ => cursor.mismatch("a JSON document as text"),
