@@ -1,3 +1,50 @@
-.PHONY: init
-init:
+# Entry points; the work is in image/scripts and kernel-config. `make help` lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := build
+.NOTPARALLEL:
+.PHONY: run build init image kernel kernel-check host test test-vm check bench clean help
+
+# As typed, dollar signs and quotes included; recipes read the environment, not make's expansion.
+override CMD := $(value CMD)
+override IMAGE := $(value IMAGE)
+export CMD IMAGE GUEST_PROFILE HOST_PROFILE GUEST_TOOLCHAIN KERNEL_DEBUG KERNEL_SOURCE IMAGE_FORMAT
+
+fragments := $(addprefix kernel-config/,base.config hyperv.config qemu.config)
+
+run: build ## boot a utility VM and run a container in it: IMAGE=, CMD='sh -c "cat; exit 7"'
+	@image/scripts/run.sh
+
+build: init image kernel host ## all of out/: the guest, the initrds, the kernel, the host tool
+
+init: ## out/init, the guest's program: GUEST_PROFILE=guest-dev builds in seconds
 	@image/scripts/guest.sh
+
+image: init host ## out/initrd.img, out/initrd-debug.img and their manifests
+	@image/scripts/image.sh
+
+kernel: ## out/bzImage, out/vmlinux, out/kernel.config: KERNEL_DEBUG=1, KERNEL_SOURCE=
+	@kernel-config/build.sh
+
+kernel-check: kernel ## every option asked for is in the kernel
+	@kernel-config/check.sh out/kernel.config $(fragments) $(if $(KERNEL_DEBUG),kernel-config/debug.config)
+
+host: ## out/uvm, the host tool
+	@image/scripts/host.sh
+
+test: build kernel-check ## set up and run every test
+	@image/scripts/test.sh
+
+test-vm: build ## only the tests that boot a VM
+	@image/scripts/test.sh -p qemu
+
+check: ## formatting and lints
+	@image/scripts/lint.sh
+
+bench: build ## measure against the floors: a table and out/bench.json
+	@out/uvm bench --json out/bench.json
+
+clean: ## remove what was built (the kernel stays in the user's cache)
+	@rm -rf target out
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14

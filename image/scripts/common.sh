@@ -1,6 +1,8 @@
 # Sourced by every set-up script: how they speak, fail and wait. All talk goes to stderr, because
 # the stdout of `make run` belongs to the container.
 set -euo pipefail
+# Nor may set-up eat the container's stdin.
+exec </dev/null
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 out=$top/out

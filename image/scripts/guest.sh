@@ -84,3 +84,5 @@ if [ "$profile" = guest ] && [ "$size" -gt "$limit" ]; then
     die "out/init has $size bytes, more than the $limit allowed"
 fi
 install_changed 755 "$built" "$out/init"
+# For /etc/build-info.
+printf 'profile=%s\nrustc=%s\n' "$profile" "$("${RUSTC:-rustc}" --version)" >"$dir/info"

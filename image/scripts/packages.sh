@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that a purpose needs and this machine lacks.
 # Use: packages.sh PURPOSE...   (rust build lint guest kernel qemu images)
+#      packages.sh --refresh   fetches the lists of packages
 # Nothing missing: no output. Not Debian: names what is missing and installs nothing.
 . "$(dirname "$0")/common.sh"
 
@@ -29,6 +30,8 @@ kernel  bc                          bc               makes the kernel timer tabl
 kernel  /usr/include/libelf.h       libelf-dev       objtool
 kernel  /usr/include/openssl/ssl.h  libssl-dev       the kernel build tools
 kernel  xz                          xz-utils         unpacks the kernel source
+kernel  lz4                         lz4              packs the bzImage
+kernel  flock                       util-linux       lets one kernel build wait for another
 kernel  dpkg-deb                    dpkg             unpacks the kernel source
 qemu    qemu-system-x86_64          qemu-system-x86  runs the utility VM
 qemu    qemu-img                    qemu-utils       makes disks in the formats of Windows
@@ -50,6 +53,25 @@ there() {
     esac
 }
 
+# Runs a command as root; the way there is checked before anything is asked of it.
+root=()
+become_root() {
+    [ "$(id -u)" = 0 ] && return 0
+    have sudo || die "missing: ${packages[*]-package lists}; run 'apt-get update' and 'apt-get install ${packages[*]-}' as root (there is no sudo)"
+    root=(sudo)
+}
+refresh() {
+    say "refreshing the package lists"
+    "${root[@]}" apt-get update -o DPkg::Lock::Timeout=300 >>"$log" 2>&1 </dev/null
+}
+log=$target/packages.log
+mkdir -p "$target"
+if [ "$1" = --refresh ]; then
+    become_root
+    refresh || die "apt-get update failed: $(grep '^E:' "$log" | tail -n 1)"
+    exit 0
+fi
+
 packages=() proofs=()
 while read -r purpose proof package why; do
     [ -n "$purpose" ] || continue
@@ -66,14 +88,7 @@ if ! have apt-get || ! grep -qs '^ID=debian$' /etc/os-release; then
     die "this is not Debian, so please install what is missing: $(printf '%s; ' "${proofs[@]}")"
 fi
 
-root=()
-if [ "$(id -u)" != 0 ]; then
-    have sudo || die "missing: ${packages[*]}; run 'apt-get install ${packages[*]}' as root (no sudo here)"
-    root=(sudo)
-fi
-
-log=$target/packages.log
-mkdir -p "$target"
+become_root
 # Nothing of the user's is removed to make room: a conflict is an error that names itself.
 install_all() {
     "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
@@ -82,8 +97,7 @@ install_all() {
 say "installing for '$*': ${packages[*]} (log: ${log#"$top"/})"
 : >"$log"
 if ! heartbeat "apt-get install" install_all; then
-    say "refreshing the package lists"
-    "${root[@]}" apt-get update -o DPkg::Lock::Timeout=300 >>"$log" 2>&1 </dev/null || true
+    refresh || true
     if ! heartbeat "apt-get install" install_all; then
         reason=$(grep -E '^(E:|.*but it is not|.*Conflicts)' "$log" | tail -n 1)
         die "apt-get could not install ${packages[*]}: ${reason:-see $log}"

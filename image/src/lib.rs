@@ -1,1 +1,61 @@
+//! Writes the guest's initrd: a reproducible `newc` archive, and a manifest with its hashes.
+//!
+//! ```text
+//! profile.json ─┐
+//! inputs, values├→ profile → tree (checked, sorted) → archive → pack (none|gzip|zstd) → initrd.img
+//! epoch ────────┘                      └────────────→ manifest.json
+//! ```
+//!
+//! The same profile, inputs, values and epoch give the same bytes, whatever the machine, user,
+//! directory, umask or clock: nothing but those four is looked at. Needs no privileges.
 
+pub mod archive;
+pub mod manifest;
+pub mod pack;
+pub mod profile;
+pub mod tree;
+
+use std::path::{Path, PathBuf};
+
+/// Why an image could not be made or did not pass its check.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{doing} {path}: {source}")]
+    Io {
+        doing: &'static str,
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("the profile {path} cannot be read: {source}")]
+    Syntax {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
+    #[error("the profile {profile} is wrong at {path}: {problem}")]
+    Entry {
+        profile: String,
+        path: String,
+        problem: String,
+    },
+    #[error("the image does not match its manifest: {0}")]
+    Mismatch(String),
+    #[error("{0}")]
+    Archive(String),
+}
+
+impl Error {
+    pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_path_buf();
+        move |source| Self::Io {
+            doing,
+            path,
+            source,
+        }
+    }
+}
+
+/// Lower-case hexadecimal SHA-256, as in the manifest.
+pub fn sha256(bytes: &[u8]) -> String {
+    use sha2::Digest;
+    hex::encode(sha2::Sha256::digest(bytes))
+}

@@ -1,1 +1,135 @@
-fn main() {}
+//! `image`: makes an initrd and its manifest from a profile, and checks one against the other.
+
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use image::manifest::Manifest;
+use image::pack::Format;
+use image::profile::Fill;
+use image::{archive, pack, profile, Error};
+
+#[derive(Parser)]
+#[command(about = "Writes the guest's initrd: a reproducible newc archive and its manifest.")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make an image; its manifest goes beside it, as OUTPUT with the ending `.manifest.json`.
+    Build {
+        /// The table of entries.
+        #[arg(long)]
+        profile: PathBuf,
+        /// NAME=FILE: a file that the profile asks for.
+        #[arg(long, value_parser = pair)]
+        input: Vec<(String, String)>,
+        /// NAME=TEXT: what stands for {NAME} in the texts of the profile.
+        #[arg(long, value_parser = pair)]
+        value: Vec<(String, String)>,
+        /// Seconds since 1970: the time of every entry.
+        #[arg(long, default_value_t = 0)]
+        epoch: u32,
+        #[arg(long, value_enum, default_value = "zstd")]
+        format: Format,
+        #[arg(long)]
+        output: PathBuf,
+    },
+    /// Compare an image with the manifest beside it.
+    Verify { image: PathBuf },
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("must be NAME=VALUE")?;
+    Ok((name.into(), value.into()))
+}
+
+fn manifest_of(image: &Path) -> PathBuf {
+    image.with_extension("manifest.json")
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), Error> {
+    match command {
+        Command::Build {
+            profile,
+            input,
+            value,
+            epoch,
+            format,
+            output,
+        } => {
+            let inputs = input
+                .into_iter()
+                .map(|(name, file)| (name, file.into()))
+                .collect();
+            let mut fill = Fill {
+                inputs,
+                values: value.into_iter().collect(),
+            };
+            let (name, tree) = profile::load(&profile, &fill)?;
+            let archive = archive::write(&tree, epoch)?;
+            let image = pack::pack(format, &archive)?;
+            let values = std::mem::take(&mut fill.values);
+            let manifest = Manifest::new(name, &tree, format, epoch, values, &archive, &image);
+            let mut text = serde_json::to_vec_pretty(&manifest)
+                .map_err(|error| Error::Archive(format!("cannot write the manifest: {error}")))?;
+            text.push(b'\n');
+            store(&manifest_of(&output), &text)?;
+            store(&output, &image)
+        }
+        Command::Verify { image } => {
+            let path = manifest_of(&image);
+            let text = std::fs::read(&path).map_err(io("cannot read the manifest", &path))?;
+            let manifest: Manifest = serde_json::from_slice(&text).map_err(|error| {
+                Error::Archive(format!("{} is no manifest: {error}", path.display()))
+            })?;
+            let bytes = std::fs::read(&image).map_err(io("cannot read the image", &image))?;
+            manifest.verify(&bytes)
+        }
+    }
+}
+
+/// Writes a file whole or not at all, and only when it changes, so that nothing is made again for
+/// the same bytes.
+fn store(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    if std::fs::read(path).is_ok_and(|old| old == bytes) {
+        return Ok(());
+    }
+    let failed = || io("cannot write", path);
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.new", std::process::id()));
+    let new = parent.unwrap_or(Path::new(".")).join(name);
+    let write = || {
+        let mut file = std::fs::File::create(&new)?;
+        file.set_permissions(std::fs::Permissions::from_mode(0o644))?;
+        file.write_all(bytes)?;
+        std::fs::rename(&new, path)
+    };
+    write().map_err(failed())
+}
+
+fn io(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+    let path = path.to_path_buf();
+    move |source| Error::Io {
+        doing,
+        path,
+        source,
+    }
+}

@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Packs out/initrd.img (profile ship) and out/initrd-debug.img (with a shell), each with its manifest.
+# IMAGE_FORMAT=none|gzip|zstd.  SOURCE_DATE_EPOCH replaces the date of the commit.
+. "$(dirname "$0")/common.sh"
+
+format=${IMAGE_FORMAT:-zstd}
+tool=$target/image-tool
+"$top/image/scripts/packages.sh" images
+[ -x "$tool" ] || "$top/image/scripts/host.sh"
+[ -e "$out/init" ] || die "no out/init: run 'make init'"
+
+# Outside of a checkout (a source archive) there is no commit to name.
+commit=$(git -C "$top" rev-parse HEAD 2>/dev/null || echo unknown)
+branch=$(git -C "$top" rev-parse --abbrev-ref HEAD 2>/dev/null || echo unknown)
+epoch=${SOURCE_DATE_EPOCH:-$(git -C "$top" log -1 --format=%ct 2>/dev/null || echo 0)}
+[ -z "$(git -C "$top" status --porcelain 2>/dev/null)" ] || commit=$commit-dirty
+version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$top/Cargo.toml" | head -n 1)
+info() { sed -n "s/^$1=//p" "$target/guest/info" 2>/dev/null | grep . || echo unknown; }
+
+work=$target/image
+mkdir -p "$work" "$out"
+busybox --list | sort -u >"$work/busybox-applets"
+values=(--epoch "$epoch" --format "$format" --value "version=$version" --value "commit=$commit"
+    --value "branch=$branch" --value "date=$(date -u -d "@$epoch" +%Y-%m-%dT%H:%M:%SZ)"
+    --value "profile=$(info profile)" --value "rustc=$(info rustc)")
+
+# Compressing takes seconds, so it is done only when an input changed.
+key=$({
+    sha256sum "$tool" "$out/init" /usr/bin/busybox "$work/busybox-applets" "$top"/image/profiles/*
+    printf '%s\n' "${values[@]}"
+} | sha256sum)
+if [ "$key" = "$(cat "$work/key" 2>/dev/null)" ] && [ -e "$out/initrd.img" ] && [ -e "$out/initrd-debug.img" ]; then
+    exit 0
+fi
+pack() { # PROFILE OUTPUT
+    "$tool" build --profile "$top/image/profiles/$1.json" --output "$out/$2" --value "image=lcow-uvm-$1" \
+        --input "init=$out/init" --input "busybox=/usr/bin/busybox" \
+        --input "busybox-applets=$work/busybox-applets" "${values[@]}" || die "the initrd $2 could not be made"
+    "$tool" verify "$out/$2" || die "the initrd $2 is not what was asked for"
+    say "out/$2: $(stat -c %s "$out/$2") bytes ($format)"
+}
+pack ship initrd.img
+pack debug initrd-debug.img
+echo "$key" >"$work/key"

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Formatting and lints of the whole workspace; warnings are errors.
+. "$(dirname "$0")/common.sh"
+
+cargo=$("$top/image/scripts/toolchain.sh" host)
+cd "$top"
+linters() { "$cargo" fmt --version && "$cargo" clippy --version; } >/dev/null 2>&1
+if ! linters; then
+    if have rustup && [ "$cargo" != /usr/bin/cargo ]; then
+        say "adding rustfmt and clippy to the rustup toolchain"
+        rustup component add rustfmt clippy >&2 || true
+    else
+        "$top/image/scripts/packages.sh" lint || true
+    fi
+fi
+if ! linters; then
+    # Not knowing is not passing.
+    die "rustfmt and clippy cannot be had for $cargo: install rustfmt-web and rust-web-clippy, or the rustup components"
+fi
+"$cargo" fmt --all --check >&2 || die "the formatting differs: run 'cargo fmt --all'"
+heartbeat clippy "$cargo" clippy --locked --workspace --all-targets -- -D warnings >&2 ||
+    die "clippy has objections (above)"

@@ -1,0 +1,219 @@
+//! Profiles: an image as a table of paths. A profile names inputs (`init`) and values (`{commit}`),
+//! never a place on the machine that builds it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::tree::{Kind, Node, Tree};
+use crate::Error;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Profile {
+    name: String,
+    /// For the reader of the profile.
+    #[serde(default, rename = "note")]
+    _note: String,
+    /// Another profile, beside this one, whose entries come first.
+    base: Option<PathBuf>,
+    entries: Vec<Row>,
+}
+
+/// One line of the table; what it is, is told by the member that it has.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, deny_unknown_fields)]
+enum Row {
+    /// Links for every word of an input, except where the profile has a file already.
+    Applets {
+        path: String,
+        applets: String,
+        link: String,
+    },
+    Directory {
+        path: String,
+        dir: Mode,
+    },
+    File {
+        path: String,
+        file: String,
+        mode: Mode,
+    },
+    Text {
+        path: String,
+        text: String,
+        mode: Option<Mode>,
+    },
+    Same {
+        path: String,
+        same: String,
+    },
+    Symlink {
+        path: String,
+        link: String,
+    },
+    Char {
+        path: String,
+        char: (u32, u32),
+        mode: Mode,
+    },
+    Block {
+        path: String,
+        block: (u32, u32),
+        mode: Mode,
+    },
+}
+
+/// Permission bits, written in octal.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(try_from = "String")]
+struct Mode(u32);
+
+impl TryFrom<String> for Mode {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        u32::from_str_radix(&text, 8)
+            .map(Mode)
+            .map_err(|_| format!("mode {text:?} is no octal number"))
+    }
+}
+
+/// What a profile is filled with.
+#[derive(Debug, Default)]
+pub struct Fill {
+    /// Files by the name the profile uses.
+    pub inputs: BTreeMap<String, PathBuf>,
+    /// What stands for `{name}` in texts.
+    pub values: BTreeMap<String, String>,
+}
+
+/// Reads a profile, and those it is based on, into a checked tree. Returns its name too.
+///
+/// # Errors
+/// A file cannot be read, or an entry is wrong: the entry and the problem are named.
+pub fn load(path: &Path, fill: &Fill) -> Result<(String, Tree), Error> {
+    let mut tree = Tree::default();
+    let mut late = Vec::new();
+    let name = collect(path, fill, &mut tree, &mut late, 0)?;
+    for (directory, words, target) in late {
+        for word in words.split_whitespace() {
+            let link = format!("{directory}/{word}");
+            if !tree.contains(&link) {
+                let node = Node {
+                    kind: Kind::Symlink(target.clone()),
+                    mode: 0o777,
+                };
+                tree.add(&link, node)
+                    .map_err(|problem| at(&name, &link, problem))?;
+            }
+        }
+    }
+    tree.check()
+        .map_err(|(path, problem)| at(&name, &path, problem))?;
+    Ok((name, tree))
+}
+
+fn at(profile: &str, path: &str, problem: String) -> Error {
+    Error::Entry {
+        profile: profile.into(),
+        path: path.into(),
+        problem,
+    }
+}
+
+type Applets = (String, String, String);
+
+fn collect(
+    path: &Path,
+    fill: &Fill,
+    tree: &mut Tree,
+    late: &mut Vec<Applets>,
+    depth: usize,
+) -> Result<String, Error> {
+    let text = std::fs::read_to_string(path).map_err(Error::io("cannot read the profile", path))?;
+    let profile: Profile = serde_json::from_str(&text).map_err(|source| Error::Syntax {
+        path: path.into(),
+        source,
+    })?;
+    if let Some(base) = &profile.base {
+        if depth == 8 {
+            return Err(at(
+                &profile.name,
+                "base",
+                "profiles are based on each other".into(),
+            ));
+        }
+        let base = path.with_file_name(base);
+        collect(&base, fill, tree, late, depth + 1)?;
+    }
+    for row in profile.entries {
+        let wrong = |path: &str, problem| at(&profile.name, path, problem);
+        let input = |path: &str, name: &str| {
+            let file = fill.inputs.get(name).ok_or_else(|| {
+                wrong(
+                    path,
+                    format!("no input {name:?} was given (--input {name}=FILE)"),
+                )
+            })?;
+            std::fs::read(file).map_err(Error::io("cannot read the input", file))
+        };
+        let (path, kind, mode) = match row {
+            Row::Applets {
+                path,
+                applets,
+                link,
+            } => {
+                let words = input(&path, &applets)?;
+                late.push((path, String::from_utf8_lossy(&words).into_owned(), link));
+                continue;
+            }
+            Row::Directory { path, dir } => (path, Kind::Directory, dir.0),
+            Row::File { path, file, mode } => {
+                let bytes = input(&path, &file)?;
+                (path, Kind::File(bytes), mode.0)
+            }
+            Row::Text { path, text, mode } => {
+                let text = substitute(&text, &fill.values).map_err(|p| wrong(&path, p))?;
+                (
+                    path,
+                    Kind::File(text.into_bytes()),
+                    mode.map_or(0o644, |mode| mode.0),
+                )
+            }
+            Row::Same { path, same } => {
+                let mode = tree
+                    .iter()
+                    .find(|(at, _)| *at == same)
+                    .map_or(0, |(_, n)| n.mode);
+                (path, Kind::Same(same), mode)
+            }
+            Row::Symlink { path, link } => (path, Kind::Symlink(link), 0o777),
+            Row::Char { path, char, mode } => (path, Kind::Char(char.0, char.1), mode.0),
+            Row::Block { path, block, mode } => (path, Kind::Block(block.0, block.1), mode.0),
+        };
+        tree.add(&path, Node { kind, mode })
+            .map_err(|problem| wrong(&path, problem))?;
+    }
+    Ok(profile.name)
+}
+
+/// Puts values in the place of `{name}`.
+fn substitute(text: &str, values: &BTreeMap<String, String>) -> Result<String, String> {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(open) = rest.find('{') {
+        let Some(length) = rest[open..].find('}') else {
+            break;
+        };
+        let name = &rest[open + 1..open + length];
+        let value = values
+            .get(name)
+            .ok_or_else(|| format!("no value {name:?} was given (--value {name}=TEXT)"))?;
+        out.push_str(&rest[..open]);
+        out.push_str(value);
+        rest = &rest[open + length + 1..];
+    }
+    out.push_str(rest);
+    Ok(out)
+}
