@@ -1,1 +1,274 @@
+//! The service: the loop that turns readiness, deadlines and ended children into changes of the
+//! [`Host`], until the bridge ends or power-off is asked for.
 
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use crate::bridge::connection::{Connection, Read};
+use crate::bridge::frame::Frame;
+use crate::host::{Host, Source};
+use crate::kmsg;
+use crate::reactor::{Interest, Registration};
+use crate::sys::process;
+use crate::transport::{Dialer, BRIDGE_PORT};
+
+pub use crate::host::End;
+
+/// What the service needs to begin.
+pub struct Setup {
+    /// How ports of the host are reached.
+    pub dialer: Dialer,
+    /// An open bridge instead of a dialled one: incoming and outgoing (`-use-inouterr`).
+    pub bridge: Option<(OwnedFd, OwnedFd)>,
+    /// Messages of the kernel that become log records.
+    pub kmsg: Option<kmsg::Reader>,
+}
+
+/// Kernel messages taken in one turn.
+const KMSG_PER_TURN: usize = 32;
+/// How long the last answers may take to leave when the service ends.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// How long the bridge may take to be dialled, retries included.
+const DIAL_LIMIT: Duration = Duration::from_secs(120);
+
+/// Serves the host until the end. Blocks all signals of the process and reaps all its children.
+///
+/// # Errors
+/// The bridge could not be dialled, or the kernel refused the loop's own descriptors.
+pub fn run(setup: Setup) -> io::Result<End> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGCHLD);
+    nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
+    let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    process::become_subreaper()?;
+    let host = Host::new(setup.dialer.clone())?;
+    let bridge = match setup.bridge {
+        Some((incoming, outgoing)) => Connection::new(incoming, outgoing),
+        None => dial_bridge(&setup.dialer)?,
+    };
+    crate::log::stamp("bridge");
+    crate::log::report_boot();
+    Service {
+        host,
+        bridge,
+        signals,
+        log: None,
+        kmsg: setup.kmsg,
+    }
+    .serve()
+}
+
+/// Before the bridge is up there is nothing else to serve, so this dial may wait.
+fn dial_bridge(dialer: &Dialer) -> io::Result<Connection> {
+    use crate::transport::{Dial, DialStep};
+    use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+    let limit = Instant::now() + DIAL_LIMIT;
+    let mut dial = Dial::new(dialer.clone(), vec![BRIDGE_PORT]);
+    let mut ready = false;
+    loop {
+        let until = |at: Instant| {
+            let left = at.min(limit).saturating_duration_since(Instant::now());
+            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+        };
+        match dial.advance(ready, Instant::now()) {
+            DialStep::Done(mut fds) => {
+                let incoming = fds.remove(0);
+                let outgoing = incoming.try_clone()?;
+                return Ok(Connection::new(incoming, outgoing));
+            }
+            DialStep::Failed(failure) => return Err(failure.into()),
+            _ if Instant::now() >= limit => return Err(io::ErrorKind::TimedOut.into()),
+            DialStep::Writable(fd, at) => {
+                let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLOUT)];
+                ready = poll(&mut fds, until(at))? > 0;
+            }
+            DialStep::Pause(at) => {
+                poll(&mut [], until(at))?;
+                ready = false;
+            }
+        }
+    }
+}
+
+struct Service {
+    host: Host,
+    bridge: Connection,
+    signals: SignalFd,
+    /// The log's descriptor while it is watched: it may change under way.
+    log: Option<(Rc<OwnedFd>, Registration)>,
+    kmsg: Option<kmsg::Reader>,
+}
+
+impl Service {
+    fn serve(mut self) -> io::Result<End> {
+        let poller = &mut self.host.poller;
+        // These live as long as the loop: nothing ends their registrations.
+        let mut forever = Registration::default();
+        poller.watch(
+            &mut forever,
+            self.signals.as_fd(),
+            Interest::READ,
+            Source::Children,
+        )?;
+        if let Some(kmsg) = &self.kmsg {
+            let mut forever = Registration::default();
+            poller.watch(&mut forever, kmsg.as_fd(), Interest::READ, Source::Kmsg)?;
+        }
+        loop {
+            self.watch_bridge()?;
+            self.watch_log()?;
+            for source in self.host.poller.wait(self.host.timers.next())? {
+                self.handle(source);
+            }
+            self.guarded("deadlines", |host| host.on_time(Instant::now()));
+            self.host.outbox.answer_lost();
+            if let Err(errno) = self.host.outbox.flush(self.bridge.outgoing()) {
+                log::error!("writing to the bridge: {errno}");
+                self.host.end.get_or_insert(End::BridgeLost);
+            }
+            if let Some(end) = self.host.end {
+                self.farewell();
+                return Ok(end);
+            }
+        }
+    }
+
+    /// Requests are not read while the host does not take its answers.
+    fn watch_bridge(&mut self) -> io::Result<()> {
+        let read = Interest {
+            read: !self.host.outbox.is_congested(),
+            write: false,
+        };
+        let write = Interest {
+            read: false,
+            write: !self.host.outbox.is_empty(),
+        };
+        let Connection {
+            incoming_registration,
+            outgoing_registration,
+            ..
+        } = &mut self.bridge;
+        let (mut incoming, mut outgoing) = (
+            std::mem::take(incoming_registration),
+            std::mem::take(outgoing_registration),
+        );
+        let poller = &mut self.host.poller;
+        poller.watch(&mut incoming, self.bridge.incoming(), read, Source::Bridge)?;
+        poller.watch(
+            &mut outgoing,
+            self.bridge.outgoing(),
+            write,
+            Source::BridgeOut,
+        )?;
+        self.bridge.incoming_registration = incoming;
+        self.bridge.outgoing_registration = outgoing;
+        Ok(())
+    }
+
+    /// The log is written as it comes; what its reader did not take waits for readiness.
+    fn watch_log(&mut self) -> io::Result<()> {
+        let wanted = crate::log::pollable().filter(|_| crate::log::wants_write());
+        let same = |a: &Rc<OwnedFd>, b: &Rc<OwnedFd>| Rc::ptr_eq(a, b);
+        if let Some((fd, registration)) = &mut self.log {
+            if wanted.as_ref().is_some_and(|w| same(w, fd)) {
+                return Ok(());
+            }
+            self.host.poller.forget(registration, fd.as_fd())?;
+            self.log = None;
+        }
+        if let Some(fd) = wanted {
+            let mut registration = Registration::default();
+            let want = Interest::WRITE;
+            self.host
+                .poller
+                .watch(&mut registration, fd.as_fd(), want, Source::Log)?;
+            self.log = Some((fd, registration));
+        }
+        Ok(())
+    }
+
+    fn read_kmsg(&mut self) {
+        let Some(kmsg) = &mut self.kmsg else { return };
+        if let Err(error) = kmsg.relay(KMSG_PER_TURN) {
+            log::warn!("reading the kernel's messages: {error}");
+            // Dropped with its descriptor, of which there is no copy: the registration goes too.
+            self.kmsg = None;
+        }
+    }
+
+    fn handle(&mut self, source: Source) {
+        match source {
+            Source::Children => self.reap(),
+            Source::Bridge => self.read_bridge(),
+            Source::Log => crate::log::flush(),
+            Source::Kmsg => self.read_kmsg(),
+            // The flush at the end of the turn does it.
+            Source::BridgeOut => {}
+            source => self.guarded("an event", |host| host.on_ready(source)),
+        }
+    }
+
+    fn read_bridge(&mut self) {
+        let mut frames: Vec<Frame> = Vec::new();
+        let read = self.bridge.read(|frame| frames.push(frame));
+        for frame in frames {
+            let what = format!("request {} {}", frame.id, frame.sequence);
+            self.guarded(&what, |host| host.on_frame(&frame));
+        }
+        let end = match read {
+            Ok(Read::Open) => return,
+            Ok(Read::Ended) => End::BridgeLost,
+            Err(error) => {
+                log::error!("the bridge cannot go on: {error}");
+                End::BadFraming
+            }
+        };
+        self.host.end.get_or_insert(end);
+    }
+
+    fn reap(&mut self) {
+        // The signal only says that there is something to reap.
+        while let Ok(Some(_)) = self.signals.read_signal() {}
+        loop {
+            match process::reap_one() {
+                Ok(Some((pid, status))) => {
+                    self.guarded("an exit", |host| host.on_exit(pid, status));
+                }
+                Ok(None) => return,
+                Err(errno) => return log::error!("reaping: {errno}"),
+            }
+        }
+    }
+
+    /// A defect in one handler must not end PID 1 (P-312): what it panicked over is logged, and
+    /// the request it left is answered as lost.
+    fn guarded(&mut self, what: &str, work: impl FnOnce(&mut Host)) {
+        if catch_unwind(AssertUnwindSafe(|| work(&mut self.host))).is_err() {
+            log::error!("handling {what} panicked; going on");
+        }
+    }
+
+    /// Gives the last answers a moment to leave; a closed or stuck bridge ends it.
+    fn farewell(&mut self) {
+        use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+        let until = Instant::now() + FAREWELL;
+        while !self.host.outbox.is_empty() && Instant::now() < until {
+            if self.host.outbox.flush(self.bridge.outgoing()).is_err() {
+                return;
+            }
+            let mut fds = [PollFd::new(self.bridge.outgoing(), PollFlags::POLLOUT)];
+            let left = until.saturating_duration_since(Instant::now());
+            poll(
+                &mut fds,
+                PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO),
+            )
+            .ok();
+        }
+    }
+}

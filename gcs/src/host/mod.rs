@@ -1,1 +1,194 @@
+//! The state of the utility VM and the one place that changes it.
+//!
+//! Events come in (a request, a readable descriptor, a deadline, an ended child), state changes,
+//! replies go to the outbox. Nothing here waits: what takes time is a task, a dial or a started
+//! program, each with a deadline and with the code that goes on when it is through.
 
+mod bundle;
+mod container;
+mod create;
+mod delete;
+mod dials;
+mod dump;
+mod execute;
+mod modify;
+mod process;
+mod programs;
+mod properties;
+mod requests;
+mod shutdown;
+mod tasks;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::io;
+use std::time::Instant;
+
+use nix::unistd::Pid;
+
+use crate::bridge::outbox::Outbox;
+use crate::reactor::{Poller, Timers};
+use crate::stdio::StreamKind;
+use crate::storage::DiskTable;
+use crate::sys::process::ExitStatus;
+use crate::transport::Dialer;
+
+use container::Container;
+use process::Process;
+
+/// Names a record for its lifetime; never repeats.
+pub type Key = u64;
+
+/// What an event belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Source {
+    Children,
+    Bridge,
+    BridgeOut,
+    Log,
+    Kmsg,
+    Task(Key),
+    Dial(Key),
+    Program(Key),
+    Stream(Key, StreamKind),
+}
+
+/// What a deadline belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deadline {
+    Task(Key),
+    Dial(Key),
+    /// An exit of this init that nobody waited for.
+    Notification(Key),
+    /// A WaitForProcess with a time-out: process and waiter.
+    Waiter(Key, Key),
+}
+
+/// Whose exit a pid's exit is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Child {
+    Task(Key),
+    Program(Key),
+    Process(Key),
+}
+
+/// Why the service ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The host asked the utility VM to power off (protocol section 6.9).
+    PowerOff,
+    /// The bridge is gone (P-018).
+    BridgeLost,
+    /// The host sent a header that cannot be one (P-008, P-009).
+    BadFraming,
+}
+
+/// Exits of processes not yet known: the container engine reports a pid after making it.
+const UNCLAIMED_EXITS: usize = 256;
+
+/// Everything the service knows.
+pub struct Host {
+    pub poller: Poller<Source>,
+    pub timers: Timers<Deadline>,
+    pub outbox: Outbox,
+    pub end: Option<End>,
+    dialer: Dialer,
+    negotiated: bool,
+    next_key: Key,
+    children: HashMap<Pid, Child>,
+    unclaimed: VecDeque<(Pid, ExitStatus)>,
+    tasks: HashMap<Key, tasks::Task>,
+    dials: HashMap<Key, dials::PendingDial>,
+    programs: HashMap<Key, programs::Starting>,
+    processes: BTreeMap<Key, Process>,
+    /// Processes of the utility VM itself, by pid.
+    externals: BTreeMap<u32, Key>,
+    containers: BTreeMap<String, Container>,
+    disks: DiskTable,
+    security_policy_set: bool,
+}
+
+impl Host {
+    pub fn new(dialer: Dialer) -> io::Result<Self> {
+        Ok(Self {
+            poller: Poller::new()?,
+            timers: Timers::default(),
+            outbox: Outbox::default(),
+            end: None,
+            dialer,
+            negotiated: false,
+            next_key: 1,
+            children: HashMap::new(),
+            unclaimed: VecDeque::new(),
+            tasks: HashMap::new(),
+            dials: HashMap::new(),
+            programs: HashMap::new(),
+            processes: BTreeMap::new(),
+            externals: BTreeMap::new(),
+            containers: BTreeMap::new(),
+            disks: DiskTable::default(),
+            security_policy_set: false,
+        })
+    }
+
+    fn key(&mut self) -> Key {
+        self.next_key += 1;
+        self.next_key
+    }
+
+    /// A descriptor of one of the host's records became ready.
+    pub fn on_ready(&mut self, source: Source) {
+        match source {
+            Source::Task(key) => self.task_ready(key),
+            Source::Dial(key) => self.dial_ready(key),
+            Source::Program(key) => self.program_ready(key),
+            Source::Stream(key, kind) => self.stream_ready(key, kind),
+            // The loop's own: see `service`.
+            Source::Children | Source::Bridge | Source::BridgeOut | Source::Log | Source::Kmsg => {}
+        }
+    }
+
+    /// Acts on every deadline that has come.
+    pub fn on_time(&mut self, now: Instant) {
+        while let Some(deadline) = self.timers.pop_due(now) {
+            match deadline {
+                Deadline::Task(key) => self.task_overdue(key),
+                Deadline::Dial(key) => self.dial_due(key),
+                Deadline::Notification(key) => self.notification_due(key),
+                Deadline::Waiter(key, waiter) => self.waiter_overdue(key, waiter),
+            }
+        }
+    }
+
+    /// A child ended. The only caller is the loop's reaper.
+    pub fn on_exit(&mut self, pid: Pid, status: ExitStatus) {
+        match self.children.remove(&pid) {
+            Some(Child::Task(key)) => self.task_exited(key, status),
+            Some(Child::Program(key)) => self.program_exited(key, status),
+            Some(Child::Process(key)) => self.process_exited(key, status),
+            None if self.tasks.is_empty() => {}
+            None => {
+                if self.unclaimed.len() == UNCLAIMED_EXITS {
+                    self.unclaimed.pop_front();
+                }
+                self.unclaimed.push_back((pid, status));
+            }
+        }
+    }
+
+    /// Takes the exit of `pid` if it came before its pid was known.
+    fn claim(&mut self, pid: Pid, child: Child) -> Option<ExitStatus> {
+        if let Some(at) = self.unclaimed.iter().position(|(p, _)| *p == pid) {
+            return self.unclaimed.remove(at).map(|(_, status)| status);
+        }
+        self.children.insert(pid, child);
+        None
+    }
+}
+
+/// Registrations fail only when the kernel is out of memory; the stream or task is then silent
+/// and its deadline ends it, which a log line should explain.
+fn note_poll_error(what: &str, result: io::Result<()>) {
+    if let Err(error) = result {
+        log::error!("watching {what}: {error}");
+    }
+}

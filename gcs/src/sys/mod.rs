@@ -3,7 +3,9 @@
 #![allow(unsafe_code)] // the one place where raw system calls live
 
 pub mod bpf;
+pub mod channel;
 pub mod fds;
 pub mod mount;
 pub mod pidfd;
+pub mod process;
 pub mod root;

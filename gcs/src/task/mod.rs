@@ -1,1 +1,138 @@
+//! Work that may block, done in a child that can be killed: mounts, formatting, the container
+//! engine. One channel brings the result back; the reaper brings the end.
+//!
+//! Two kinds share that shape. A *fork* runs a closure of this program: cheap, for a few system
+//! calls. A *helper* is this program started again under another name: it inherits nothing, so
+//! the container engine can do what it likes with its process.
 
+use std::ffi::CString;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::memfd::{memfd_create, MFdFlags};
+use nix::sys::socket::{socketpair, AddressFamily, SockFlag, SockType};
+use nix::unistd::Pid;
+use serde::de::DeserializeOwned;
+use serde::Serialize;
+
+use crate::error::Failure;
+use crate::sys::channel::receive;
+use crate::sys::process::{self, ExitStatus, Program};
+
+/// A result larger than this is a defect of the task, which then fails.
+const RESULT_LIMIT: usize = 1024 * 1024;
+
+/// Environment of helpers and of PID 1's program (P-293).
+pub const SERVICE_PATH: &str = "PATH=/sbin:/usr/sbin:/bin:/usr/bin";
+
+/// A child at work.
+pub struct Running {
+    pub pid: Pid,
+    /// Readable when there is (a part of) a result; end of file when there will be no more.
+    pub channel: OwnedFd,
+}
+
+/// Runs `job` in a forked child. Its result is read back by [`decode`].
+pub fn fork<T: Serialize>(job: impl FnOnce() -> Result<T, Failure>) -> io::Result<Running> {
+    let (ours, theirs) = channel(SockType::Stream)?;
+    let pid = process::fork_child(&[theirs.as_fd()], || {
+        let result = job();
+        match serde_json::to_vec(&result) {
+            Ok(bytes) => i32::from(send_all(&theirs, &bytes).is_err()),
+            Err(_) => 1,
+        }
+    })?;
+    Ok(Running { pid, channel: ours })
+}
+
+/// Starts this program again as `applet`: descriptors 0..2 are `stdio`, 3 a memory file with
+/// `order` as JSON, 4 the channel, on which it sends one datagram.
+pub fn helper<T: Serialize>(
+    applet: &str,
+    order: &T,
+    stdio: [BorrowedFd<'_>; 3],
+) -> io::Result<Running> {
+    let (ours, theirs) = channel(SockType::SeqPacket)?;
+    let mut file = std::fs::File::from(memfd_create(c"order", MFdFlags::MFD_CLOEXEC)?);
+    serde_json::to_writer(&mut file, order)?;
+    io::Seek::rewind(&mut file)?;
+    let [stdin, stdout, stderr] = stdio;
+    let name = CString::new(applet)?;
+    let (pid, status) = process::start(&Program {
+        candidates: &[c"/proc/self/exe".to_owned()],
+        argv: &[name],
+        env: &[CString::new(SERVICE_PATH)?],
+        cwd: None,
+        fds: &[stdin, stdout, stderr, file.as_fd(), theirs.as_fd()],
+        controlling_terminal: false,
+    })?;
+    // An exec of our own file that fails ends the child without a report; that is told below.
+    drop(status);
+    Ok(Running { pid, channel: ours })
+}
+
+fn channel(kind: SockType) -> io::Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) = socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC)?;
+    // Only our end: the child may wait.
+    crate::sys::channel::set_nonblocking(ours.as_fd(), true)?;
+    Ok((ours, theirs))
+}
+
+fn send_all(fd: &OwnedFd, bytes: &[u8]) -> io::Result<()> {
+    std::fs::File::from(fd.try_clone()?).write_all(bytes)
+}
+
+/// What came over a channel so far.
+#[derive(Default)]
+pub struct Received {
+    pub bytes: Vec<u8>,
+    pub fds: Vec<OwnedFd>,
+}
+
+/// Whether more can come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Channel {
+    Open,
+    Ended,
+}
+
+impl Received {
+    /// Takes what is there, without waiting.
+    pub fn read(&mut self, channel: &OwnedFd) -> io::Result<Channel> {
+        let mut buffer = vec![0; 64 * 1024];
+        let count = match receive(channel.as_fd(), &mut buffer, &mut self.fds) {
+            Ok(count) => count,
+            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(Channel::Open),
+            Err(errno) => return Err(errno.into()),
+        };
+        if count == 0 {
+            return Ok(Channel::Ended);
+        }
+        if self.bytes.len() + count > RESULT_LIMIT {
+            return Err(io::Error::other("the result is over 1 MiB"));
+        }
+        self.bytes.extend_from_slice(&buffer[..count]);
+        Ok(Channel::Open)
+    }
+}
+
+/// The result of a child: what it sent, or why there is nothing usable.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8], exit: ExitStatus) -> Result<T, Failure> {
+    serde_json::from_slice::<Result<T, Failure>>(bytes).map_err(|error| unusable(exit, &error))?
+}
+
+fn unusable(exit: ExitStatus, error: &serde_json::Error) -> Failure {
+    let ended = match exit {
+        ExitStatus::Exited(code) => format!("ended with status {code}"),
+        ExitStatus::Signaled(signal) => format!("was killed by signal {signal}"),
+    };
+    Failure::unspecified(format!(
+        "the child doing the work {ended} and left no usable result ({error})"
+    ))
+}
+
+/// The report of a helper: like [`decode`], for a report that carries its own success.
+pub fn decode_report<T: DeserializeOwned>(bytes: &[u8], exit: ExitStatus) -> Result<T, Failure> {
+    serde_json::from_slice(bytes).map_err(|error| unusable(exit, &error))
+}

@@ -1,0 +1,71 @@
+//! The connection to the host: bytes to frames on the way in.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+
+use super::frame::{Decoder, Frame, FrameError, MAX_FROM_HOST};
+use crate::reactor::Registration;
+
+/// Bytes read in one turn, so that a busy host does not keep the loop from its other sources.
+const READ_PER_TURN: usize = 64 * 1024;
+
+/// Both directions of the bridge: one socket, or two pipes (`-use-inouterr`).
+pub struct Connection {
+    incoming: OwnedFd,
+    outgoing: OwnedFd,
+    pub incoming_registration: Registration,
+    pub outgoing_registration: Registration,
+    decoder: Decoder,
+    buffer: Vec<u8>,
+}
+
+/// What reading found besides frames.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Read {
+    Open,
+    /// The host closed the bridge, or it broke.
+    Ended,
+}
+
+impl Connection {
+    /// The descriptors must not block.
+    pub fn new(incoming: OwnedFd, outgoing: OwnedFd) -> Self {
+        Self {
+            incoming,
+            outgoing,
+            incoming_registration: Registration::default(),
+            outgoing_registration: Registration::default(),
+            decoder: Decoder::new(MAX_FROM_HOST),
+            buffer: vec![0; READ_PER_TURN],
+        }
+    }
+
+    pub fn incoming(&self) -> BorrowedFd<'_> {
+        self.incoming.as_fd()
+    }
+
+    pub fn outgoing(&self) -> BorrowedFd<'_> {
+        self.outgoing.as_fd()
+    }
+
+    /// Reads once; whole frames go to `take`.
+    ///
+    /// # Errors
+    /// The host sent a size that no frame has: nothing behind it can be understood.
+    pub fn read(&mut self, mut take: impl FnMut(Frame)) -> Result<Read, FrameError> {
+        match nix::unistd::read(&self.incoming, &mut self.buffer) {
+            Ok(0) => return Ok(Read::Ended),
+            Ok(count) => self.decoder.feed(&self.buffer[..count]),
+            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(Read::Open),
+            Err(errno) => {
+                log::error!("reading the bridge: {errno}");
+                return Ok(Read::Ended);
+            }
+        }
+        while let Some(frame) = self.decoder.next()? {
+            take(frame);
+        }
+        Ok(Read::Open)
+    }
+}

@@ -1,0 +1,199 @@
+//! Create (protocol section 5): register the id, write the bundle, have the engine make the
+//! container up to the point where its init waits to be started.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::fcntl::OFlag;
+use nix::unistd::Pid;
+
+use super::bundle::{self as spec, Prepared};
+use super::container::{Container, InitStreams, State};
+use super::process::Role;
+use super::Host;
+use crate::bridge::codec::Reply;
+use crate::bridge::outbox::Ticket;
+use crate::error::Failure;
+use crate::prot::{HResult, MessageBase, SchemaVersion, VmHostedContainerSettingsV2};
+use crate::runtime::{Order, Report};
+use crate::stdio::Relay;
+
+const PREPARE_LIMIT: Duration = Duration::from_secs(60);
+const ENGINE_LIMIT: Duration = Duration::from_secs(120);
+
+impl Host {
+    pub(super) fn create(
+        &mut self,
+        ticket: Ticket,
+        base: &MessageBase,
+        config: VmHostedContainerSettingsV2,
+    ) {
+        match self.register(base, config) {
+            Err(failure) => self.outbox.answer(ticket, Err(failure)),
+            Ok((id, order)) => self.run(
+                format!("creating container {id:?}"),
+                PREPARE_LIMIT,
+                move || spec::prepare(&order),
+                move |host, result| match result {
+                    Ok(prepared) => host.create_in_engine(ticket, id, prepared),
+                    Err(failure) => host.create_failed(ticket, id, failure),
+                },
+            ),
+        }
+    }
+
+    /// Checks what can be checked without touching anything, then takes the id.
+    fn register(
+        &mut self,
+        base: &MessageBase,
+        config: VmHostedContainerSettingsV2,
+    ) -> Result<(String, spec::Order), Failure> {
+        let id = base.container_id.clone();
+        let invalid = |text: &str| Err(Failure::new(HResult::INVALID_JSON, text));
+        if config.schema_version < SchemaVersion::V2_1 {
+            return invalid("the container document's SchemaVersion is below 2.1 or missing");
+        }
+        let Some(oci) = config.oci_specification else {
+            return invalid("the container document has no OciSpecification");
+        };
+        spec::check_id(&id)?;
+        if self.containers.contains_key(&id) {
+            return Err(Failure::new(
+                HResult::SYSTEM_ALREADY_EXISTS,
+                format!("there is a container {id:?} already"),
+            ));
+        }
+        let bundle = match config.oci_bundle_path.as_str() {
+            "" => PathBuf::from("/run/gcs/c").join(&id),
+            path => PathBuf::from(path),
+        };
+        let scratch = Some(config.scratch_dir_path).filter(|path| !path.is_empty());
+        let container = Container::creating(
+            base.activity_id.clone(),
+            bundle.clone(),
+            scratch.map(Into::into),
+        );
+        self.containers.insert(id.clone(), container);
+        Ok((
+            id.clone(),
+            spec::Order {
+                id,
+                bundle,
+                spec: oci.0,
+            },
+        ))
+    }
+
+    fn create_in_engine(&mut self, ticket: Ticket, id: String, prepared: Prepared) {
+        let Some(container) = self.containers.get_mut(&id) else {
+            return;
+        };
+        container.owns_pid_namespace = prepared.owns_pid_namespace;
+        let streams = if prepared.terminal {
+            Ok(None)
+        } else {
+            Pipes::new().map(Some)
+        };
+        let null = File::options().read(true).write(true).open("/dev/null");
+        let (streams, null) = match (streams, null) {
+            (Ok(streams), Ok(null)) => (streams, OwnedFd::from(null)),
+            (Err(error), _) | (_, Err(error)) => {
+                let text = format!("creating container {id:?}: making its streams: {error}");
+                return self.create_failed(ticket, id, Failure::unspecified(text));
+            }
+        };
+        let (theirs, ours) = streams.map_or((None, None), |p| (Some(p.theirs), Some(p.ours)));
+        let stdio = match &theirs {
+            Some([stdin, stdout, stderr]) => [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
+            None => [null.as_fd(); 3],
+        };
+        let order = Order::Create {
+            id: id.clone(),
+            bundle: container.bundle.clone(),
+            terminal: prepared.terminal,
+        };
+        let doing = format!("creating container {id:?} in the engine");
+        self.run_helper(doing, ENGINE_LIMIT, &order, stdio, move |host, result| {
+            let made = result.and_then(|(report, mut fds)| match (report, ours) {
+                (Report::Failed(failure), _) => Err(failure),
+                (Report::Done { pid: Some(pid) }, Some(streams)) => Ok((pid, streams)),
+                (Report::Done { pid: Some(pid) }, None) if !fds.is_empty() => {
+                    Ok((pid, InitStreams::Terminal(fds.remove(0))))
+                }
+                (Report::Done { .. }, _) => Err(Failure::unspecified(
+                    "the engine's report lacks the pid or the terminal",
+                )),
+            });
+            match made {
+                Ok((pid, streams)) => host.created(ticket, &id, Pid::from_raw(pid), streams),
+                Err(failure) => host.create_failed(ticket, id, failure),
+            }
+        });
+    }
+
+    fn created(&mut self, ticket: Ticket, id: &str, pid: Pid, streams: InitStreams) {
+        let Some(container) = self.containers.get_mut(id) else {
+            return;
+        };
+        container.state = State::Created;
+        container.streams = Some(streams);
+        self.outbox.answer(ticket, Ok(Reply::Created));
+        // Behind the reply: an init that is gone already is reported next.
+        let key = self.adopt(Role::Init(id.to_owned()), pid, Relay::default(), None);
+        if let Some(container) = self.containers.get_mut(id) {
+            container.init = Some(key);
+        }
+    }
+
+    /// Undoes what a failed Create left, then frees the id and answers (P-131, P-093).
+    fn create_failed(&mut self, ticket: Ticket, id: String, failure: Failure) {
+        let Some(container) = self.containers.get(&id) else {
+            return;
+        };
+        let bundle = container.bundle.clone();
+        let name = id.clone();
+        self.run(
+            format!("cleaning up after the failed create of {id:?}"),
+            PREPARE_LIMIT,
+            move || {
+                let engine = crate::runtime::purge(&name);
+                spec::remove_bundle(&bundle).and(engine)
+            },
+            move |host, cleaned: Result<(), Failure>| {
+                if let Err(left) = cleaned {
+                    log::error!("{left}");
+                }
+                host.containers.remove(&id);
+                host.outbox.answer(ticket, Err(failure));
+            },
+        );
+    }
+}
+
+/// Three pipes between an init and its relay; our ends do not block.
+struct Pipes {
+    theirs: [OwnedFd; 3],
+    ours: InitStreams,
+}
+
+impl Pipes {
+    fn new() -> std::io::Result<Self> {
+        let pipe = || nix::unistd::pipe2(OFlag::O_CLOEXEC);
+        let ((in_read, in_write), (out_read, out_write), (err_read, err_write)) =
+            (pipe()?, pipe()?, pipe()?);
+        for fd in [&in_write, &out_read, &err_read] {
+            crate::sys::channel::set_nonblocking(fd.as_fd(), true)?;
+        }
+        let ours = InitStreams::Pipes {
+            stdin: in_write,
+            stdout: out_read,
+            stderr: err_read,
+        };
+        Ok(Self {
+            theirs: [in_read, out_write, err_write],
+            ours,
+        })
+    }
+}

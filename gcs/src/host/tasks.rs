@@ -1,0 +1,218 @@
+//! Tasks under way: each has a deadline, after which its request is answered whatever the
+//! child does, and code that goes on with the result.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{kill, Signal};
+use nix::unistd::Pid;
+use serde::de::DeserializeOwned;
+use serde::Serialize;
+
+use super::{note_poll_error, Child, Deadline, Host, Key, Source};
+use crate::error::Failure;
+use crate::prot::HResult;
+use crate::reactor::{Interest, Registration, TimerKey};
+use crate::sys::process::ExitStatus;
+use crate::task::{self, Channel, Received, Running};
+
+type Then = Box<dyn FnOnce(&mut Host, Result<Finished, Failure>)>;
+
+/// What a task left behind.
+pub struct Finished {
+    bytes: Vec<u8>,
+    pub fds: Vec<OwnedFd>,
+    exit: ExitStatus,
+}
+
+pub struct Task {
+    label: String,
+    pid: Pid,
+    started: Instant,
+    timer: Option<TimerKey>,
+    channel: Option<(OwnedFd, Registration)>,
+    received: Received,
+    exit: Option<ExitStatus>,
+    /// Gone once the request was answered because the deadline came first.
+    then: Option<Then>,
+}
+
+impl Host {
+    /// Runs `job` in a child and goes on with `then`. `doing` names the work in errors.
+    pub fn run<T, J, F>(&mut self, doing: impl Into<String>, limit: Duration, job: J, then: F)
+    where
+        T: Serialize + DeserializeOwned,
+        J: FnOnce() -> Result<T, Failure>,
+        F: FnOnce(&mut Self, Result<T, Failure>) + 'static,
+    {
+        let doing = doing.into();
+        let started = task::fork(job);
+        self.supervise(doing, limit, started, move |host, finished| {
+            then(
+                host,
+                finished.and_then(|f| task::decode::<T>(&f.bytes, f.exit)),
+            );
+        });
+    }
+
+    /// Has the container engine carry out `order` in a process of its own; `then` also gets the
+    /// descriptors that came with the report.
+    pub fn run_helper<T, R, F>(
+        &mut self,
+        doing: impl Into<String>,
+        limit: Duration,
+        order: &T,
+        stdio: [BorrowedFd<'_>; 3],
+        then: F,
+    ) where
+        T: Serialize,
+        R: DeserializeOwned,
+        F: FnOnce(&mut Self, Result<(R, Vec<OwnedFd>), Failure>) + 'static,
+    {
+        let started = task::helper(crate::runtime::APPLET, order, stdio);
+        self.supervise(doing.into(), limit, started, move |host, finished| {
+            let result = finished.and_then(|f| {
+                let report = task::decode_report(&f.bytes, f.exit)?;
+                Ok((report, f.fds))
+            });
+            then(host, result);
+        });
+    }
+
+    fn supervise(
+        &mut self,
+        label: String,
+        limit: Duration,
+        started: std::io::Result<Running>,
+        then: impl FnOnce(&mut Self, Result<Finished, Failure>) + 'static,
+    ) {
+        let Running { pid, channel } = match started {
+            Ok(running) => running,
+            Err(error) => {
+                let failure = Failure::unspecified(format!("{label}: starting a child: {error}"));
+                return then(self, Err(failure));
+            }
+        };
+        let key = self.key();
+        let now = Instant::now();
+        let timer = self.timers.add(now + limit, Deadline::Task(key));
+        let mut registration = Registration::default();
+        let watched = self.poller.watch(
+            &mut registration,
+            channel.as_fd(),
+            Interest::READ,
+            Source::Task(key),
+        );
+        note_poll_error(&label, watched);
+        self.children.insert(pid, Child::Task(key));
+        self.tasks.insert(
+            key,
+            Task {
+                label,
+                pid,
+                started: now,
+                timer: Some(timer),
+                channel: Some((channel, registration)),
+                received: Received::default(),
+                exit: None,
+                then: Some(Box::new(then)),
+            },
+        );
+    }
+
+    pub(super) fn task_ready(&mut self, key: Key) {
+        let Some(task) = self.tasks.get_mut(&key) else {
+            return;
+        };
+        let Some((channel, registration)) = &mut task.channel else {
+            return;
+        };
+        match task.received.read(channel) {
+            Ok(Channel::Open) => return,
+            Ok(Channel::Ended) => {}
+            Err(error) => {
+                log::error!("{}: reading the result: {error}", task.label);
+                task.received.bytes.clear();
+            }
+        }
+        note_poll_error(
+            &task.label,
+            self.poller.forget(registration, channel.as_fd()),
+        );
+        task.channel = None;
+        self.task_settle(key);
+    }
+
+    pub(super) fn task_exited(&mut self, key: Key, status: ExitStatus) {
+        if let Some(task) = self.tasks.get_mut(&key) {
+            task.exit = Some(status);
+            self.task_settle(key);
+        }
+    }
+
+    /// A task is over when it was reaped and its channel is at its end.
+    fn task_settle(&mut self, key: Key) {
+        let over = |task: &Task| task.channel.is_none() && task.exit.is_some();
+        if !self.tasks.get(&key).is_some_and(over) {
+            return;
+        }
+        let Some(task) = self.tasks.remove(&key) else {
+            return;
+        };
+        if let Some(timer) = task.timer {
+            self.timers.cancel(timer);
+        }
+        log::debug!("{} took {:?}", task.label, task.started.elapsed());
+        if let (Some(then), Some(exit)) = (task.then, task.exit) {
+            let Received { bytes, fds } = task.received;
+            then(self, Ok(Finished { bytes, fds, exit }));
+        }
+        if self.tasks.is_empty() {
+            self.unclaimed.clear();
+        }
+    }
+
+    /// The deadline came: the child is killed and the request answered. A child that cannot die
+    /// (stuck in the kernel) stays on the books until it does.
+    pub(super) fn task_overdue(&mut self, key: Key) {
+        let Some(task) = self.tasks.get_mut(&key) else {
+            return;
+        };
+        task.timer = None;
+        kill(task.pid, Signal::SIGKILL).ok();
+        let failure = Failure::new(
+            HResult::TIMEOUT,
+            format!(
+                "{}: not done after {:?}",
+                task.label,
+                task.started.elapsed()
+            ),
+        );
+        log::error!("{failure}");
+        if let Some(then) = task.then.take() {
+            then(self, Err(failure));
+        }
+    }
+
+    pub(super) fn describe_tasks(&self) -> Vec<String> {
+        let line = |task: &Task| {
+            let stuck = if task.then.is_none() {
+                " (overdue, killed)"
+            } else {
+                ""
+            };
+            format!(
+                "pid {} {:?} {}{stuck}",
+                task.pid,
+                task.started.elapsed(),
+                task.label
+            )
+        };
+        self.tasks.values().map(line).collect()
+    }
+
+    /// Kernel stacks of children at work, for the state dump.
+    pub(super) fn task_pids(&self) -> impl Iterator<Item = Pid> + '_ {
+        self.tasks.values().map(|task| task.pid)
+    }
+}

@@ -1,0 +1,281 @@
+//! One standard stream of a process, as a state machine over two descriptors.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{shutdown, Shutdown};
+
+use super::transfer::{PipeEnd, Step, Transfer};
+use crate::reactor::Interest;
+
+/// The two descriptors of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// The connection to the host.
+    Connection,
+    /// The pipe or terminal of the process.
+    Process,
+}
+
+/// A stream between the host and a process.
+pub trait Stream {
+    /// What is awaited of one side; derived from the state.
+    fn interest(&self, side: Side) -> Interest;
+    /// The descriptor of one side, while it is open.
+    fn fd(&self, side: Side) -> Option<BorrowedFd<'_>>;
+    /// One step after readiness was reported. Returns a descriptor that is no longer needed:
+    /// the caller ends its registration, then closes it.
+    #[must_use]
+    fn advance(&mut self) -> Option<(Side, OwnedFd)>;
+    /// The process was reaped.
+    fn finish(&mut self);
+    /// Whether all that has to arrive has arrived.
+    fn is_done(&self) -> bool;
+    /// The state in a word, for the state dump.
+    fn describe(&self) -> String;
+}
+
+/// Stdin: host to process.
+#[derive(Debug)]
+pub struct Input {
+    connection: OwnedFd,
+    /// Gone once the process cannot or need not be given more.
+    process: Option<OwnedFd>,
+    transfer: Transfer,
+    terminal: bool,
+    state: InputState,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum InputState {
+    /// Moving; waits for the side named.
+    Flow(Side),
+    /// The process closed its end: what the host still sends is dropped, so that it can finish.
+    Discard,
+    /// The host closed its end; the connection stays open until the process ended.
+    Ended,
+    Done,
+}
+
+impl Input {
+    /// `process` is the write end of the process's stdin pipe, or its terminal.
+    pub fn new(connection: OwnedFd, process: OwnedFd, terminal: bool) -> Self {
+        let transfer = if terminal {
+            Transfer::buffered()
+        } else {
+            Transfer::Splice(PipeEnd::Sink)
+        };
+        let state = InputState::Flow(Side::Connection);
+        Self {
+            connection,
+            process: Some(process),
+            transfer,
+            terminal,
+            state,
+        }
+    }
+}
+
+impl Stream for Input {
+    fn interest(&self, side: Side) -> Interest {
+        match (side, self.state) {
+            (Side::Connection, InputState::Flow(Side::Connection) | InputState::Discard) => {
+                Interest::READ
+            }
+            (Side::Process, InputState::Flow(Side::Process)) => Interest::WRITE,
+            _ => Interest::NONE,
+        }
+    }
+
+    fn fd(&self, side: Side) -> Option<BorrowedFd<'_>> {
+        match side {
+            Side::Connection => Some(self.connection.as_fd()),
+            Side::Process => self.process.as_ref().map(AsFd::as_fd),
+        }
+    }
+
+    fn advance(&mut self) -> Option<(Side, OwnedFd)> {
+        match (self.state, &self.process) {
+            (InputState::Flow(_), Some(process)) => {
+                match self.transfer.step(self.connection.as_fd(), process.as_fd()) {
+                    Step::Moved | Step::SourceEmpty => {
+                        self.state = InputState::Flow(Side::Connection);
+                        None
+                    }
+                    Step::SinkFull => {
+                        self.state = InputState::Flow(Side::Process);
+                        None
+                    }
+                    // A terminal hears nothing of an end of file: no ^D is made up for it.
+                    Step::SourceEnd | Step::SourceFailed(_) => {
+                        self.state = InputState::Ended;
+                        if self.terminal {
+                            None
+                        } else {
+                            self.process.take().map(|fd| (Side::Process, fd))
+                        }
+                    }
+                    Step::SinkFailed(_) => {
+                        self.state = InputState::Discard;
+                        self.process.take().map(|fd| (Side::Process, fd))
+                    }
+                }
+            }
+            (InputState::Discard, _) => {
+                match self.transfer.discard(self.connection.as_fd()) {
+                    Step::SourceEnd | Step::SourceFailed(_) => self.state = InputState::Ended,
+                    _ => {}
+                }
+                None
+            }
+            _ => None,
+        }
+    }
+
+    /// The process ended: tells the host that nobody reads any more.
+    fn finish(&mut self) {
+        // Fails when the host closed already.
+        shutdown(self.connection.as_raw_fd(), Shutdown::Read).ok();
+        self.state = InputState::Done;
+    }
+
+    fn is_done(&self) -> bool {
+        self.state == InputState::Done
+    }
+
+    fn describe(&self) -> String {
+        format!("{:?}", self.state)
+    }
+}
+
+/// Stdout or stderr: process to host.
+#[derive(Debug)]
+pub struct Output {
+    process: OwnedFd,
+    /// None when the stream was not asked for or its connection broke: output is dropped.
+    connection: Option<OwnedFd>,
+    transfer: Transfer,
+    terminal: bool,
+    exited: bool,
+    state: OutputState,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OutputState {
+    /// Moving; waits for the side named.
+    Flow(Side),
+    /// Nobody has the terminal open now; someone may open it again while the process lives.
+    HungUp,
+    /// All is written; the host's close tells that it has read it.
+    HalfClosed,
+    Done,
+}
+
+impl Output {
+    /// `process` is the read end of the process's pipe, or its terminal.
+    pub fn new(process: OwnedFd, connection: Option<OwnedFd>, terminal: bool) -> Self {
+        let transfer = if terminal {
+            Transfer::buffered()
+        } else {
+            Transfer::Splice(PipeEnd::Source)
+        };
+        let state = OutputState::Flow(Side::Process);
+        Self {
+            process,
+            connection,
+            transfer,
+            terminal,
+            exited: false,
+            state,
+        }
+    }
+
+    fn end_of_output(&mut self) {
+        self.state = match &self.connection {
+            // A terminal's stream has no closing handshake.
+            Some(connection) if !self.terminal => {
+                match shutdown(connection.as_raw_fd(), Shutdown::Write) {
+                    Ok(()) => OutputState::HalfClosed,
+                    Err(_) => OutputState::Done,
+                }
+            }
+            _ => OutputState::Done,
+        };
+    }
+}
+
+impl Stream for Output {
+    fn interest(&self, side: Side) -> Interest {
+        match (side, self.state) {
+            (Side::Process, OutputState::Flow(Side::Process)) => Interest::READ,
+            (Side::Connection, OutputState::Flow(Side::Connection)) => Interest::WRITE,
+            (Side::Connection, OutputState::HalfClosed) => Interest::READ,
+            _ => Interest::NONE,
+        }
+    }
+
+    fn fd(&self, side: Side) -> Option<BorrowedFd<'_>> {
+        match side {
+            Side::Connection => self.connection.as_ref().map(AsFd::as_fd),
+            Side::Process => Some(self.process.as_fd()),
+        }
+    }
+
+    fn advance(&mut self) -> Option<(Side, OwnedFd)> {
+        match self.state {
+            OutputState::Flow(_) => {
+                let step = match &self.connection {
+                    Some(connection) => {
+                        self.transfer.step(self.process.as_fd(), connection.as_fd())
+                    }
+                    None => self.transfer.discard(self.process.as_fd()),
+                };
+                match step {
+                    Step::Moved | Step::SourceEmpty => {
+                        self.state = OutputState::Flow(Side::Process);
+                        None
+                    }
+                    Step::SinkFull => {
+                        self.state = OutputState::Flow(Side::Connection);
+                        None
+                    }
+                    Step::SourceFailed(Errno::EIO) if self.terminal && !self.exited => {
+                        self.state = OutputState::HungUp;
+                        None
+                    }
+                    Step::SourceEnd | Step::SourceFailed(_) => {
+                        self.end_of_output();
+                        None
+                    }
+                    Step::SinkFailed(errno) => {
+                        log::warn!("a stdio connection broke, further output is dropped: {errno}");
+                        self.state = OutputState::Flow(Side::Process);
+                        self.connection.take().map(|fd| (Side::Connection, fd))
+                    }
+                }
+            }
+            OutputState::HalfClosed => {
+                // End of file is expected; data or an error changes nothing.
+                self.state = OutputState::Done;
+                None
+            }
+            OutputState::HungUp | OutputState::Done => None,
+        }
+    }
+
+    /// The process was reaped. Pipes end by themselves when their last writer is gone.
+    fn finish(&mut self) {
+        self.exited = true;
+        if self.state == OutputState::HungUp {
+            self.state = OutputState::Flow(Side::Process);
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.state == OutputState::Done
+    }
+
+    fn describe(&self) -> String {
+        format!("{:?}", self.state)
+    }
+}

@@ -1,0 +1,131 @@
+//! One step of moving bytes between two non-blocking descriptors: by `splice(2)` where the
+//! kernel can, through a bounded buffer where it cannot (terminals).
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{splice, SpliceFFlags};
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+use nix::unistd::{read, write};
+
+/// Bytes moved in one step at most: one turn of the loop serves every stream once.
+pub const STEP: usize = 64 * 1024;
+
+/// How one step ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    Moved,
+    /// Nothing to read now.
+    SourceEmpty,
+    /// No room to write now.
+    SinkFull,
+    SourceEnd,
+    SourceFailed(Errno),
+    SinkFailed(Errno),
+}
+
+/// Which end is a pipe; decides whose error an error is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PipeEnd {
+    Source,
+    Sink,
+}
+
+/// The state between two steps.
+#[derive(Debug)]
+pub enum Transfer {
+    Splice(PipeEnd),
+    Buffer { bytes: Vec<u8>, start: usize },
+}
+
+impl Transfer {
+    pub fn buffered() -> Self {
+        Self::Buffer {
+            bytes: Vec::new(),
+            start: 0,
+        }
+    }
+
+    /// Moves what can be moved now, [`STEP`] bytes at most.
+    pub fn step(&mut self, source: BorrowedFd<'_>, sink: BorrowedFd<'_>) -> Step {
+        match self {
+            Self::Splice(pipe) => match splice_once(*pipe, source, sink) {
+                Some(step) => step,
+                None => {
+                    *self = Self::buffered();
+                    self.step(source, sink)
+                }
+            },
+            Self::Buffer { bytes, start } => buffer_once(bytes, start, source, sink),
+        }
+    }
+
+    /// Drops what was read but not yet written, then one step's worth of `source`.
+    pub fn discard(&mut self, source: BorrowedFd<'_>) -> Step {
+        let mut scratch = [0; 4096];
+        match read(source, &mut scratch) {
+            Ok(0) => Step::SourceEnd,
+            Ok(_) => Step::Moved,
+            Err(Errno::EAGAIN | Errno::EINTR) => Step::SourceEmpty,
+            Err(errno) => Step::SourceFailed(errno),
+        }
+    }
+}
+
+/// `None`: the kernel cannot splice these two.
+fn splice_once(pipe: PipeEnd, source: BorrowedFd<'_>, sink: BorrowedFd<'_>) -> Option<Step> {
+    let flags = SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK;
+    Some(match splice(source, None, sink, None, STEP, flags) {
+        Ok(0) => Step::SourceEnd,
+        Ok(_) => Step::Moved,
+        Err(Errno::EINVAL) => return None,
+        // EAGAIN does not tell which end is not ready.
+        Err(Errno::EAGAIN | Errno::EINTR) if readable(source) => Step::SinkFull,
+        Err(Errno::EAGAIN | Errno::EINTR) => Step::SourceEmpty,
+        Err(errno) if pipe == PipeEnd::Source || errno == Errno::EPIPE => Step::SinkFailed(errno),
+        Err(errno) => Step::SourceFailed(errno),
+    })
+}
+
+fn readable(fd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+    // A zero time-out: asks, never waits.
+    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
+}
+
+fn buffer_once(
+    bytes: &mut Vec<u8>,
+    start: &mut usize,
+    source: BorrowedFd<'_>,
+    sink: BorrowedFd<'_>,
+) -> Step {
+    if *start == bytes.len() {
+        bytes.resize(STEP, 0);
+        *start = 0;
+        let step = match read(source, bytes) {
+            Ok(0) => Step::SourceEnd,
+            Ok(count) => {
+                bytes.truncate(count);
+                Step::Moved
+            }
+            Err(Errno::EAGAIN | Errno::EINTR) => Step::SourceEmpty,
+            Err(errno) => Step::SourceFailed(errno),
+        };
+        if step != Step::Moved {
+            bytes.clear();
+            return step;
+        }
+    }
+    match write(sink, &bytes[*start..]) {
+        Ok(count) => {
+            *start += count;
+            if *start < bytes.len() {
+                Step::SinkFull
+            } else {
+                Step::Moved
+            }
+        }
+        Err(Errno::EAGAIN | Errno::EINTR) => Step::SinkFull,
+        Err(errno) => Step::SinkFailed(errno),
+    }
+}

@@ -1,0 +1,274 @@
+//! Making children: fork for tasks, fork + exec for programs. The process has one thread, so
+//! the child of a fork may allocate and run any code.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::sys::resource::{setrlimit, Resource};
+use nix::sys::signal::{SigSet, SigmaskHow};
+use nix::unistd::{ForkResult, Pid};
+
+/// Lowest number used while descriptors are shuffled, above all final numbers.
+const SHUFFLE_BASE: RawFd = 32;
+
+/// How a program is started. Descriptor `i` of `fds` becomes number `i`; all others are closed.
+pub struct Program<'a> {
+    /// Paths tried in order, as `execvp` would: the first that exists is taken.
+    pub candidates: &'a [CString],
+    pub argv: &'a [CString],
+    pub env: &'a [CString],
+    pub cwd: Option<&'a CStr>,
+    pub fds: &'a [BorrowedFd<'a>],
+    /// New session; descriptor 0 becomes its controlling terminal.
+    pub controlling_terminal: bool,
+}
+
+/// What the child was doing when it could not become the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    Descriptors,
+    Terminal,
+    Directory,
+    Exec,
+}
+
+/// Why a program did not start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StartFailure {
+    pub stage: Stage,
+    pub errno: Errno,
+}
+
+impl StartFailure {
+    const SIZE: usize = 5;
+
+    fn to_bytes(self) -> [u8; Self::SIZE] {
+        let [a, b, c, d] = (self.errno as i32).to_le_bytes();
+        [self.stage as u8, a, b, c, d]
+    }
+
+    /// Reads what came over the status pipe: nothing means that the program runs.
+    pub fn from_status(bytes: &[u8]) -> Option<Self> {
+        let [stage, a, b, c, d] = *bytes.first_chunk::<{ Self::SIZE }>()?;
+        let stage = match stage {
+            0 => Stage::Descriptors,
+            1 => Stage::Terminal,
+            2 => Stage::Directory,
+            _ => Stage::Exec,
+        };
+        Some(Self {
+            stage,
+            errno: Errno::from_raw(i32::from_le_bytes([a, b, c, d])),
+        })
+    }
+}
+
+/// Forks and returns in the parent; the child runs `body`, whose result is its exit status.
+/// The child has an empty signal mask, default dispositions, only the descriptors `keep`
+/// (by their numbers) and the kernel's usual chance in an out-of-memory kill.
+pub fn fork_child(keep: &[BorrowedFd<'_>], body: impl FnOnce() -> i32) -> io::Result<Pid> {
+    // SAFETY: the process is single-threaded (crate rule, checked by clippy's ban on threads),
+    // so the child sees consistent memory and may do anything.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => Ok(child),
+        ForkResult::Child => {
+            reset_inherited_state();
+            close_all_but(keep);
+            // What the parent logs into is closed here; a record must not hit a reused number.
+            log::set_max_level(log::LevelFilter::Off);
+            let status =
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).unwrap_or(101);
+            exit_now(status)
+        }
+    }
+}
+
+/// Starts `program`. The second value is the status pipe: end of file without data when the
+/// program runs, else the bytes of a [`StartFailure`]. Never waits for the exec.
+pub fn start(program: &Program<'_>) -> io::Result<(Pid, OwnedFd)> {
+    let (status_read, status_write) =
+        nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC | nix::fcntl::OFlag::O_NONBLOCK)?;
+    // SAFETY: single-threaded, see `fork_child`.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => Ok((child, status_read)),
+        ForkResult::Child => {
+            let failure = become_program(program, &status_write);
+            let bytes = failure.to_bytes();
+            // Five bytes into an empty pipe: all or, when the parent is gone, nothing.
+            nix::unistd::write(&status_write, &bytes).ok();
+            exit_now(127)
+        }
+    }
+}
+
+fn become_program(program: &Program<'_>, status: &OwnedFd) -> StartFailure {
+    let fail = |stage| move |errno| StartFailure { stage, errno };
+    reset_inherited_state();
+    if let Err(failure) = place_descriptors(program.fds, status).map_err(fail(Stage::Descriptors)) {
+        return failure;
+    }
+    if program.controlling_terminal {
+        // SAFETY: TIOCSCTTY takes an integer argument; descriptor 0 was just placed.
+        let controlled = nix::unistd::setsid()
+            .and_then(|_| Errno::result(unsafe { libc::ioctl(0, libc::TIOCSCTTY as _, 0) }));
+        if let Err(failure) = controlled.map_err(fail(Stage::Terminal)) {
+            return failure;
+        }
+    }
+    if let Some(cwd) = program.cwd {
+        if let Err(failure) = nix::unistd::chdir(cwd).map_err(fail(Stage::Directory)) {
+            return failure;
+        }
+    }
+    // The wish "not found" is weaker than what a found but unusable file says, as in execvp(3).
+    let mut reason = Errno::ENOENT;
+    for path in program.candidates {
+        let Err(errno) = nix::unistd::execve(path, program.argv, program.env);
+        match errno {
+            Errno::ENOENT | Errno::ENOTDIR => {}
+            Errno::EACCES => reason = errno,
+            _ => {
+                reason = errno;
+                break;
+            }
+        }
+    }
+    StartFailure {
+        stage: Stage::Exec,
+        errno: reason,
+    }
+}
+
+/// Puts `fds[i]` at number `i` and marks everything above, but `status`, close-on-exec.
+fn place_descriptors(fds: &[BorrowedFd<'_>], status: &OwnedFd) -> nix::Result<()> {
+    debug_assert!(fds.len() < SHUFFLE_BASE as usize);
+    let mut copies = Vec::with_capacity(fds.len());
+    for fd in fds {
+        // Out of the way first, so that placing one cannot overwrite another's source.
+        // SAFETY: F_DUPFD_CLOEXEC yields a new descriptor or -1.
+        let raw = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, SHUFFLE_BASE) };
+        copies.push(Errno::result(raw)?);
+    }
+    // SAFETY: as above; the status pipe must survive the placing too.
+    let status_copy = Errno::result(unsafe {
+        libc::fcntl(status.as_raw_fd(), libc::F_DUPFD_CLOEXEC, SHUFFLE_BASE)
+    })?;
+    for (number, copy) in copies.iter().enumerate() {
+        let number = number as RawFd; // below SHUFFLE_BASE
+                                      // SAFETY: dup2 onto a low number; whatever was there belongs to this child alone.
+        Errno::result(unsafe { libc::dup2(*copy, number) })?;
+    }
+    if status.as_raw_fd() < fds.len() as RawFd {
+        // The pipe's own number was overwritten: its owner writes to that number, so the
+        // report would go astray. Start children with 0..2 open and this cannot happen.
+        // SAFETY: plain close of a copy.
+        unsafe { libc::close(status_copy) };
+        return Err(Errno::EBADF);
+    }
+    // SAFETY: only sets a flag on descriptors of this child.
+    Errno::result(unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            fds.len() as libc::c_uint,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC as libc::c_uint,
+        )
+    })?;
+    Ok(())
+}
+
+/// Undoes what PID 1 set up for itself and what a program must not inherit (P-181).
+fn reset_inherited_state() {
+    for number in 1..=64 {
+        if number == libc::SIGKILL || number == libc::SIGSTOP {
+            continue;
+        }
+        // SAFETY: setting the default disposition; unknown numbers only fail.
+        unsafe { libc::signal(number, libc::SIG_DFL) };
+    }
+    nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).ok();
+    // PID 1 is exempt from out-of-memory kills, its children are not.
+    std::fs::write("/proc/self/oom_score_adj", "0").ok();
+    setrlimit(Resource::RLIMIT_NOFILE, 1024, 1_048_576).ok();
+}
+
+fn close_all_but(keep: &[BorrowedFd<'_>]) {
+    let mut numbers: Vec<RawFd> = keep.iter().map(|fd| fd.as_raw_fd()).collect();
+    numbers.sort_unstable();
+    let mut first = 3;
+    for number in numbers {
+        if number > first {
+            close_range(first, number - 1);
+        }
+        first = first.max(number + 1);
+    }
+    close_range(first, RawFd::MAX);
+}
+
+fn close_range(first: RawFd, last: RawFd) {
+    // SAFETY: only called in a fresh child, which uses none of these descriptors.
+    unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            first as libc::c_uint,
+            last as libc::c_uint,
+            0,
+        )
+    };
+}
+
+fn exit_now(status: i32) -> ! {
+    // SAFETY: no destructors or buffers of the parent may run in the child.
+    unsafe { libc::_exit(status) }
+}
+
+/// Makes orphans below this process its children, so that their exits can be collected.
+pub fn become_subreaper() -> io::Result<()> {
+    // SAFETY: integer arguments only.
+    Errno::result(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) })?;
+    Ok(())
+}
+
+/// The next exited child, if one waits: the only `waitpid` of the service.
+pub fn reap_one() -> nix::Result<Option<(Pid, ExitStatus)>> {
+    let mut status = 0;
+    // SAFETY: `status` outlives the call.
+    match Errno::result(unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) }) {
+        Ok(0) | Err(Errno::ECHILD) => Ok(None),
+        Ok(pid) => Ok(Some((Pid::from_raw(pid), ExitStatus::from_wait(status)))),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExitStatus {
+    Exited(u8),
+    Signaled(i32),
+}
+
+impl ExitStatus {
+    fn from_wait(status: i32) -> Self {
+        if libc::WIFSIGNALED(status) {
+            Self::Signaled(libc::WTERMSIG(status))
+        } else {
+            Self::Exited(libc::WEXITSTATUS(status) as u8)
+        }
+    }
+
+    /// `ExitCode` on the wire (protocol section 6.7): the status, or 128 + signal.
+    pub fn code(self) -> u32 {
+        match self {
+            Self::Exited(code) => u32::from(code),
+            Self::Signaled(signal) => 128 + signal.unsigned_abs(),
+        }
+    }
+}
+
+/// `kill(2)` with any number the host sent; the kernel refuses what is none.
+pub fn kill(pid: Pid, signal: i32) -> Result<(), Errno> {
+    // SAFETY: integer arguments only.
+    Errno::result(unsafe { libc::kill(pid.as_raw(), signal) }).map(drop)
+}
