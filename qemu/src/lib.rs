@@ -1,4 +1,12 @@
 //! The host side of a Linux utility VM: starts QEMU, carries its vsock, and plays the Windows
 //! host towards the guest. The command `uvm` is a thin layer over this library.
 
+pub mod choice;
+pub mod console;
 pub mod host;
+pub mod private_dir;
+pub mod profile;
+pub mod qmp;
+mod sys;
+pub mod uvm;
+pub mod vm;

@@ -58,6 +58,8 @@ pub struct HostConfig {
 /// When the guest's connections came, from the start of the listeners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Connected {
+    /// When the listeners were there.
+    pub started: Instant,
     pub entropy: Option<Duration>,
     pub log: Option<Duration>,
     pub bridge: Duration,
@@ -140,6 +142,7 @@ impl Host {
             limit,
             |state| {
                 Some(Connected {
+                    started,
                     entropy: state.entropy_at.map(since),
                     log: state.log_at.map(since),
                     bridge: since(state.bridge_at?),
@@ -151,6 +154,12 @@ impl Host {
     /// Ends the run from outside: QEMU's exit, a panic on the console, the tool's own end.
     pub fn end(&self, end: End) {
         self.shared().end(end);
+    }
+
+    /// `end` for a thread that must not keep the host alive.
+    pub fn ender(&self) -> impl Fn(End) + Send + Sync + 'static {
+        let shared = self.shared().clone();
+        move |end| shared.end(end)
     }
 
     /// Why the run ended, if it did.

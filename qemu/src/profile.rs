@@ -1,0 +1,369 @@
+//! A VM as data, and the pure way from there to QEMU's command line.
+
+use std::ffi::OsString;
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+/// The machine types worth having (design: q35 for SCSI on PCI, microvm for start time).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Machine {
+    Q35,
+    Microvm,
+}
+
+/// What runs the guest's instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accel {
+    Tcg,
+    Kvm,
+}
+
+impl Accel {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcg => "tcg",
+            Self::Kvm => "kvm",
+        }
+    }
+}
+
+/// How the guest's vsock reaches the host; `Auto` takes the kernel's when it is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum VsockWish {
+    Auto,
+    /// The vhost-user device of this crate.
+    Device,
+    /// `/dev/vhost-vsock`.
+    Kernel,
+    /// No vsock at all; for tests of the VM alone.
+    None,
+}
+
+/// The two forms of protocol.md 10.3.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum BootForm {
+    /// `/bin/vsockexec -e 109 /bin/gcs ...`
+    Vsockexec,
+    /// `sh -c "/bin/vsockexec ... & exec sh"`, what a host with a console sends.
+    Shell,
+}
+
+/// A disk that is there from the start, on controller 0 at its place in the list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ColdDisk {
+    pub path: PathBuf,
+    pub format: String,
+    pub read_only: bool,
+}
+
+/// Everything about a VM that can be chosen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Profile {
+    pub machine: Machine,
+    pub memory_mib: u32,
+    pub cpus: u32,
+    /// A PVH `vmlinux` or a bzImage.
+    pub kernel: PathBuf,
+    pub initrd: Option<PathBuf>,
+    pub form: BootForm,
+    /// `-loglevel` of the service.
+    pub guest_log_level: String,
+    /// More flags for the service.
+    pub service_flags: Vec<String>,
+    /// More kernel options, behind ours, as a host's user options.
+    pub kernel_options: Vec<String>,
+    /// Everything on the kernel line from `--` on, instead of ours.
+    pub init_line: Option<String>,
+    /// The kernel talks to the serial console, so that a panic is seen.
+    pub serial_console: bool,
+    /// All kernel messages on the console instead of `quiet`.
+    pub verbose_boot: bool,
+    /// Of the host in kHz; a microvm that has to measure it hangs now and then.
+    pub tsc_khz: Option<u64>,
+    pub vsock: VsockWish,
+    /// SCSI controllers, 1 to 4.
+    pub controllers: u8,
+    pub disks: Vec<ColdDisk>,
+    /// Keeps the serial console; otherwise it goes with the private directory.
+    pub console_log: Option<PathBuf>,
+    /// More arguments for QEMU.
+    pub qemu_arguments: Vec<String>,
+}
+
+impl Profile {
+    pub fn new(kernel: impl Into<PathBuf>, initrd: Option<PathBuf>) -> Self {
+        Self {
+            machine: Machine::Q35,
+            memory_mib: 256,
+            cpus: 1,
+            kernel: kernel.into(),
+            initrd,
+            form: BootForm::Vsockexec,
+            guest_log_level: "debug".into(),
+            service_flags: Vec::new(),
+            kernel_options: Vec::new(),
+            init_line: None,
+            serial_console: true,
+            verbose_boot: false,
+            tsc_khz: None,
+            vsock: VsockWish::Auto,
+            controllers: 1,
+            disks: Vec::new(),
+            console_log: None,
+            qemu_arguments: Vec::new(),
+        }
+    }
+}
+
+/// The vsock that was chosen for this start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VsockWire {
+    None,
+    /// The socket of a vhost-user-vsock device.
+    Device(PathBuf),
+    /// The kernel's, with the guest's CID.
+    Kernel {
+        cid: u32,
+    },
+}
+
+/// What only the start knows: the two sockets that QEMU inherits, and the choices made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wiring {
+    pub accel: Accel,
+    pub vsock: VsockWire,
+    pub qmp: RawFd,
+    pub console: RawFd,
+}
+
+/// The kernel line: protocol.md 10.3 for a VM without VPCI, but with what QEMU needs. No
+/// `pci=off`, because the devices are on PCI.
+pub fn kernel_line(profile: &Profile) -> String {
+    let mut words: Vec<String> = Vec::new();
+    if profile.serial_console {
+        words.push("8250_core.nr_uarts=1 8250_core.skip_txen_test=1 console=ttyS0,115200".into());
+    } else {
+        words.push("8250_core.nr_uarts=0".into());
+    }
+    words.push("panic=-1".into());
+    if !profile.verbose_boot {
+        words.push("quiet".into());
+    }
+    match (profile.machine, profile.tsc_khz) {
+        // Skips a calibration that takes 0.2 s under TCG.
+        (Machine::Q35, _) => words.push("nolapic_timer".into()),
+        (Machine::Microvm, Some(khz)) => words.push(format!("tsc_early_khz={khz}")),
+        (Machine::Microvm, None) => {}
+    }
+    words.extend(profile.kernel_options.iter().cloned());
+    words.push(format!("nr_cpus={} brd.rd_nr=0 pmtmr=0 --", profile.cpus));
+    words.push(
+        profile
+            .init_line
+            .clone()
+            .unwrap_or_else(|| init_line(profile)),
+    );
+    words.join(" ")
+}
+
+fn init_line(profile: &Profile) -> String {
+    let mut service = format!(
+        "/bin/vsockexec -e 109 /bin/gcs -v4 -log-format json -loglevel {}",
+        profile.guest_log_level
+    );
+    for flag in &profile.service_flags {
+        service.push(' ');
+        service.push_str(flag);
+    }
+    match profile.form {
+        BootForm::Vsockexec => format!("-e 1 {service}"),
+        BootForm::Shell => format!("-e 1 sh -c \"{service} & exec sh\""),
+    }
+}
+
+/// QEMU's arguments, without the program's name.
+pub fn command_line(profile: &Profile, wiring: &Wiring) -> Vec<OsString> {
+    let mut args: Vec<OsString> = Vec::new();
+    let mut push = |words: &[&str]| args.extend(words.iter().map(OsString::from));
+    let memory = format!("{}M", profile.memory_mib);
+    let machine = match profile.machine {
+        Machine::Q35 => "q35",
+        Machine::Microvm => "microvm",
+    };
+    let pci = profile.machine == Machine::Q35;
+
+    push(&[
+        "-nodefaults",
+        "-no-user-config",
+        "-no-reboot",
+        "-display",
+        "none",
+    ]);
+    // vhost-user needs memory that another process can map.
+    push(&[
+        "-object",
+        &format!("memory-backend-memfd,id=mem0,size={memory},share=on"),
+    ]);
+    push(&[
+        "-machine",
+        &format!(
+            "{machine},accel={},memory-backend=mem0",
+            wiring.accel.name()
+        ),
+    ]);
+    if wiring.accel == Accel::Kvm {
+        push(&["-cpu", "host"]);
+    }
+    push(&["-m", &memory, "-smp", &profile.cpus.to_string()]);
+    if !pci {
+        push(&["-global", "virtio-mmio.force-legacy=false"]);
+    }
+    push(&["-chardev", &format!("socket,id=qmp,fd={}", wiring.qmp)]);
+    push(&["-mon", "chardev=qmp,mode=control"]);
+    push(&[
+        "-chardev",
+        &format!("socket,id=console,fd={}", wiring.console),
+    ]);
+    push(&["-serial", "chardev:console"]);
+
+    let bus = if pci { "pci" } else { "device" };
+    for controller in 0..profile.controllers {
+        push(&["-device", &format!("virtio-scsi-{bus},id=scsi{controller}")]);
+    }
+    for (lun, disk) in profile.disks.iter().enumerate() {
+        let path = escape(&disk.path.to_string_lossy());
+        let read_only = if disk.read_only { "on" } else { "off" };
+        push(&[
+            "-blockdev",
+            &format!(
+                "driver={},node-name=cold{lun},read-only={read_only},file.driver=file,\
+             file.filename={path},file.locking=off",
+                disk.format
+            ),
+        ]);
+        push(&[
+            "-device",
+            &format!(
+                "scsi-hd,id=cold{lun},drive=cold{lun},bus=scsi0.0,channel=0,scsi-id=0,lun={lun}"
+            ),
+        ]);
+    }
+    match &wiring.vsock {
+        VsockWire::None => {}
+        VsockWire::Device(socket) => {
+            let path = escape(&socket.to_string_lossy());
+            push(&["-chardev", &format!("socket,id=vsock,path={path}")]);
+            push(&["-device", &format!("vhost-user-vsock-{bus},chardev=vsock")]);
+        }
+        VsockWire::Kernel { cid } => {
+            push(&["-device", &format!("vhost-vsock-{bus},guest-cid={cid}")]);
+        }
+    }
+    push(&["-append", &kernel_line(profile)]);
+    args.extend(["-kernel".into(), profile.kernel.clone().into_os_string()]);
+    if let Some(initrd) = &profile.initrd {
+        args.extend(["-initrd".into(), initrd.clone().into_os_string()]);
+    }
+    args.extend(profile.qemu_arguments.iter().map(OsString::from));
+    args
+}
+
+/// A comma ends an option's value unless doubled.
+fn escape(value: &str) -> String {
+    value.replace(',', ",,")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(profile: &Profile, vsock: VsockWire) -> String {
+        let wiring = Wiring {
+            accel: Accel::Tcg,
+            vsock,
+            qmp: 7,
+            console: 8,
+        };
+        let args = command_line(profile, &wiring);
+        args.iter()
+            .map(|a| a.to_string_lossy())
+            .collect::<Vec<_>>()
+            .join("\n")
+    }
+
+    #[test]
+    fn a_plain_vm_is_this_command_line() {
+        let profile = Profile::new("/k/vmlinux", Some("/k/initrd.img".into()));
+        let expected = "\
+-nodefaults
+-no-user-config
+-no-reboot
+-display
+none
+-object
+memory-backend-memfd,id=mem0,size=256M,share=on
+-machine
+q35,accel=tcg,memory-backend=mem0
+-m
+256M
+-smp
+1
+-chardev
+socket,id=qmp,fd=7
+-mon
+chardev=qmp,mode=control
+-chardev
+socket,id=console,fd=8
+-serial
+chardev:console
+-device
+virtio-scsi-pci,id=scsi0
+-chardev
+socket,id=vsock,path=/t/a,,b
+-device
+vhost-user-vsock-pci,chardev=vsock
+-append
+8250_core.nr_uarts=1 8250_core.skip_txen_test=1 console=ttyS0,115200 panic=-1 quiet \
+nolapic_timer nr_cpus=1 brd.rd_nr=0 pmtmr=0 -- -e 1 /bin/vsockexec -e 109 /bin/gcs -v4 \
+-log-format json -loglevel debug
+-kernel
+/k/vmlinux
+-initrd
+/k/initrd.img";
+        assert_eq!(text(&profile, VsockWire::Device("/t/a,b".into())), expected);
+    }
+
+    #[test]
+    fn options_show() {
+        let mut profile = Profile::new("/k/bzImage", None);
+        profile.machine = Machine::Microvm;
+        profile.tsc_khz = Some(2_000_000);
+        profile.memory_mib = 64;
+        profile.cpus = 2;
+        profile.controllers = 4;
+        profile.form = BootForm::Shell;
+        profile.service_flags = vec!["-scrub-logs".into()];
+        profile.kernel_options = vec!["gcs.cgroup=v1".into()];
+        profile.serial_console = false;
+        profile.disks = vec![ColdDisk {
+            path: "/d".into(),
+            format: "raw".into(),
+            read_only: true,
+        }];
+        let text = text(&profile, VsockWire::Kernel { cid: 9 });
+        for part in [
+            "microvm,accel=tcg,memory-backend=mem0",
+            "virtio-mmio.force-legacy=false",
+            "virtio-scsi-device,id=scsi3",
+            "vhost-vsock-device,guest-cid=9",
+            "driver=raw,node-name=cold0,read-only=on,file.driver=file,file.filename=/d",
+            "scsi-hd,id=cold0,drive=cold0,bus=scsi0.0,channel=0,scsi-id=0,lun=0",
+            "8250_core.nr_uarts=0 panic=-1 quiet tsc_early_khz=2000000 gcs.cgroup=v1 nr_cpus=2 \
+             brd.rd_nr=0 pmtmr=0 -- -e 1 sh -c \"/bin/vsockexec -e 109 /bin/gcs -v4 -log-format \
+             json -loglevel debug -scrub-logs & exec sh\"",
+        ] {
+            assert!(text.contains(part), "{part:?} is not in\n{text}");
+        }
+        assert!(!text.contains("-initrd") && !text.contains("nolapic_timer"));
+    }
+}

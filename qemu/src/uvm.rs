@@ -1,0 +1,310 @@
+//! A utility VM, whole: QEMU, its vsock, and the fake host, from one [`Profile`].
+//!
+//! ```no_run
+//! # use qemu::{profile::Profile, uvm::Uvm};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let vm = Uvm::boot(Profile::new("out/vmlinux", Some("out/initrd.img".into())))?;
+//! let out = vm.external(&["/bin/true"]).run()?;
+//! assert_eq!(out.code, 0);
+//! vm.power_off()?;
+//! # Ok(()) }
+//! ```
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::choice::{self, AccelWish, VsockKind};
+use crate::host::{Disk, End, Host, HostConfig, HostError, LogSink, Transport};
+use crate::private_dir::PrivateDir;
+use crate::profile::{Profile, VsockWire};
+use crate::qmp::{Place, QmpError};
+use crate::vm::{Vm, VmError};
+
+/// A real host gives entropy, log and bridge this long (protocol.md 11.1).
+const BOOT_LIMIT: Duration = Duration::from_secs(120);
+/// Power-off takes some 30 ms; the guest may sync for a few seconds.
+const POWER_OFF_LIMIT: Duration = Duration::from_secs(60);
+const UNPLUG_LIMIT: Duration = Duration::from_secs(60);
+const LUNS: u8 = 64;
+/// Console lines shown when the guest does not come up.
+const SHOWN: usize = 15;
+
+#[derive(Debug, thiserror::Error)]
+pub enum UvmError {
+    #[error(transparent)]
+    Vm(#[from] VmError),
+    #[error(transparent)]
+    Host(#[from] HostError),
+    #[error("{source}; the console's last lines:\n{console}")]
+    NotReady { source: HostError, console: String },
+    #[error("a private directory for the VM: {0}")]
+    Dir(std::io::Error),
+    #[error("the vsock device: {0}")]
+    Vsock(String),
+    #[error("the disk {file}: {source}")]
+    Disk { file: String, source: QmpError },
+    #[error("all places for disks are taken")]
+    NoPlace,
+}
+
+/// How to boot; the profile says what.
+pub struct BootOptions {
+    pub accel: AccelWish,
+    pub strict: bool,
+    pub log_sink: Option<LogSink>,
+    /// Send what a real host always sends: NegotiateProtocol and the SecurityPolicy request.
+    pub negotiate: bool,
+    pub limit: Duration,
+}
+
+impl Default for BootOptions {
+    fn default() -> Self {
+        Self {
+            accel: AccelWish::default(),
+            strict: true,
+            log_sink: None,
+            negotiate: true,
+            limit: BOOT_LIMIT,
+        }
+    }
+}
+
+/// When things happened, from the start of QEMU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timings {
+    pub entropy: Option<Duration>,
+    pub log: Option<Duration>,
+    pub bridge: Duration,
+    /// The answer to NegotiateProtocol was there.
+    pub negotiated: Option<Duration>,
+}
+
+/// A booted VM. It is also a [`Host`]: all requests are there. Dropping it kills the VM and
+/// leaves nothing behind.
+pub struct Uvm {
+    // Dropped in this order.
+    vm: Vm,
+    _device: Option<Device>,
+    host: Host,
+    dir: PrivateDir,
+    taken: Mutex<BTreeSet<(u8, u8)>>,
+    controllers: u8,
+    timings: Timings,
+}
+
+impl std::ops::Deref for Uvm {
+    type Target = Host;
+
+    fn deref(&self) -> &Host {
+        &self.host
+    }
+}
+
+impl Uvm {
+    pub fn boot(profile: Profile) -> Result<Self, UvmError> {
+        Self::boot_with(profile, BootOptions::default())
+    }
+
+    pub fn boot_with(mut profile: Profile, options: BootOptions) -> Result<Self, UvmError> {
+        if profile.tsc_khz.is_none() {
+            profile.tsc_khz = choice::tsc_khz();
+        }
+        let accel = choice::accel(options.accel, &profile.kernel);
+        log::info!("accelerator {}: {}", accel.chosen.name(), accel.why);
+        let dir = PrivateDir::new().map_err(UvmError::Dir)?;
+        let (host, wire, device) = open_vsock(&dir, &profile, options.strict, options.log_sink)?;
+
+        let ender = host.ender();
+        let console_log = profile
+            .console_log
+            .clone()
+            .unwrap_or_else(|| dir.join("console.log"));
+        let vm = Vm::start(&profile, accel.chosen, wire, &console_log, ender)?;
+        // The host's clock began when it listened, a little before QEMU.
+        let started = vm.started();
+        let connected = match host.wait_connected(options.limit) {
+            Ok(connected) => connected,
+            Err(source @ HostError::Timeout { .. }) => {
+                let console = vm.console().tail(SHOWN);
+                return Err(UvmError::NotReady { source, console });
+            }
+            Err(e) => return Err(e.into()),
+        };
+        let head = started.saturating_duration_since(connected.started);
+        let mut timings = Timings {
+            entropy: connected.entropy.map(|at| at.saturating_sub(head)),
+            log: connected.log.map(|at| at.saturating_sub(head)),
+            bridge: connected.bridge.saturating_sub(head),
+            negotiated: None,
+        };
+        if options.negotiate {
+            host.negotiate()?;
+            timings.negotiated = Some(started.elapsed());
+            host.security_policy_empty()?;
+        }
+        let taken = (0..)
+            .map(|lun| (0, lun))
+            .take(profile.disks.len())
+            .collect();
+        Ok(Self {
+            vm,
+            _device: device,
+            host,
+            dir,
+            taken: Mutex::new(taken),
+            controllers: profile.controllers,
+            timings,
+        })
+    }
+
+    /// The handle that can be cloned into threads.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    pub fn vm(&self) -> &Vm {
+        &self.vm
+    }
+
+    pub fn timings(&self) -> Timings {
+        self.timings
+    }
+
+    /// The directory that goes with the VM.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Plugs a disk image in and says where the guest finds it. `format`: `raw`, `vpc`, `vhdx`.
+    pub fn attach_disk(
+        &self,
+        file: &Path,
+        format: &str,
+        read_only: bool,
+    ) -> Result<Place, UvmError> {
+        let place = self.take_place()?;
+        if let Err(source) = self.vm.qmp().plug(&place, file, format, read_only) {
+            self.free_place(place);
+            return Err(UvmError::Disk {
+                file: file.display().to_string(),
+                source,
+            });
+        }
+        Ok(place)
+    }
+
+    /// Has the guest let go of a disk, then unplugs it. It must not be mounted.
+    pub fn detach_disk(&self, place: Place) -> Result<(), UvmError> {
+        self.host.remove_scsi_device(place.controller, place.lun)?;
+        self.unplug_disk(place)
+    }
+
+    /// Unplugs a disk without a word to the guest.
+    pub fn unplug_disk(&self, place: Place) -> Result<(), UvmError> {
+        let unplugged = self.vm.qmp().unplug(&place, UNPLUG_LIMIT);
+        unplugged.map_err(|source| UvmError::Disk {
+            file: format!("at {}:0:0:{}", place.controller, place.lun),
+            source,
+        })?;
+        self.free_place(place);
+        Ok(())
+    }
+
+    /// Plugs a raw disk in and has it mounted.
+    pub fn mount_disk(
+        &self,
+        file: &Path,
+        read_only: bool,
+        mount_path: &str,
+    ) -> Result<Disk, UvmError> {
+        let place = self.attach_disk(file, "raw", read_only)?;
+        let disk = Disk {
+            controller: place.controller,
+            lun: place.lun,
+            mount_path: mount_path.to_owned(),
+            read_only,
+            ensure_filesystem: None,
+        };
+        self.host.add_disk(&disk)?;
+        Ok(disk)
+    }
+
+    /// Has a disk unmounted and unplugs it.
+    pub fn unmount_disk(&self, disk: &Disk) -> Result<(), UvmError> {
+        self.host.remove_disk(disk)?;
+        self.detach_disk(Place {
+            controller: disk.controller,
+            lun: disk.lun,
+        })
+    }
+
+    /// Asks the guest to power off and waits until QEMU is gone.
+    pub fn power_off(self) -> Result<Duration, UvmError> {
+        let asked = Instant::now();
+        self.host.shutdown_uvm()?;
+        match self.vm.wait(POWER_OFF_LIMIT)? {
+            End::Exited(_) | End::Stopped => Ok(asked.elapsed()),
+            end => Err(VmError::Ended { end }.into()),
+        }
+    }
+
+    fn take_place(&self) -> Result<Place, UvmError> {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let places = (0..self.controllers).flat_map(|c| (0..LUNS).map(move |lun| (c, lun)));
+        let free = places.into_iter().find(|place| !taken.contains(place));
+        let (controller, lun) = free.ok_or(UvmError::NoPlace)?;
+        taken.insert((controller, lun));
+        Ok(Place { controller, lun })
+    }
+
+    fn free_place(&self, place: Place) {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.remove(&(place.controller, place.lun));
+    }
+}
+
+/// Opens the host's ports and starts the device that leads to them.
+fn open_vsock(
+    dir: &PrivateDir,
+    profile: &Profile,
+    strict: bool,
+    log_sink: Option<LogSink>,
+) -> Result<(Host, VsockWire, Option<Device>), UvmError> {
+    let chosen = choice::vsock(profile.vsock);
+    log::info!("vsock by {:?}: {}", chosen.chosen, chosen.why);
+    let uds = dir.join("vsock");
+    let kind = chosen.chosen;
+    let transport = match kind {
+        VsockKind::Kernel => Transport::Vsock,
+        VsockKind::Device | VsockKind::None => Transport::Unix(uds.clone()),
+    };
+    let host = Host::listen(HostConfig {
+        transport,
+        strict,
+        log_sink,
+    })?;
+    let (wire, device) = match kind {
+        VsockKind::None => (VsockWire::None, None),
+        VsockKind::Kernel => (VsockWire::Kernel { cid: guest_cid() }, None),
+        VsockKind::Device => {
+            let socket = dir.join("vhost.sock");
+            let device = start_device(&socket, &uds)?;
+            (VsockWire::Device(socket), Some(device))
+        }
+    };
+    Ok((host, wire, device))
+}
+
+/// The CIDs of a machine's VMs must differ: this process's id makes ours.
+fn guest_cid() -> u32 {
+    // 0 to 2 have meanings of their own.
+    0x1_0000 + (std::process::id() & 0x3fff_ffff)
+}
+
+enum Device {}
+
+fn start_device(_socket: &Path, _uds: &Path) -> Result<Device, UvmError> {
+    Err(UvmError::Vsock("this build has none".into()))
+}
