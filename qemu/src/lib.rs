@@ -2,6 +2,7 @@
 //! host towards the guest. The command `uvm` is a thin layer over this library.
 
 pub mod choice;
+pub mod cli;
 pub mod console;
 pub mod host;
 pub mod private_dir;

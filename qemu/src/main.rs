@@ -1,1 +1,7 @@
-fn main() {}
+//! The command `uvm`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    qemu::cli::main()
+}

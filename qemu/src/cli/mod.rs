@@ -1,0 +1,74 @@
+//! The command line of `uvm`: one file per command, and what they share.
+//!
+//! Exit codes: that of the process where one is run; 125 when the tool or the VM failed; 126 when
+//! the command cannot be run and 127 when it is not there, as shells have it; 128 + n when
+//! signal n ended the tool; 2 for a wrong command line.
+
+mod boot;
+mod doctor;
+mod exec;
+mod options;
+mod progress;
+mod signals;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use options::VmOptions;
+pub use progress::Progress;
+
+/// The tool or the VM failed.
+pub const FAILED: u8 = 125;
+/// The command was found and cannot be run.
+pub const NOT_RUNNABLE: u8 = 126;
+/// The command was not found.
+pub const NOT_FOUND: u8 = 127;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "uvm",
+    version,
+    about = "Boots Linux utility VMs under QEMU and plays their Windows host."
+)]
+#[command(
+    after_help = "Exit codes: the process's own; 125: the tool or the VM failed; 126: the \
+command cannot be run; 127: there is no such command; 128+n: ended by signal n."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Boots a VM, says how long it took, and keeps it until Ctrl-C
+    Boot(boot::Boot),
+    /// Boots a VM and runs a process in it, outside any container
+    Exec(exec::Exec),
+    /// Says what this machine has and what would be used
+    Doctor(doctor::Doctor),
+}
+
+/// Parses the arguments and runs the command.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Err(e) = signals::install() {
+        eprintln!("uvm: signals cannot be handled: {e}");
+        return FAILED.into();
+    }
+    let outcome = match cli.command {
+        Command::Boot(boot) => boot.run(),
+        Command::Exec(exec) => exec.run(),
+        Command::Doctor(doctor) => doctor.run(),
+    };
+    outcome.unwrap_or_else(|e| {
+        eprintln!("uvm: {e:#}");
+        FAILED.into()
+    })
+}
+
+/// The exit code of a process of the guest as ours; codes above 255 cannot be had.
+pub fn exit_code(code: u32) -> ExitCode {
+    u8::try_from(code).unwrap_or(u8::MAX).into()
+}

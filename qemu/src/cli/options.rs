@@ -1,0 +1,162 @@
+//! The options that every command with a VM has.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+use log::LevelFilter;
+
+use crate::choice::AccelWish;
+use crate::host::log::{Level, Record};
+use crate::host::LogSink;
+use crate::profile::{BootForm, Machine, Profile, VsockWish};
+use crate::uvm::{BootOptions, Uvm};
+
+use super::progress::{log_to_stderr, Progress};
+
+/// Where `make` puts what it builds, beside the working directory.
+const BUILT: &str = "out";
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "VM")]
+pub struct VmOptions {
+    /// Kernel: a PVH vmlinux or a bzImage [default: vmlinux or bzImage in out/]
+    #[arg(long, env = "UVM_KERNEL", value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+    /// Initrd [default: out/initrd.img]
+    #[arg(long, env = "UVM_INITRD", value_name = "FILE")]
+    pub initrd: Option<PathBuf>,
+    /// Memory in MiB
+    #[arg(long, default_value_t = 256, value_name = "MIB", value_parser = clap::value_parser!(u32).range(16..))]
+    pub memory: u32,
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub cpus: u32,
+    #[arg(long, value_enum, default_value = "q35")]
+    pub machine: Machine,
+    /// `auto` boots a kernel on KVM first to see whether it works
+    #[arg(long, value_enum, env = "UVM_ACCEL", default_value = "tcg")]
+    pub accel: AccelWish,
+    #[arg(long, value_enum, default_value = "auto")]
+    pub vsock: VsockWish,
+    /// Form of the boot line
+    #[arg(long, value_enum, default_value = "vsockexec")]
+    pub form: BootForm,
+    /// Show the guest's log records from this level on, on stderr
+    #[arg(long, value_enum, default_value = "warning", value_name = "LEVEL")]
+    pub log_level: Level,
+    /// Keep the serial console in this file
+    #[arg(long, value_name = "FILE")]
+    pub console_log: Option<PathBuf>,
+    /// No `quiet` on the kernel line
+    #[arg(long)]
+    pub verbose_boot: bool,
+    /// More kernel options
+    #[arg(long, value_name = "OPTIONS")]
+    pub append: Option<String>,
+    /// More flags for the guest's service
+    #[arg(long, value_name = "FLAGS", allow_hyphen_values = true)]
+    pub gcs_flags: Option<String>,
+    /// Go on where a real host would drop the bridge
+    #[arg(long)]
+    pub lenient: bool,
+    /// Seconds that the guest has to come up
+    #[arg(long, default_value_t = 120, value_name = "SECONDS")]
+    pub boot_timeout: u64,
+    /// Tell what the tool does
+    #[arg(long, short)]
+    pub verbose: bool,
+}
+
+impl VmOptions {
+    /// The VM that the options describe.
+    pub fn profile(&self) -> anyhow::Result<Profile> {
+        let mut profile = Profile::new(self.kernel_path()?, Some(self.initrd_path()?));
+        profile.machine = self.machine;
+        profile.memory_mib = self.memory;
+        profile.cpus = self.cpus;
+        profile.form = self.form;
+        profile.vsock = self.vsock;
+        profile.verbose_boot = self.verbose_boot;
+        profile.console_log.clone_from(&self.console_log);
+        profile.kernel_options.extend(self.append.clone());
+        profile.service_flags.extend(self.gcs_flags.clone());
+        // What is not shown need not be sent, but a report may want it.
+        profile.guest_log_level = match self.log_level {
+            Level::Trace => "trace".into(),
+            _ => "debug".into(),
+        };
+        Ok(profile)
+    }
+
+    pub fn kernel_path(&self) -> anyhow::Result<PathBuf> {
+        match &self.kernel {
+            Some(kernel) => Ok(kernel.clone()),
+            None => built(&["vmlinux", "bzImage"], "kernel", "--kernel or UVM_KERNEL"),
+        }
+    }
+
+    pub fn initrd_path(&self) -> anyhow::Result<PathBuf> {
+        match &self.initrd {
+            Some(initrd) => Ok(initrd.clone()),
+            None => built(&["initrd.img"], "initrd", "--initrd or UVM_INITRD"),
+        }
+    }
+
+    /// Boots it, with progress for a person who waits at a terminal.
+    pub fn boot(&self, progress: &Progress) -> anyhow::Result<Uvm> {
+        self.boot_profile(self.profile()?, progress)
+    }
+
+    /// Boots a profile made from [`VmOptions::profile`].
+    pub fn boot_profile(&self, profile: Profile, progress: &Progress) -> anyhow::Result<Uvm> {
+        let level = if self.verbose {
+            LevelFilter::Debug
+        } else {
+            LevelFilter::Warn
+        };
+        log_to_stderr(progress, level);
+        progress.doing("booting the VM");
+        let options = BootOptions {
+            accel: self.accel,
+            strict: !self.lenient,
+            log_sink: Some(self.sink(progress)),
+            negotiate: true,
+            limit: Duration::from_secs(self.boot_timeout),
+        };
+        let vm = Uvm::boot_with(profile, options).context("the VM did not come up")?;
+        progress.done();
+        Ok(vm)
+    }
+
+    fn sink(&self, progress: &Progress) -> LogSink {
+        let (level, progress) = (self.log_level, progress.clone());
+        Box::new(move |record: &Record| {
+            if record.level <= level {
+                progress.line(&format!("guest: {record}"));
+            }
+        })
+    }
+}
+
+/// Looks a built file up in `out/`, first here, then beside this program.
+fn built(names: &[&str], what: &str, option: &str) -> anyhow::Result<PathBuf> {
+    let mut places = vec![PathBuf::from(BUILT)];
+    if let Some(beside) = std::env::current_exe()
+        .ok()
+        .as_deref()
+        .and_then(std::path::Path::parent)
+    {
+        places.push(beside.to_owned());
+    }
+    let found = names
+        .iter()
+        .flat_map(|name| places.iter().map(move |place| place.join(name)))
+        .find(|path| path.is_file());
+    found.with_context(|| {
+        format!(
+            "there is no {what} at {BUILT}/{}: run `make`, or name one with {option}",
+            names[0]
+        )
+    })
+}

@@ -1,0 +1,39 @@
+//! SIGINT, SIGTERM and SIGHUP end the tool and leave nothing behind: QEMU dies with its keeper
+//! thread, the files of its VMs are removed here.
+
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Mutex, PoisonError};
+
+use nix::sys::signal::{SigSet, Signal};
+
+/// A command that wants Ctrl-C for itself takes the signals from here.
+static TAKER: Mutex<Option<Sender<Signal>>> = Mutex::new(None);
+
+/// Blocks the signals in this thread and all it starts, and waits for them in one of its own.
+/// To be called before any other thread is started.
+pub fn install() -> nix::Result<()> {
+    let mut signals = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        signals.add(signal);
+    }
+    signals.thread_block()?;
+    std::thread::spawn(move || {
+        while let Ok(signal) = signals.wait() {
+            let taker = TAKER.lock().unwrap_or_else(PoisonError::into_inner).take();
+            // Once only: a second signal ends a tool that is stuck in its own end.
+            if taker.is_some_and(|taker| taker.send(signal).is_ok()) {
+                continue;
+            }
+            crate::private_dir::remove_all();
+            std::process::exit(128 + signal as i32);
+        }
+    });
+    Ok(())
+}
+
+/// The next signal goes here instead of ending the tool.
+pub fn take() -> Receiver<Signal> {
+    let (send, receive) = mpsc::channel();
+    *TAKER.lock().unwrap_or_else(PoisonError::into_inner) = Some(send);
+    receive
+}
