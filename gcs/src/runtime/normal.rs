@@ -88,8 +88,14 @@ fn defaults(process: &mut Map<String, Value>) {
     if empty(process.get("cwd")) {
         process.insert("cwd".into(), "/".into());
     }
-    if process.get("user").is_none_or(Value::is_null) {
-        process.insert("user".into(), json!({"uid": 0, "gid": 0}));
+    let user = process.entry("user").or_insert(Value::Null);
+    if user.is_null() {
+        *user = json!({});
+    }
+    if let Some(user) = user.as_object_mut() {
+        for name in ["uid", "gid"] {
+            user.entry(name).or_insert_with(|| 0.into());
+        }
     }
     if process.get("capabilities").is_some_and(Value::is_null) {
         process.insert("capabilities".into(), no_capabilities());
