@@ -57,6 +57,8 @@ pub enum Source {
 pub enum Deadline {
     Task(Key),
     Dial(Key),
+    /// A process's terminal may have been opened again.
+    Terminal(Key),
     /// An exit of this init that nobody waited for.
     Notification(Key),
     /// A WaitForProcess with a time-out: process and waiter.
@@ -153,6 +155,7 @@ impl Host {
             match deadline {
                 Deadline::Task(key) => self.task_overdue(key),
                 Deadline::Dial(key) => self.dial_due(key),
+                Deadline::Terminal(key) => self.terminal_due(key),
                 Deadline::Notification(key) => self.notification_due(key),
                 Deadline::Waiter(key, waiter) => self.waiter_overdue(key, waiter),
             }

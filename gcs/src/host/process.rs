@@ -17,6 +17,9 @@ use crate::stdio::{Relay, StreamKind};
 use crate::sys::fds;
 use crate::sys::process::ExitStatus;
 
+/// How often a hung-up terminal is looked at.
+const TERMINAL_LOOK: Duration = Duration::from_millis(250);
+
 /// What a process is to the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Role {
@@ -115,8 +118,13 @@ impl Host {
         key
     }
 
+    /// Begins to move the streams of a process.
     pub(super) fn watch_relay(&mut self, key: Key) {
         if let Some(process) = self.processes.get_mut(&key) {
+            if process.has_terminal {
+                self.timers
+                    .add(Instant::now() + TERMINAL_LOOK, Deadline::Terminal(key));
+            }
             let watched = process
                 .relay
                 .watch(&mut self.poller, |kind| Source::Stream(key, kind));
@@ -132,6 +140,22 @@ impl Host {
                 process.relay.advance(kind, &mut self.poller, source),
             );
             self.publish_if_over(key);
+        }
+    }
+
+    /// A terminal that all its processes closed says nothing when one opens it again: it is
+    /// looked at now and then.
+    pub(super) fn terminal_due(&mut self, key: Key) {
+        let Some(process) = self.processes.get_mut(&key) else {
+            return;
+        };
+        if process.exit.is_none() {
+            let source = |kind| Source::Stream(key, kind);
+            if let Err(error) = process.relay.look_again(&mut self.poller, source) {
+                log::error!("looking at a terminal again: {error}");
+            }
+            self.timers
+                .add(Instant::now() + TERMINAL_LOOK, Deadline::Terminal(key));
         }
     }
 

@@ -90,6 +90,19 @@ impl Relay {
         Ok(())
     }
 
+    /// Looks again at a terminal that nobody had open; whether there was one, and so whether to
+    /// come again.
+    pub fn look_again<S: Copy>(
+        &mut self,
+        poller: &mut Poller<S>,
+        source: impl Fn(StreamKind) -> S,
+    ) -> io::Result<bool> {
+        let streams = self.streams.iter_mut().flatten();
+        let hung_up = streams.fold(false, |any, watched| watched.stream.look_again() || any);
+        self.watch(poller, source)?;
+        Ok(hung_up)
+    }
+
     /// The process was reaped: ends its stdin and lets its output run dry.
     pub fn finish<S: Copy>(
         &mut self,

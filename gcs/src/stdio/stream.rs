@@ -29,6 +29,10 @@ pub trait Stream {
     fn advance(&mut self) -> Option<(Side, OwnedFd)>;
     /// The process was reaped.
     fn finish(&mut self);
+    /// Looks again at a terminal that nobody had open; whether there was one.
+    fn look_again(&mut self) -> bool {
+        false
+    }
     /// Whether all that has to arrive has arrived.
     fn is_done(&self) -> bool;
     /// The state in a word, for the state dump.
@@ -164,7 +168,8 @@ pub struct Output {
 enum OutputState {
     /// Moving; waits for the side named.
     Flow(Side),
-    /// Nobody has the terminal open now; someone may open it again while the process lives.
+    /// Nobody has the terminal open now; someone may open it again while the process lives, and
+    /// epoll cannot tell.
     HungUp,
     /// All is written; the host's close tells that it has read it.
     HalfClosed,
@@ -269,6 +274,14 @@ impl Stream for Output {
         if self.state == OutputState::HungUp {
             self.state = OutputState::Flow(Side::Process);
         }
+    }
+
+    fn look_again(&mut self) -> bool {
+        let hung_up = self.state == OutputState::HungUp;
+        if hung_up {
+            self.state = OutputState::Flow(Side::Process);
+        }
+        hung_up
     }
 
     fn is_done(&self) -> bool {
