@@ -14,7 +14,7 @@ use gcs::prot::{
 };
 use serde::Serialize;
 use serde_json::Value;
-use vectors::{assert_same, load, Vector};
+use vectors::{assert_same, load, only_frame, Vector};
 
 fn incoming(vector: &Vector) -> codec::Incoming {
     codec::decode(&Frame {
@@ -139,14 +139,6 @@ fn canonical(payload: &[u8]) -> String {
     value.to_string()
 }
 
-fn one_frame(bytes: &[u8]) -> Frame {
-    let mut decoder = Decoder::new(u32::try_from(MAX_TO_HOST).unwrap());
-    decoder.feed(bytes);
-    let frame = decoder.next().unwrap().expect("a whole frame");
-    assert!(!decoder.is_mid_frame());
-    frame
-}
-
 #[test]
 fn responses_are_written_as_the_reference_does() {
     for vector in load("responses") {
@@ -157,7 +149,7 @@ fn responses_are_written_as_the_reference_does() {
         let outcome = outcome(vector.id(), &payload);
         let bytes =
             codec::encode_response(request, vector.sequence(), &activity.activity_id, &outcome);
-        let frame = one_frame(&bytes);
+        let frame = only_frame(&bytes);
         assert_eq!(frame.id, vector.id(), "{}", vector.name);
         assert_eq!(frame.sequence, vector.sequence(), "{}", vector.name);
         assert_eq!(
@@ -174,7 +166,7 @@ fn notifications_are_written_as_the_reference_does() {
     for vector in load("notifications") {
         let payload = vector.payload();
         let notification: ContainerNotification = json::from_slice(&payload).unwrap();
-        let frame = one_frame(&codec::encode_notification(&notification));
+        let frame = only_frame(&codec::encode_notification(&notification));
         assert_eq!(frame.id, MessageId::NOTIFICATION);
         assert_eq!(frame.sequence, 0);
         let mut want: Value = serde_json::from_slice(&payload).unwrap();

@@ -2,6 +2,10 @@
 
 #![allow(dead_code)] // Each test binary uses its part.
 
+use std::sync::LazyLock;
+
+use gcs::bridge::codec;
+use gcs::bridge::frame::{Decoder, Frame, MAX_FROM_HOST, MAX_TO_HOST};
 use gcs::prot::MessageId;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -170,4 +174,48 @@ fn keep_known(seen: &mut Value, want: &Value, oci: bool) {
         }
         _ => {}
     }
+}
+
+/// The one frame in `bytes`, which a host takes.
+pub fn only_frame(bytes: &[u8]) -> Frame {
+    assert!(bytes.len() <= MAX_TO_HOST, "{} bytes", bytes.len());
+    let mut decoder = Decoder::new(MAX_FROM_HOST);
+    decoder.feed(bytes);
+    let frame = decoder.next().unwrap().expect("a whole frame");
+    assert!(!decoder.is_mid_frame() && decoder.next() == Ok(None));
+    frame
+}
+
+/// Every frame of the vectors with its bytes.
+pub fn all_vector_frames() -> &'static [(Frame, Vec<u8>)] {
+    static FRAMES: LazyLock<Vec<(Frame, Vec<u8>)>> = LazyLock::new(|| {
+        let files = [
+            "requests",
+            "create_documents",
+            "modify_settings",
+            "responses",
+            "notifications",
+        ];
+        let vectors = files.iter().flat_map(|file| load(file));
+        vectors
+            .map(|vector| {
+                let frame = Frame {
+                    id: vector.id(),
+                    sequence: vector.sequence(),
+                    payload: vector.payload(),
+                };
+                (frame, vector.frame())
+            })
+            .collect()
+    });
+    &FRAMES
+}
+
+/// What the guest makes of a payload.
+pub fn request(id: MessageId, payload: impl Into<Vec<u8>>) -> codec::Incoming {
+    codec::decode(&Frame {
+        id,
+        sequence: 1,
+        payload: payload.into(),
+    })
 }
