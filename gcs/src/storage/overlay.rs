@@ -158,7 +158,7 @@ fn text(bytes: &[u8]) -> nix::Result<CString> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::in_mount_namespace;
+    use super::super::testing::{in_mount_namespace, Tree};
     use super::*;
     use std::fs;
 
@@ -194,19 +194,10 @@ mod tests {
             .enumerate()
         {
             in_mount_namespace("all_ways_mount_the_same", || {
-                // Short, because all names must fit into 255 bytes; a file system of its own,
-                // because an overlay cannot stand on another.
-                let base = tempfile::tempdir().unwrap();
-                nix::mount::mount::<Path, Path, Path, Path>(
-                    Some(Path::new("tmpfs")),
-                    base.path(),
-                    Some(Path::new("tmpfs")),
-                    MsFlags::empty(),
-                    None,
-                )
-                .unwrap();
+                // Short, because all names must fit into 255 bytes.
+                let base = Tree::on_tmpfs();
                 let at = |name: &str| {
-                    let path = base.path().join(name);
+                    let path = base.path(name);
                     fs::create_dir(&path).unwrap();
                     path
                 };
@@ -238,7 +229,7 @@ mod tests {
                     assert!(overlay.target.join(format!("only{layer}")).exists());
                 }
                 fs::write(overlay.target.join("new"), "").unwrap();
-                assert!(base.path().join("u\\p:p/new").exists());
+                assert!(base.path("u\\p:p/new").exists());
             });
         }
     }

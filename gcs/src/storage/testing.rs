@@ -24,7 +24,10 @@ pub fn in_mount_namespace(name: &str, body: impl FnOnce() + Send) {
     std::thread::scope(|scope| {
         let run = scope.spawn(|| {
             // CLONE_FS: the root and working directory are shared between threads otherwise.
-            if let Err(error) = unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS) {
+            // CLONE_FILES: or else a child that another test forks holds our open files for a
+            // moment, and what they are on cannot be unmounted.
+            let private = CloneFlags::CLONE_FS | CloneFlags::CLONE_FILES | CloneFlags::CLONE_NEWNS;
+            if let Err(error) = unshare(private) {
                 println!("SKIPPED: {name}: no private mount namespace ({error}); run as root");
                 return;
             }
@@ -117,6 +120,15 @@ impl Tree {
     pub fn disk(&self, host: u32, lun: u8, name: &str) {
         self.sys_dir(&format!("bus/scsi/devices/{host}:0:0:{lun}/block/{name}"));
         self.node(name);
+    }
+}
+
+impl Drop for Tree {
+    /// Before the directory goes: what is mounted inside would keep it.
+    fn drop(&mut self) {
+        if let Err(failure) = super::tree::unmount_below(self.top.path()) {
+            println!("left behind: {failure}");
+        }
     }
 }
 
