@@ -95,12 +95,6 @@ pub fn refuse_init() {
     );
 }
 
-/// The container engine, started by the service for one order.
-pub fn engine() -> i32 {
-    complain("gcs-oci", "this build has no container engine");
-    1
-}
-
 /// The service as a program of its own.
 pub fn serve(words: &[OsString]) -> i32 {
     let flags = match Flags::parse(words) {

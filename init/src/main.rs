@@ -40,7 +40,7 @@ fn start(words: Vec<OsString>) -> i32 {
             gcs::log::init();
             guarded(|| applets::serve(words))
         }
-        Applet::Engine => guarded(applets::engine),
+        Applet::Engine => gcs::runtime::applet(),
     }
 }
 

@@ -31,8 +31,8 @@ const LAST_WORDS: usize = 4096;
 pub enum End {
     /// The program ended with this status, or 128 + its signal.
     Status(i32),
+    /// The host asked for it.
     PowerOff,
-    Restart,
 }
 
 /// Makes a panic a log record and nothing more: one in a request handler is caught by the
@@ -74,7 +74,6 @@ pub fn end(end: End) -> ! {
     }
     let mode = match end {
         End::PowerOff => Some(RebootMode::RB_POWER_OFF),
-        End::Restart => Some(RebootMode::RB_AUTOBOOT),
         End::Status(_) if panic_hangs() => Some(RebootMode::RB_POWER_OFF),
         End::Status(_) => None,
     };
@@ -84,7 +83,7 @@ pub fn end(end: End) -> ! {
     }
     let status = match end {
         End::Status(status) => status,
-        End::PowerOff | End::Restart => 0,
+        End::PowerOff => 0,
     };
     fs::write("/dev/kmsg", format!("<2>gcs: PID 1 exits with {status}\n")).ok();
     std::process::exit(status)
