@@ -105,7 +105,7 @@ pub fn serve(words: &[OsString]) -> i32 {
         }
     };
     let guest = guest::find();
-    if guest.is_none() && flags.dial_unix.is_none() && !flags.use_inouterr {
+    if guest.is_none() && flags.dial_unix.is_none() {
         complain("gcs", NO_GUEST);
         return 1;
     }
@@ -117,7 +117,7 @@ pub fn serve(words: &[OsString]) -> i32 {
         complain("gcs", format_args!("opening the log: {error}"));
         return 1;
     }
-    match service::serve(guest, flags) {
+    match service::serve(guest, &flags) {
         End::Status(status) => {
             poweroff::flush_log();
             status

@@ -102,7 +102,7 @@ fn become_service(guest: Guest, wrapped: Wrapped) -> End {
     }
     stamp("log");
     match flags {
-        Ok(flags) => service::serve(Some(guest), flags),
+        Ok(flags) => service::serve(Some(guest), &flags),
         Err(error) => {
             refuse(&error);
             BAD_FLAGS

@@ -3,10 +3,13 @@
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 
 use gcs::config::Flags;
+use gcs::kmsg;
+use gcs::service::{End as Ended, Setup};
+use gcs::transport::Dialer;
 
 use crate::cgroup;
 use crate::guest::Guest;
@@ -48,10 +51,10 @@ pub fn take_stderr() -> io::Result<OwnedFd> {
 }
 
 /// Serves until the bridge ends or the host asks for the machine's end.
-pub fn serve(guest: Option<Guest>, flags: Flags) -> End {
+pub fn serve(guest: Option<Guest>, flags: &Flags) -> End {
     log::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(); "service starts");
     if guest.is_some() {
-        prepare(&flags);
+        prepare(flags);
     }
     hand_over(guest, flags)
 }
@@ -74,8 +77,56 @@ fn prepare(flags: &Flags) {
     gcs::log::stamp("groups");
 }
 
-/// The service itself.
-fn hand_over(_guest: Option<Guest>, _flags: Flags) -> End {
-    gcs::log::fatal(format_args!("this build has no service"));
-    End::Status(1)
+/// Runs the service of the `gcs` crate; how it ended says how the machine is to end.
+fn hand_over(guest: Option<Guest>, flags: &Flags) -> End {
+    let setup = match set_up(guest, flags) {
+        Ok(setup) => setup,
+        Err(error) => {
+            gcs::log::fatal(format_args!("setting the service up: {error}"));
+            return End::Status(1);
+        }
+    };
+    match gcs::service::run(setup) {
+        Ok(Ended::PowerOff) => End::PowerOff,
+        Ok(end) => {
+            gcs::log::fatal(format_args!("the service ends: {end:?}"));
+            End::Status(1)
+        }
+        Err(error) => {
+            gcs::log::fatal(format_args!("the service cannot go on: {error}"));
+            End::Status(1)
+        }
+    }
+}
+
+fn set_up(guest: Option<Guest>, flags: &Flags) -> io::Result<Setup> {
+    let dialer = match (&flags.dial_unix, guest) {
+        (Some(prefix), _) => Dialer::Unix {
+            prefix: prefix.clone(),
+        },
+        (None, Some(_)) => Dialer::Vsock,
+        // Stdio of containers is dialled even when the bridge itself is not.
+        (None, None) => {
+            return Err(io::Error::other(
+                "neither a utility VM nor Unix sockets to dial (-dial-unix)",
+            ))
+        }
+    };
+    let bridge = if flags.use_inouterr {
+        let own = |fd: BorrowedFd<'_>| fd.try_clone_to_owned();
+        Some((own(io::stdin().as_fd())?, own(io::stdout().as_fd())?))
+    } else {
+        None
+    };
+    // The kernel's messages are this machine's business only when it is ours.
+    let kmsg = guest.and_then(|_| {
+        kmsg::Reader::open(flags.kmsg_log_level)
+            .inspect_err(|error| log::warn!("the kernel's messages are not read: {error}"))
+            .ok()
+    });
+    Ok(Setup {
+        dialer,
+        bridge,
+        kmsg,
+    })
 }
