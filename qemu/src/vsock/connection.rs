@@ -1,0 +1,503 @@
+//! One connection: bytes between the guest (packets) and a Unix stream, as a state machine.
+//!
+//! ```text
+//! guest ── receive(header, data) ──▶ [ out: ≤ 256 KiB ] ── write ──▶ Unix stream
+//! guest ◀── next_packet(buffer) ──────────────────────────── read ── Unix stream
+//! ```
+//!
+//! The two directions end on their own. Guest → host ends when the guest has said
+//! SHUTDOWN(SEND) *and* everything before it was written; then the stream gets SHUT_WR.
+//! Host → guest ends when the stream reads 0; then the guest gets SHUTDOWN(SEND). Only when
+//! both have ended is the connection over. When the guest lets go first (SHUTDOWN of both, or
+//! RST), the machine is *orphaned*: it sends no more packets and lives on until its buffer is
+//! written, so that a slow reader still gets every byte.
+//!
+//! What must hold: no call blocks; `out` never exceeds [`BUFFER`]; no more payload is sent than
+//! the guest has credit for; what epoll shall watch is a function of the state ([`Connection::interest`]).
+
+use std::collections::VecDeque;
+use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+
+use super::faults::{Action, Direction, Plan};
+use super::packet::{Header, Key, Op, SHUTDOWN_BOTH, SHUTDOWN_RCV, SHUTDOWN_SEND};
+
+/// Receive buffer advertised to the guest, per connection, in bytes.
+pub const BUFFER: usize = 256 * 1024;
+/// Tell the guest about freed buffer space once this much is unannounced.
+const ANNOUNCE: u32 = BUFFER as u32 / 4;
+
+/// A non-blocking byte stream.
+pub trait Stream: Read + Write {
+    fn shutdown(&self, how: Shutdown) -> std::io::Result<()>;
+}
+
+impl Stream for UnixStream {
+    fn shutdown(&self, how: Shutdown) -> std::io::Result<()> {
+        UnixStream::shutdown(self, how)
+    }
+}
+
+/// What epoll reported.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ready {
+    pub input: bool,
+    pub output: bool,
+    pub hang_up: bool,
+}
+
+/// What epoll shall watch; a hang-up is always reported while the stream is registered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interest {
+    pub input: bool,
+    pub output: bool,
+}
+
+/// Why a connection must be reset at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Broken {
+    #[error("the guest sent more than the buffer space it was given")]
+    Overrun,
+    #[error("the guest sent a packet that does not fit the connection's state")]
+    OutOfState,
+    #[error("the client left before the guest answered")]
+    ClientLeft,
+    #[error("a fault was injected")]
+    Injected,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// We asked the guest; it has not answered. `OK` is owed to the client.
+    Asked,
+    Open,
+    /// The guest has forgotten the connection; only `out` is left to write.
+    Orphan,
+}
+
+/// The state machine; `S` is the Unix stream or, in tests, a script.
+#[derive(Debug)]
+pub struct Connection<S> {
+    key: Key,
+    stream: S,
+    phase: Phase,
+    faults: Plan,
+    /// A REQUEST or RESPONSE to send before anything else.
+    opening: Option<Op>,
+    /// The guest asked for our credit.
+    credit_asked: bool,
+    /// We asked for the guest's credit and have not heard yet.
+    credit_wanted: bool,
+
+    // guest → host
+    out: VecDeque<u8>,
+    fwd_cnt: u32,
+    announced: u32,
+    guest_sends_no_more: bool,
+    /// SHUT_WR was done.
+    out_ended: bool,
+    /// The host side takes no more bytes.
+    host_deaf: bool,
+
+    // host → guest
+    sent: u32,
+    guest_alloc: u32,
+    guest_fwd: u32,
+    readable: bool,
+    host_ended: bool,
+    guest_deaf: bool,
+    hung_up: bool,
+    /// SHUTDOWN flags the guest was told.
+    told: u32,
+}
+
+impl<S: Stream> Connection<S> {
+    /// The guest asked (`request`) and `stream` was connected: a RESPONSE is due.
+    pub fn accepted(stream: S, request: &Header, faults: Plan) -> Self {
+        let mut connection = Self::new(stream, request.key(), Phase::Open, Op::Response, faults);
+        connection.credit(request);
+        connection
+    }
+
+    /// A client asked for a guest port: a REQUEST is due, then we wait for the RESPONSE.
+    pub fn requested(stream: S, key: Key, faults: Plan) -> Self {
+        Self::new(stream, key, Phase::Asked, Op::Request, faults)
+    }
+
+    fn new(stream: S, key: Key, phase: Phase, opening: Op, faults: Plan) -> Self {
+        Connection {
+            key,
+            stream,
+            phase,
+            faults,
+            opening: Some(opening),
+            credit_asked: false,
+            credit_wanted: false,
+            out: VecDeque::new(),
+            fwd_cnt: 0,
+            announced: 0,
+            guest_sends_no_more: false,
+            out_ended: false,
+            host_deaf: false,
+            sent: 0,
+            guest_alloc: 0,
+            guest_fwd: 0,
+            readable: false,
+            host_ended: false,
+            guest_deaf: false,
+            hung_up: false,
+            told: 0,
+        }
+    }
+
+    pub fn key(&self) -> Key {
+        self.key
+    }
+
+    pub fn stream(&self) -> &S {
+        &self.stream
+    }
+
+    /// True while bytes of the guest wait for the host side to read.
+    pub fn holds_bytes(&self) -> bool {
+        !self.out.is_empty()
+    }
+
+    pub fn is_orphan(&self) -> bool {
+        self.phase == Phase::Orphan
+    }
+
+    /// Nothing is left to do: drop it.
+    pub fn is_over(&self) -> bool {
+        match self.phase {
+            Phase::Orphan => self.out.is_empty(),
+            Phase::Open => self.told == SHUTDOWN_BOTH,
+            Phase::Asked => false,
+        }
+    }
+
+    /// Takes a packet of the guest. REQUEST never comes here. RST and a SHUTDOWN of both
+    /// directions make an orphan; the muxer answers the latter with RST.
+    pub fn receive(&mut self, header: &Header, data: &[u8]) -> Result<(), Broken> {
+        self.credit(header);
+        match (header.op, self.phase) {
+            (Some(Op::Rst), _) => {
+                self.orphan();
+                Ok(())
+            }
+            (Some(Op::Response), Phase::Asked) => self.greet(),
+            (Some(Op::Rw), Phase::Open) => self.take(data),
+            (Some(Op::Shutdown), Phase::Open) => {
+                self.guest_sends_no_more |= header.flags & SHUTDOWN_SEND != 0;
+                if header.flags & SHUTDOWN_RCV != 0 {
+                    self.deafen_guest();
+                }
+                if self.guest_sends_no_more && self.guest_deaf {
+                    self.orphan();
+                } else {
+                    self.end_out();
+                }
+                Ok(())
+            }
+            (Some(Op::CreditRequest), Phase::Open) => {
+                self.credit_asked = true;
+                Ok(())
+            }
+            (Some(Op::CreditUpdate), _) => Ok(()),
+            _ => Err(Broken::OutOfState),
+        }
+    }
+
+    /// Takes the readiness of the stream.
+    pub fn ready(&mut self, ready: Ready) -> Result<(), Broken> {
+        if ready.hang_up {
+            self.hung_up = true;
+            if self.phase == Phase::Asked {
+                return Err(Broken::ClientLeft);
+            }
+            // Without our own SHUT_WR a hang-up means that the peer closed: nobody will read.
+            if !self.out_ended {
+                self.deafen_host();
+            }
+        }
+        if self.reads() {
+            self.readable |= ready.input || ready.hang_up;
+        }
+        if ready.output {
+            self.flush();
+        }
+        self.injected(Direction::GuestToHost)
+    }
+
+    /// The next packet for the guest; its payload is in `buffer[..header.len]`.
+    pub fn next_packet(&mut self, buffer: &mut [u8]) -> Result<Option<Header>, Broken> {
+        if self.phase == Phase::Orphan {
+            return Ok(None);
+        }
+        if let Some(op) = self.opening.take() {
+            return Ok(Some(self.packet(op)));
+        }
+        if self.phase == Phase::Asked {
+            return Ok(None);
+        }
+        if self.reads() && self.readable {
+            let room = buffer.len().min(self.guest_room());
+            let room = self.faults.cap(Direction::HostToGuest, room);
+            if room > 0 {
+                if let Some(n) = self.fill(&mut buffer[..room]) {
+                    let mut header = self.packet(Op::Rw);
+                    header.len = n as u32;
+                    return Ok(Some(header));
+                }
+            } else if self.guest_room() == 0 && !self.credit_wanted {
+                self.credit_wanted = true;
+                return Ok(Some(self.packet(Op::CreditRequest)));
+            }
+            self.injected(Direction::HostToGuest)?;
+        }
+        let flags = self.shutdown_flags();
+        if flags != self.told {
+            self.told = flags;
+            let mut header = self.packet(Op::Shutdown);
+            header.flags = flags;
+            return Ok(Some(header));
+        }
+        if self.credit_due() {
+            return Ok(Some(self.packet(Op::CreditUpdate)));
+        }
+        Ok(None)
+    }
+
+    /// Whether `next_packet` is worth a call.
+    pub fn has_packet(&self) -> bool {
+        match self.phase {
+            Phase::Orphan => false,
+            Phase::Asked => self.opening.is_some(),
+            Phase::Open => {
+                self.opening.is_some()
+                    || (self.readable
+                        && self.reads()
+                        && (self.guest_room() > 0 || !self.credit_wanted))
+                    || self.shutdown_flags() != self.told
+                    || self.credit_due()
+            }
+        }
+    }
+
+    /// What to watch; `None` takes the stream out of epoll, since a hang-up that was already
+    /// seen would wake the loop for ever.
+    pub fn interest(&self) -> Option<Interest> {
+        let interest = Interest {
+            input: self.reads() && !self.readable && self.guest_room() > 0,
+            output: !self.out.is_empty() && !self.stalled(Direction::GuestToHost),
+        };
+        (interest.input || interest.output || !self.hung_up).then_some(interest)
+    }
+
+    /// The guest is gone: keep only what the host side still has to read.
+    pub fn orphan(&mut self) {
+        if self.phase == Phase::Asked {
+            // Nothing was promised to the client: closing the stream is the answer.
+            self.out.clear();
+        }
+        self.phase = Phase::Orphan;
+        self.guest_sends_no_more = true;
+        self.deafen_guest();
+        self.flush();
+    }
+
+    fn credit(&mut self, header: &Header) {
+        self.guest_alloc = header.buf_alloc;
+        self.guest_fwd = header.fwd_cnt;
+        if self.guest_room() > 0 {
+            self.credit_wanted = false;
+        }
+    }
+
+    /// Payload bytes the guest has room for.
+    fn guest_room(&self) -> usize {
+        let in_flight = self.sent.wrapping_sub(self.guest_fwd);
+        self.guest_alloc.saturating_sub(in_flight) as usize
+    }
+
+    fn credit_due(&self) -> bool {
+        self.credit_asked || self.fwd_cnt.wrapping_sub(self.announced) >= ANNOUNCE
+    }
+
+    fn packet(&mut self, op: Op) -> Header {
+        self.announced = self.fwd_cnt;
+        self.credit_asked = false;
+        Header {
+            buf_alloc: BUFFER as u32,
+            fwd_cnt: self.fwd_cnt,
+            ..Header::to_guest(self.key, op)
+        }
+    }
+
+    fn shutdown_flags(&self) -> u32 {
+        let out_ended = self.out_ended || self.host_deaf;
+        let in_ended = self.host_ended || self.guest_deaf;
+        let mut flags = 0;
+        if self.host_ended {
+            flags |= SHUTDOWN_SEND;
+        }
+        if self.host_deaf {
+            flags |= SHUTDOWN_RCV;
+        }
+        if out_ended && in_ended {
+            flags = SHUTDOWN_BOTH;
+        }
+        flags
+    }
+
+    fn stalled(&self, direction: Direction) -> bool {
+        self.faults.due(direction) == Some(Action::Stall)
+    }
+
+    fn injected(&mut self, direction: Direction) -> Result<(), Broken> {
+        match self.faults.due(direction) {
+            Some(Action::Reset) => Err(Broken::Injected),
+            Some(Action::Drop) => {
+                self.host_ended = true;
+                self.deafen_host();
+                Ok(())
+            }
+            Some(Action::Stall) | None => Ok(()),
+        }
+    }
+
+    /// Host → guest still flows.
+    fn reads(&self) -> bool {
+        self.phase == Phase::Open
+            && !self.host_ended
+            && !self.guest_deaf
+            && !self.stalled(Direction::HostToGuest)
+    }
+
+    /// Reads up to `buffer.len()` bytes; `None` when there is nothing to send.
+    fn fill(&mut self, buffer: &mut [u8]) -> Option<usize> {
+        match self.stream.read(buffer) {
+            Ok(0) => self.host_ended = true,
+            Ok(n) => {
+                // A short read has emptied the socket; epoll tells when that changes.
+                self.readable = n == buffer.len();
+                self.sent = self.sent.wrapping_add(n as u32);
+                self.faults.moved(Direction::HostToGuest, n);
+                return Some(n);
+            }
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) if e.kind() == ErrorKind::WouldBlock => self.readable = false,
+            Err(_) => {
+                self.host_ended = true;
+                self.deafen_host();
+            }
+        }
+        None
+    }
+
+    fn greet(&mut self) -> Result<(), Broken> {
+        self.phase = Phase::Open;
+        let greeting = format!("OK {}\n", self.key.host_port);
+        // The socket is new and empty: a dozen bytes fit, or the client is gone.
+        match self.stream.write(greeting.as_bytes()) {
+            Ok(n) if n == greeting.len() => Ok(()),
+            _ => Err(Broken::ClientLeft),
+        }
+    }
+
+    /// Takes payload: straight into the stream when nothing waits, the rest into the buffer.
+    fn take(&mut self, data: &[u8]) -> Result<(), Broken> {
+        if self.guest_sends_no_more {
+            return Err(Broken::OutOfState);
+        }
+        if self.host_deaf {
+            self.fwd_cnt = self.fwd_cnt.wrapping_add(data.len() as u32);
+            return Ok(());
+        }
+        let mut rest = data;
+        if self.out.is_empty() {
+            let n = self.write(data);
+            rest = &data[n..];
+        }
+        if self.host_deaf {
+            self.fwd_cnt = self.fwd_cnt.wrapping_add(rest.len() as u32);
+        } else if self.out.len() + rest.len() > BUFFER {
+            return Err(Broken::Overrun);
+        } else {
+            self.out.extend(rest);
+        }
+        self.injected(Direction::GuestToHost)
+    }
+
+    /// Writes as much of `data` as the stream takes.
+    fn write(&mut self, data: &[u8]) -> usize {
+        let mut done = 0;
+        while done < data.len() && !self.host_deaf {
+            let n = self.faults.cap(Direction::GuestToHost, data.len() - done);
+            if n == 0 {
+                break;
+            }
+            match self.stream.write(&data[done..done + n]) {
+                Ok(0) => break,
+                Ok(n) => {
+                    done += n;
+                    self.fwd_cnt = self.fwd_cnt.wrapping_add(n as u32);
+                    self.faults.moved(Direction::GuestToHost, n);
+                }
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == ErrorKind::WouldBlock => break,
+                Err(_) => self.deafen_host(),
+            }
+        }
+        done
+    }
+
+    fn flush(&mut self) {
+        let mut out = std::mem::take(&mut self.out);
+        while !out.is_empty() && !self.host_deaf {
+            let n = self.write(out.as_slices().0);
+            if n == 0 {
+                break;
+            }
+            out.drain(..n);
+        }
+        if self.host_deaf {
+            self.fwd_cnt = self.fwd_cnt.wrapping_add(out.len() as u32);
+            out.clear();
+        }
+        self.out = out;
+        self.end_out();
+    }
+
+    /// Passes the guest's end of stream on, once all before it is written.
+    fn end_out(&mut self) {
+        if self.guest_sends_no_more && self.out.is_empty() && !self.out_ended && !self.host_deaf {
+            self.out_ended = true;
+            if self.stream.shutdown(Shutdown::Write).is_err() {
+                self.deafen_host();
+            }
+        }
+    }
+
+    /// The host side reads no more: what waits for it is void.
+    fn deafen_host(&mut self) {
+        self.host_deaf = true;
+        self.fwd_cnt = self.fwd_cnt.wrapping_add(self.out.len() as u32);
+        self.out.clear();
+    }
+
+    /// The guest reads no more: the host's writer shall notice. Unread bytes are thrown away,
+    /// or closing the socket would look like a connection reset to a host that still reads.
+    fn deafen_guest(&mut self) {
+        if self.guest_deaf {
+            return;
+        }
+        self.guest_deaf = true;
+        self.readable = false;
+        if self.stream.shutdown(Shutdown::Read).is_ok() {
+            let mut void = [0; 4096];
+            while matches!(self.stream.read(&mut void), Ok(n) if n > 0) {}
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! The virtqueues: moves packets between guest memory and the [`Muxer`].
+//!
+//! Queue 0 brings packets to the guest, 1 takes its packets, 2 (events) is never used. One worker
+//! thread of `vhost-user-backend` calls `handle_event` for a kick of a queue and for the muxer's
+//! epoll; each call runs until neither side can go on.
+
+use std::io::{self, Read, Write};
+
+use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
+use vhost_user_backend::{VhostUserBackendMut, VringMutex, VringState, VringT};
+use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::bindings::virtio_ring::{
+    VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC,
+};
+use virtio_queue::{Error as QueueError, QueueOwnedT, QueueT};
+use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
+use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::event::{
+    new_event_consumer_and_notifier, EventConsumer, EventFlag, EventNotifier,
+};
+
+use super::muxer::Muxer;
+use super::packet::{Header, HEADER_LEN};
+
+const RX: usize = 0;
+const TX: usize = 1;
+const QUEUES: usize = 3;
+const QUEUE_SIZE: usize = 1024;
+/// The event number of the muxer's epoll; the queues and the exit event come before it.
+pub const MUXER_EVENT: u64 = QUEUES as u64 + 1;
+/// Most payload bytes of one packet (`VIRTIO_VSOCK_MAX_PKT_BUF_SIZE` of Linux).
+const MAX_PAYLOAD: usize = 64 * 1024;
+
+type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
+type Vring = VringMutex<Memory>;
+
+/// The device behind the vhost-user socket.
+pub struct Backend {
+    muxer: Muxer,
+    memory: Memory,
+    /// The queues, known from the first event on.
+    vrings: Vec<Vring>,
+    scratch: Vec<u8>,
+}
+
+impl Backend {
+    pub fn new(muxer: Muxer, memory: Memory) -> Backend {
+        Backend {
+            muxer,
+            memory,
+            vrings: Vec::new(),
+            scratch: vec![0; MAX_PAYLOAD],
+        }
+    }
+
+    pub fn muxer(&mut self) -> &mut Muxer {
+        &mut self.muxer
+    }
+
+    /// Runs until the guest has nothing to say and nothing (or no room) to hear.
+    fn run(&mut self) -> Result<(), QueueError> {
+        let [rx, tx] = [RX, TX].map(|queue| self.vrings[queue].clone());
+        loop {
+            self.muxer.poll();
+            let taken = self.take_packets(&mut tx.get_mut())?;
+            let given = self.give_packets(&mut rx.get_mut())?;
+            self.muxer.settle();
+            if !taken && !given {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes the guest's packets, at most a queue full; true when there was one.
+    fn take_packets(&mut self, vring: &mut VringState<Memory>) -> Result<bool, QueueError> {
+        if !vring.get_queue().ready() {
+            return Ok(false);
+        }
+        let memory = self.memory.memory();
+        let mut taken = 0;
+        for _ in 0..vring.get_queue().size() {
+            let Some(chain) = vring.get_queue_mut().pop_descriptor_chain(memory.clone()) else {
+                // Asks for a kick; true when a packet came in between.
+                if vring.enable_notification()? {
+                    continue;
+                }
+                break;
+            };
+            let head = chain.head_index();
+            match chain.reader(&memory).map_err(io::Error::other) {
+                Ok(mut reader) => {
+                    if let Err(e) = self.take_packet(&mut reader) {
+                        log::warn!("vsock: a packet of the guest is dropped: {e}");
+                    }
+                }
+                Err(e) => log::warn!("vsock: a bad descriptor chain of the guest: {e}"),
+            }
+            vring.add_used(head, 0)?;
+            taken += 1;
+        }
+        notify(vring, taken)?;
+        Ok(taken > 0)
+    }
+
+    fn take_packet(&mut self, reader: &mut impl Read) -> io::Result<()> {
+        let mut raw = [0; HEADER_LEN];
+        reader.read_exact(&mut raw)?;
+        let header = Header::decode(&raw);
+        let len = header.len as usize;
+        if len > MAX_PAYLOAD {
+            let what = format!("{len} bytes of payload, more than {MAX_PAYLOAD}");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
+        reader.read_exact(&mut self.scratch[..len])?;
+        self.muxer.receive(&header, &self.scratch[..len]);
+        Ok(())
+    }
+
+    /// Gives the guest what there is, as far as it has free buffers; true when there was some.
+    fn give_packets(&mut self, vring: &mut VringState<Memory>) -> Result<bool, QueueError> {
+        if !vring.get_queue().ready() {
+            return Ok(false);
+        }
+        let memory = self.memory.memory();
+        let mut given = 0;
+        while self.muxer.has_packet() && given < vring.get_queue().size() {
+            let Some(chain) = vring.get_queue_mut().pop_descriptor_chain(memory.clone()) else {
+                if vring.enable_notification()? {
+                    continue;
+                }
+                break;
+            };
+            let head = chain.head_index();
+            let mut writer = match chain.writer(&memory) {
+                Ok(writer) => writer,
+                Err(e) => {
+                    log::warn!("vsock: a bad descriptor chain of the guest: {e}");
+                    vring.add_used(head, 0)?;
+                    continue;
+                }
+            };
+            let Some(room) = writer.available_bytes().checked_sub(HEADER_LEN) else {
+                log::warn!("vsock: a buffer of the guest is too small for a header");
+                vring.add_used(head, 0)?;
+                continue;
+            };
+            let room = room.min(MAX_PAYLOAD);
+            let Some(header) = self.muxer.next_packet(&mut self.scratch[..room]) else {
+                vring.get_queue_mut().go_to_previous_position();
+                break;
+            };
+            let len = header.len as usize;
+            let written = writer
+                .write_all(&header.encode())
+                .and_then(|()| writer.write_all(&self.scratch[..len]));
+            if let Err(e) = written {
+                log::error!("vsock: cannot write a packet into guest memory: {e}");
+            }
+            vring.add_used(head, (HEADER_LEN + len) as u32)?;
+            given += 1;
+        }
+        notify(vring, given)?;
+        Ok(given > 0)
+    }
+}
+
+/// Tells the guest about used buffers, if there are some and it wants to know.
+fn notify(vring: &mut VringState<Memory>, used: u16) -> Result<(), QueueError> {
+    if used > 0 && vring.needs_notification()? {
+        if let Err(e) = vring.signal_used_queue() {
+            log::warn!("vsock: cannot signal the guest: {e}");
+        }
+    }
+    Ok(())
+}
+
+impl VhostUserBackendMut for Backend {
+    type Bitmap = ();
+    type Vring = Vring;
+
+    fn num_queues(&self) -> usize {
+        QUEUES
+    }
+
+    fn max_queue_size(&self) -> usize {
+        QUEUE_SIZE
+    }
+
+    fn features(&self) -> u64 {
+        1 << VIRTIO_F_VERSION_1
+            | 1 << VIRTIO_RING_F_INDIRECT_DESC
+            | 1 << VIRTIO_RING_F_EVENT_IDX
+            | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
+    }
+
+    fn protocol_features(&self) -> VhostUserProtocolFeatures {
+        VhostUserProtocolFeatures::MQ
+            | VhostUserProtocolFeatures::REPLY_ACK
+            | VhostUserProtocolFeatures::CONFIG
+    }
+
+    fn reset_device(&mut self) {
+        self.muxer.reset();
+    }
+
+    /// The queues keep the flag themselves.
+    fn set_event_idx(&mut self, _enabled: bool) {}
+
+    /// `struct virtio_vsock_config`: the guest's context id.
+    fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
+        let config = self.muxer.cid().to_le_bytes();
+        let asked = config.iter().skip(offset as usize).take(size as usize);
+        asked.copied().collect()
+    }
+
+    fn update_memory(&mut self, memory: Memory) -> io::Result<()> {
+        self.memory = memory;
+        Ok(())
+    }
+
+    fn exit_event(&self, _thread_index: usize) -> Option<(EventConsumer, EventNotifier)> {
+        match new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC) {
+            Ok(event) => Some(event),
+            Err(e) => {
+                log::error!("vsock: cannot make the exit event: {e}");
+                None
+            }
+        }
+    }
+
+    /// QEMU stops the queues when the guest powers off. What the guest had put into its queue by
+    /// then was sent, so it is taken, though the queue counts as stopped by now.
+    fn stop_vring(&mut self, index: u32) -> io::Result<()> {
+        if index as usize == TX {
+            if let Some(vring) = self.vrings.get(TX).cloned() {
+                vring.set_queue_ready(true);
+                let last = self.take_packets(&mut vring.get_mut());
+                vring.set_queue_ready(false);
+                last.map_err(io::Error::other)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn handle_event(
+        &mut self,
+        _event: u16,
+        _events: EventSet,
+        vrings: &[Vring],
+        _thread: usize,
+    ) -> io::Result<()> {
+        if self.vrings.is_empty() {
+            self.vrings = vrings.to_vec();
+        }
+        // An error here would end the worker: a guest that breaks its queues harms only itself.
+        if let Err(e) = self.run() {
+            log::error!("vsock: the guest's queues are broken: {e}");
+        }
+        Ok(())
+    }
+}
