@@ -14,7 +14,23 @@ fragments=("$here/base.config" "$here/hyperv.config" "$here/qemu.config")
 
 "$top/image/scripts/packages.sh" kernel
 
-# --- which source -------------------------------------------------------------------------------
+# --- cached? ------------------------------------------------------------------------------------
+recipe=1 # raise it when the commands below build something else from the same inputs
+inputs=$({
+    cat "${fragments[@]}"
+    echo "$recipe ${KERNEL_SOURCE:-}"
+    gcc --version | head -n 1
+    ld --version | head -n 1
+} | sha256sum | cut -c1-16)
+
+# Nothing changed since the last time, Debian's lists included: done without asking apt.
+key=$target/kernel.key
+lists=/var/lib/apt/lists
+if [ "$inputs" = "$(cat "$key" 2>/dev/null)" ] && [ ! "$lists" -nt "$key" ] && [ ! "${KERNEL_SOURCE:-$lists}" -nt "$key" ] &&
+    [ -e "$out/bzImage" ] && [ -e "$out/vmlinux" ] && [ -e "$out/kernel.config" ]; then
+    exit 0
+fi
+
 candidate() { apt-cache policy "$1" 2>/dev/null | sed -n 's/^ *Candidate: //p' | grep -v '(none)' || true; }
 pick_package() {
     local name
@@ -30,7 +46,7 @@ pick_package() {
 package='' version=''
 if [ -n "${KERNEL_SOURCE:-}" ]; then
     [ -r "$KERNEL_SOURCE" ] || die "KERNEL_SOURCE=$KERNEL_SOURCE cannot be read"
-    version=$(sha256sum <"$KERNEL_SOURCE")
+    version=$(sha256sum <"$KERNEL_SOURCE" | cut -c1-16)
 else
     have apt-cache || die "no apt here to get Debian's linux-source-6.12 from: give a kernel source with KERNEL_SOURCE=linux-6.12.N.tar.xz"
     pick_package || { "$top/image/scripts/packages.sh" --refresh && pick_package; } ||
@@ -39,22 +55,15 @@ else
         say "WARNING: linux-source-6.12 is not to be had (bookworm-security has it); 6.1 delays vsock accepts by up to a tick, and options of 6.12 alone are left out"
     fi
 fi
-
-# --- cached? ------------------------------------------------------------------------------------
-hash=$({
-    cat "${fragments[@]}" "$here/build.sh" "$here/check.sh"
-    echo "$package $version"
-    gcc --version | head -n 1
-    ld --version | head -n 1
-} | sha256sum | cut -c1-16)
-store=$cache/kernel-$hash
+store=$cache/kernel-$(echo "$inputs $package $version" | sha256sum | cut -c1-16)
 
 deliver() {
     install_changed 644 "$store/bzImage" "$out/bzImage"
     install_changed 755 "$store/vmlinux" "$out/vmlinux"
     install_changed 644 "$store/kernel.config" "$out/kernel.config"
+    echo "$inputs" >"$key"
 }
-mkdir -p "$cache" "$work"
+mkdir -p "$cache" "$target"
 # One build at a time per user: the second one finds the result of the first.
 exec 9>"$cache/kernel.lock"
 flock -n 9 || { say "waiting for another kernel build of this user"; flock 9; }

@@ -11,6 +11,7 @@ rust    cargo                       cargo-web        builds the host tools
 rust    rustc                       rustc-web        builds the host tools
 rust    cc                          gcc              links, and compiles the C parts of crates
 rust    /usr/include/stdio.h        libc6-dev        links, and compiles the C parts of crates
+rust    /etc/ssl/certs/ca-certificates.crt  ca-certificates  fetches crates
 lint    rustfmt                     rustfmt-web      checks the formatting
 lint    cargo-clippy                rust-web-clippy  checks the code
 build   install                     coreutils        all scripts
@@ -21,6 +22,8 @@ guest   /usr/bin/cargo              cargo-web        builds std for musl
 guest   /usr/lib/rustlib/src/rust/library/std/src/lib.rs  rust-web-src  the source of std
 guest   musl-gcc                    musl-tools       the C side of a static musl program
 guest   ar                          binutils         packs the unwinder
+guest   cc                          gcc              links the build scripts of crates
+guest   /etc/ssl/certs/ca-certificates.crt  ca-certificates  fetches crates
 kernel  gcc                         gcc              compiles the kernel
 kernel  /usr/include/stdio.h        libc6-dev        compiles the kernel build tools
 kernel  make                        make             compiles the kernel

@@ -1,1 +1,73 @@
-fn main() {}
+//! The guest's only program. This file just finds out which of its roles it has been given: PID
+//! 1, the stdio wrapper, the service beside a shell, or the container engine's helper.
+
+#![cfg_attr(not(test), no_main)]
+
+mod applets;
+mod args;
+mod boot;
+mod cgroup;
+mod child;
+mod entropy;
+mod guest;
+mod mounts;
+mod poweroff;
+mod service;
+mod settle;
+mod sys;
+mod sysctl;
+mod vsock;
+
+use std::ffi::OsString;
+use std::panic::{catch_unwind, AssertUnwindSafe};
+
+use applets::Applet;
+use poweroff::End;
+
+/// Exit status of a program that panicked.
+const PANICKED: i32 = 101;
+
+/// Called by the C entry with the process's words. No panic leaves it.
+#[cfg_attr(test, allow(dead_code, reason = "the test harness has its own entry"))]
+fn start(words: Vec<OsString>) -> i32 {
+    gcs::log::stamp("main");
+    let (applet, names) = applets::choose(&words, std::process::id());
+    let words = words.get(names..).unwrap_or_default();
+    match applet {
+        Applet::Init => pid_1(words),
+        Applet::Wrapper => guarded(|| applets::wrapper(words)),
+        Applet::Service => {
+            gcs::log::init();
+            guarded(|| applets::serve(words))
+        }
+        Applet::Engine => gcs::runtime::applet(),
+    }
+}
+
+fn guarded(applet: impl FnOnce() -> i32) -> i32 {
+    poweroff::install_panic_hook();
+    catch_unwind(AssertUnwindSafe(applet)).unwrap_or(PANICKED)
+}
+
+fn pid_1(words: &[OsString]) -> i32 {
+    gcs::log::init();
+    if guest::find().is_none() {
+        // Nothing has been touched yet, and nothing will be.
+        applets::refuse_init();
+        return 1;
+    }
+    poweroff::install_panic_hook();
+    let run = AssertUnwindSafe(|| {
+        if let Err(error) = sys::quiet_signals() {
+            log::error!("blocking signals: {error}");
+        }
+        boot::run(words)
+    });
+    match catch_unwind(run) {
+        Ok(end) => poweroff::end(end),
+        Err(_) => {
+            poweroff::print_last_words();
+            poweroff::end(End::Status(PANICKED))
+        }
+    }
+}

@@ -5,6 +5,7 @@ pub mod choice;
 pub mod cli;
 pub mod console;
 pub mod host;
+pub mod oci;
 pub mod private_dir;
 pub mod profile;
 pub mod qmp;

@@ -30,6 +30,9 @@ pub const MAX_TO_HOST: usize = 65536;
 /// Largest payload of such a frame, in bytes.
 pub const MAX_PAYLOAD_TO_HOST: usize = MAX_TO_HOST - MESSAGE_HEADER_SIZE;
 
+/// How far memory may run ahead of what has been received, in bytes.
+const STEP: usize = 256 << 10;
+
 /// One whole message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
@@ -99,6 +102,10 @@ impl Decoder {
                 }
             }
             let taken = bytes.len().min(self.wanted() - self.payload.len());
+            if self.payload.capacity() - self.payload.len() < taken {
+                let missing = self.wanted() - self.payload.len();
+                self.payload.reserve_exact(missing.min(taken.max(STEP)));
+            }
             self.payload.extend_from_slice(&bytes[..taken]);
             bytes = &bytes[taken..];
             if self.payload.len() == self.wanted() {
@@ -177,4 +184,27 @@ pub fn encode(
     bytes.extend_from_slice(&header.to_bytes());
     bytes.extend_from_slice(payload);
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_follows_what_is_received_not_what_is_announced() {
+        let header = MessageHeader {
+            id: MessageId::CREATE,
+            size: MAX_FROM_HOST,
+            sequence: 1,
+        };
+        let mut decoder = Decoder::new(MAX_FROM_HOST);
+        decoder.feed(&header.to_bytes());
+        assert_eq!(decoder.payload.capacity(), 0);
+        let chunk = [b' '; 1000];
+        for sent in 1..2000 {
+            decoder.feed(&chunk);
+            assert!(decoder.payload.capacity() <= sent * chunk.len() + STEP);
+        }
+        assert_eq!(decoder.next(), Ok(None));
+    }
 }

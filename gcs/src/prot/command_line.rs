@@ -13,10 +13,10 @@ pub enum Error {
 
 /// The words of `line`. Nothing is expanded; everything from the first unquoted operator of a
 /// shell (`; & | < >`) on is dropped, also the digits directly before a `>`. `` `…` `` and
-/// `$(…)` stay one literal piece.
+/// `$(…)` stay one literal piece. No words at all is no error here.
 ///
 /// # Errors
-/// Something is not closed, or an unquoted `(`.
+/// Something is not closed, or an unquoted parenthesis.
 pub fn split(line: &str) -> Result<Vec<String>, Error> {
     let mut words = Vec::new();
     let mut word = String::new();
@@ -56,10 +56,14 @@ pub fn split(line: &str) -> Result<Vec<String>, Error> {
             }
             '(' if word.ends_with('$') => {
                 word.push('(');
+                let inside = word.len();
                 until(&mut chars, ')', &mut word)?;
+                if word[inside..].contains('(') {
+                    return Err(Error::Parenthesis);
+                }
                 word.push(')');
             }
-            '(' => return Err(Error::Parenthesis),
+            '(' | ')' => return Err(Error::Parenthesis),
             other => word.push(other),
         }
         open = true;
@@ -75,6 +79,42 @@ fn until(chars: &mut std::str::Chars<'_>, end: char, word: &mut String) -> Resul
         match chars.next().ok_or(Error::Unclosed)? {
             c if c == end => return Ok(()),
             c => word.push(c),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{split, Error};
+
+    /// What the golden vectors leave open.
+    #[test]
+    fn corners_of_the_rules() {
+        let words = |line: &str| split(line).map(|words| words.join("|"));
+        let cases: &[(&str, Result<&str, Error>)] = &[
+            ("''", Ok("")),
+            ("a'' ''b", Ok("a|b")),
+            ("x2>y", Ok("x2")),
+            ("a 12>y", Ok("a")),
+            ("a <b", Ok("a")),
+            (";", Ok("")),
+            ("a '2'>b", Ok("a")),
+            ("`a; b` c", Ok("`a; b`|c")),
+            ("x$(a | b)y", Ok("x$(a | b)y")),
+            ("$(a (b))", Err(Error::Parenthesis)),
+            ("a)", Err(Error::Parenthesis)),
+            ("a '(' b", Ok("a|(|b")),
+            ("a \\( b", Ok("a|(|b")),
+            ("`a", Err(Error::Unclosed)),
+            ("$(a", Err(Error::Unclosed)),
+            ("\"a\\", Err(Error::Unclosed)),
+        ];
+        for (line, want) in cases {
+            assert_eq!(
+                words(line).as_deref().map_err(|error| *error),
+                *want,
+                "{line}"
+            );
         }
     }
 }

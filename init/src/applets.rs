@@ -1,0 +1,152 @@
+//! The programs this binary is besides PID 1, started by a shell in the guest or by the service.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use gcs::config::{usage, Flags};
+use linux_embedded_hal::Delay;
+
+use crate::poweroff::End;
+use crate::{args, child, guest, poweroff, service, sys, vsock};
+
+/// Which program the process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applet {
+    Init,
+    Wrapper,
+    Service,
+    /// The container engine, in a process of its own.
+    Engine,
+}
+
+/// Says which applet the words ask for, and how many of them are its names.
+pub fn choose(words: &[OsString], pid: u32) -> (Applet, usize) {
+    let name = |index: usize| {
+        let path = std::path::Path::new(words.get(index)?);
+        path.file_name()?.to_str()
+    };
+    match (name(0), name(1)) {
+        (Some("gcs-oci"), _) => (Applet::Engine, 1),
+        _ if pid == 1 => (Applet::Init, 1),
+        (Some("vsockexec"), _) => (Applet::Wrapper, 1),
+        (Some("gcs"), _) => (Applet::Service, 1),
+        (_, Some("gcs-oci")) => (Applet::Engine, 2),
+        (_, Some("vsockexec")) => (Applet::Wrapper, 2),
+        (_, Some("gcs")) => (Applet::Service, 2),
+        _ => (Applet::Init, 1),
+    }
+}
+
+fn complain(program: &str, text: impl std::fmt::Display) {
+    // There is no one to tell when stderr is gone.
+    io::Write::write_all(&mut io::stderr(), format!("{program}: {text}\n").as_bytes()).ok();
+}
+
+const NO_GUEST: &str = "this is not a utility VM of ours, and vsock leads to another machine's \
+                        host here; set UVM_ALLOW_VSOCK=1 if it is meant, or use -dial-unix";
+
+/// The stdio wrapper (protocol.md 10.2). Returns only when the program cannot be started.
+pub fn wrapper(words: &[OsString]) -> i32 {
+    match wrap(words) {
+        Ok(never) => match never {},
+        Err(text) => {
+            complain("vsockexec", text);
+            1
+        }
+    }
+}
+
+fn wrap(words: &[OsString]) -> Result<std::convert::Infallible, String> {
+    let wrapped = args::wrapped(words).map_err(|error| error.to_string())?;
+    let ports = [wrapped.stdin, wrapped.stdout, wrapped.stderr];
+    let fds = if ports == [None; 3] {
+        [None, None, None]
+    } else {
+        let guest = guest::find().ok_or(NO_GUEST)?;
+        vsock::streams(ports, |port| {
+            vsock::dial(guest, &mut Delay, port).and_then(blocking)
+        })
+        .map_err(|(port, error)| format!("connecting port {port}: {error}"))?
+    };
+    let argv = child::c_words(&wrapped.words).map_err(|error| error.to_string())?;
+    let [stdin, stdout, stderr] = fds;
+    let moved = stdin
+        .map_or(Ok(()), nix::unistd::dup2_stdin)
+        .and_then(|()| stdout.map_or(Ok(()), nix::unistd::dup2_stdout))
+        .and_then(|()| stderr.map_or(Ok(()), nix::unistd::dup2_stderr));
+    moved.map_err(|errno| format!("moving a connection to a standard stream: {errno}"))?;
+    let errno = child::execute(&argv);
+    Err(format!("starting {}: {errno}", wrapped.words[0].display()))
+}
+
+/// Programs expect standard streams that block.
+fn blocking(fd: OwnedFd) -> io::Result<OwnedFd> {
+    use nix::fcntl::{fcntl, FcntlArg, OFlag};
+    fcntl(&fd, FcntlArg::F_SETFL(OFlag::empty()))?;
+    Ok(fd)
+}
+
+/// PID 1's work asked of a process that is not PID 1 of a machine of ours.
+pub fn refuse_init() {
+    complain(
+        "init",
+        "this is PID 1 of a utility VM and does nothing elsewhere",
+    );
+}
+
+/// The service as a program of its own.
+pub fn serve(words: &[OsString]) -> i32 {
+    let flags = match Flags::parse(words) {
+        Ok(flags) => flags,
+        Err(error) => {
+            complain("gcs", format_args!("{error}\n{}", usage()));
+            return 2;
+        }
+    };
+    let guest = guest::find();
+    if guest.is_none() && flags.dial_unix.is_none() {
+        complain("gcs", NO_GUEST);
+        return 1;
+    }
+    if guest.is_some() {
+        // Errors are seen there even when the host does not read the log.
+        gcs::log::open_kmsg().ok();
+    }
+    if let Err(error) = sys::quiet_signals().and_then(|()| service::open_log(&flags)) {
+        complain("gcs", format_args!("opening the log: {error}"));
+        return 1;
+    }
+    match service::serve(guest, &flags) {
+        End::Status(status) => {
+            poweroff::flush_log();
+            status
+        }
+        end if guest.is_some() => poweroff::end(end),
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lead_to_applets() {
+        for (line, pid, want) in [
+            ("/init -e 1 /bin/gcs", 1, (Applet::Init, 1)),
+            ("/bin/gcs", 1, (Applet::Init, 1)),
+            ("/bin/vsockexec -e 109 x", 7, (Applet::Wrapper, 1)),
+            ("gcs -v4", 7, (Applet::Service, 1)),
+            ("gcs-oci", 7, (Applet::Engine, 1)),
+            ("/x/init gcs-oci", 7, (Applet::Engine, 2)),
+            ("/x/init gcs -v4", 7, (Applet::Service, 2)),
+            ("/x/init vsockexec", 7, (Applet::Wrapper, 2)),
+            ("/x/init", 7, (Applet::Init, 1)),
+            ("", 7, (Applet::Init, 1)),
+        ] {
+            let words = gcs::config::words(std::ffi::OsStr::new(line));
+            assert_eq!(choose(&words, pid), want, "{line}");
+        }
+    }
+}

@@ -1,0 +1,365 @@
+//! The host's boot line (protocol.md 10.1–10.3): PID 1's words in, what to start out.
+//!
+//! `[-d SHELL] [-e PORT] [-w] PROGRAM [ARG...]`. Where the program is our own service, PID 1
+//! becomes it instead of starting it. Parsed by hand: three options are not worth a crate.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use gcs::config::words;
+
+/// What PID 1 is to do after the machine is set up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Boot {
+    /// A debug shell (`-d`); it then is the child whose end ends the machine.
+    pub shell: Option<OsString>,
+    /// Port that gives random bytes (`-e`).
+    pub entropy: Option<u32>,
+    /// Writable `/etc` and `/var` over a read-only root (`-w`).
+    pub overlays: bool,
+    pub command: Command,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Our own service, in this process.
+    Service(Wrapped),
+    /// Any program, as a child; never empty.
+    Program(Vec<OsString>),
+}
+
+/// A program with some of its standard streams on connections to the host (protocol.md 10.2).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wrapped {
+    pub stdin: Option<u32>,
+    pub stdout: Option<u32>,
+    pub stderr: Option<u32>,
+    /// The program's words; for [`Command::Service`] only those after the program's name.
+    pub words: Vec<OsString>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ArgError {
+    #[error("there is no option {0:?}")]
+    Unknown(OsString),
+    #[error("option -{0} needs a value")]
+    Missing(char),
+    #[error("option -{option} needs a port from 1 to 4294967295, not {value:?}")]
+    Port { option: char, value: OsString },
+    #[error("a program to start is needed")]
+    NoProgram,
+}
+
+/// What the parser has to know about the file system it runs on.
+pub struct Surroundings<'a> {
+    /// Whether the word names this very binary.
+    pub is_own: &'a dyn Fn(&OsStr) -> bool,
+    /// Whether there is such a program.
+    pub exists: &'a dyn Fn(&OsStr) -> bool,
+}
+
+/// Reads the words after PID 1's name.
+///
+/// # Errors
+/// An option that is not one of ours, or a port that is none (exit 1 in protocol.md 10.1).
+pub fn boot(line: &[OsString], around: &Surroundings<'_>) -> Result<Boot, ArgError> {
+    if line.is_empty() {
+        return Ok(without_words());
+    }
+    let mut boot = Boot {
+        shell: None,
+        entropy: None,
+        overlays: false,
+        command: Command::Program(Vec::new()),
+    };
+    let mut options = Options::new(line, "de", "w");
+    while let Some((option, value)) = options.next()? {
+        match option {
+            'd' => boot.shell = Some(value),
+            'e' => boot.entropy = Some(port(option, &value)?),
+            _ => boot.overlays = true,
+        }
+    }
+    let program = options.rest();
+    if program.is_empty() {
+        return Err(ArgError::NoProgram);
+    }
+    // With a debug shell the shell is "the" child, so the service has to be another one.
+    let service = match boot.shell {
+        Some(_) => None,
+        None => service(program, around),
+    };
+    boot.command = service.map_or_else(|| Command::Program(program.to_vec()), Command::Service);
+    Ok(boot)
+}
+
+/// Started with nothing at all: the service with a log file, and a shell beside it.
+fn without_words() -> Boot {
+    let program = [
+        "/bin/gcs",
+        "-loglevel",
+        "debug",
+        "-logfile=/run/gcs/gcs.log",
+    ];
+    Boot {
+        shell: Some("/bin/sh".into()),
+        entropy: None,
+        overlays: false,
+        command: Command::Program(program.map(OsString::from).to_vec()),
+    }
+}
+
+/// The wrapper's words after its name: `[-i PORT] [-o PORT] [-e PORT] PROGRAM [ARG...]`.
+///
+/// # Errors
+/// As for [`boot`].
+pub fn wrapped(line: &[OsString]) -> Result<Wrapped, ArgError> {
+    let mut wrapped = Wrapped::default();
+    let mut options = Options::new(line, "ioe", "");
+    while let Some((option, value)) = options.next()? {
+        let port = Some(port(option, &value)?);
+        match option {
+            'i' => wrapped.stdin = port,
+            'o' => wrapped.stdout = port,
+            _ => wrapped.stderr = port,
+        }
+    }
+    wrapped.words = options.rest().to_vec();
+    if wrapped.words.is_empty() {
+        return Err(ArgError::NoProgram);
+    }
+    Ok(wrapped)
+}
+
+/// The service's start in `program`, if that is all it would do.
+fn service(program: &[OsString], around: &Surroundings<'_>) -> Option<Wrapped> {
+    let (name, rest) = program.split_first()?;
+    match (file_name(name), rest) {
+        (b"gcs", _) if (around.is_own)(name) => Some(Wrapped {
+            words: rest.to_vec(),
+            ..Wrapped::default()
+        }),
+        (b"vsockexec", _) if (around.is_own)(name) => {
+            let mut wrapped = wrapped(rest).ok()?;
+            let inner = wrapped.words.remove(0);
+            let ours = file_name(&inner) == b"gcs" && (around.is_own)(&inner);
+            ours.then_some(wrapped)
+        }
+        // The form with a console. Without a shell in the image there is no console to serve
+        // either, but the service the host waits for can still be given.
+        (b"sh", [flag, line]) if flag == "-c" && !(around.exists)(name) => {
+            let line = words(line);
+            let end = line.iter().position(|word| word == "&")?;
+            service(&line[..end], around)
+        }
+        _ => None,
+    }
+}
+
+fn file_name(word: &OsStr) -> &[u8] {
+    Path::new(word).file_name().map_or(b"", OsStr::as_bytes)
+}
+
+fn port(option: char, value: &OsStr) -> Result<u32, ArgError> {
+    let number = value.to_str().and_then(|text| text.parse().ok());
+    number.filter(|port| *port != 0).ok_or(ArgError::Port {
+        option,
+        value: value.to_owned(),
+    })
+}
+
+/// getopt(3) as far as it is needed: single letters, values attached or in the next word, the
+/// first word that is no option ends them.
+struct Options<'a> {
+    words: &'a [OsString],
+    /// Letters still to be read in the current word.
+    letters: Vec<u8>,
+    with_value: &'static str,
+    without: &'static str,
+}
+
+impl<'a> Options<'a> {
+    fn new(words: &'a [OsString], with_value: &'static str, without: &'static str) -> Self {
+        Self {
+            words,
+            letters: Vec::new(),
+            with_value,
+            without,
+        }
+    }
+
+    fn next(&mut self) -> Result<Option<(char, OsString)>, ArgError> {
+        if self.letters.is_empty() {
+            let Some((word, rest)) = self.words.split_first() else {
+                return Ok(None);
+            };
+            match word.as_bytes() {
+                b"--" => {
+                    self.words = rest;
+                    return Ok(None);
+                }
+                [b'-', letters @ ..] if !letters.is_empty() => self.letters = letters.to_vec(),
+                _ => return Ok(None),
+            }
+            self.words = rest;
+        }
+        let letter = char::from(self.letters.remove(0));
+        if self.without.contains(letter) {
+            return Ok(Some((letter, OsString::new())));
+        }
+        if !self.with_value.contains(letter) {
+            return Err(ArgError::Unknown(format!("-{letter}").into()));
+        }
+        let attached = std::mem::take(&mut self.letters);
+        if !attached.is_empty() {
+            return Ok(Some((letter, OsStr::from_bytes(&attached).to_owned())));
+        }
+        let Some((value, rest)) = self.words.split_first() else {
+            return Err(ArgError::Missing(letter));
+        };
+        self.words = rest;
+        Ok(Some((letter, value.clone())))
+    }
+
+    fn rest(&self) -> &'a [OsString] {
+        self.words
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GCS: &str = "-v4 -log-format json -loglevel debug";
+
+    fn list(line: &str) -> Vec<OsString> {
+        words(OsStr::new(line))
+    }
+
+    fn parse_in(line: &[OsString], shell: bool) -> Result<Boot, ArgError> {
+        boot(
+            line,
+            &Surroundings {
+                is_own: &|word| {
+                    ["/bin/gcs", "/bin/vsockexec", "gcs"]
+                        .iter()
+                        .any(|own| word == *own)
+                },
+                exists: &|_| shell,
+            },
+        )
+    }
+
+    fn parse(line: &str) -> Result<Boot, ArgError> {
+        parse_in(&list(line), true)
+    }
+
+    fn service(entropy: Option<u32>, wrapped: Wrapped) -> Boot {
+        Boot {
+            shell: None,
+            entropy,
+            overlays: false,
+            command: Command::Service(wrapped),
+        }
+    }
+
+    fn logged() -> Wrapped {
+        Wrapped {
+            stderr: Some(109),
+            words: list(GCS),
+            ..Wrapped::default()
+        }
+    }
+
+    #[test]
+    fn the_hosts_default_line_is_our_service() {
+        let boot = parse(&format!("-e 1 /bin/vsockexec -e 109 /bin/gcs {GCS}"));
+        assert_eq!(boot, Ok(service(Some(1), logged())));
+    }
+
+    #[test]
+    fn the_other_forms_of_the_hosts_line() {
+        let both = Wrapped {
+            stdout: Some(109),
+            ..logged()
+        };
+        for (line, wrapped) in [
+            (
+                format!("-e 1 /bin/vsockexec -o 109 -e 109 /bin/gcs {GCS}"),
+                both,
+            ),
+            (
+                format!("-e 1 /bin/vsockexec -e109 /bin/gcs {GCS}"),
+                logged(),
+            ),
+            (
+                format!("-e1 -- /bin/vsockexec /bin/gcs {GCS}"),
+                Wrapped {
+                    stderr: None,
+                    ..logged()
+                },
+            ),
+            (
+                format!("-e 1 gcs {GCS}"),
+                Wrapped {
+                    stderr: None,
+                    ..logged()
+                },
+            ),
+        ] {
+            assert_eq!(parse(&line), Ok(service(Some(1), wrapped)), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_shell_form_is_the_shells_work_where_there_is_one() {
+        let inner = format!("/bin/vsockexec -e 109 /bin/gcs {GCS} & exec sh");
+        let line: Vec<OsString> = ["-e", "1", "sh", "-c", &inner].map(OsString::from).into();
+        let with = parse_in(&line, true).expect("a good line");
+        assert_eq!(with.command, Command::Program(line[2..].to_vec()));
+        assert_eq!(parse_in(&line, false), Ok(service(Some(1), logged())));
+    }
+
+    #[test]
+    fn other_programs_are_children_with_all_their_words() {
+        for line in [
+            "/bin/echo -e 5",
+            "sh -c exit",
+            "/usr/local/bin/gcs -v4",
+            "/bin/vsockexec -e 109 /bin/other",
+            "/bin/vsockexec -q /bin/gcs",
+        ] {
+            let boot = parse(line).expect(line);
+            assert_eq!(boot.command, Command::Program(list(line)), "{line}");
+        }
+    }
+
+    #[test]
+    fn options_of_pid_1() {
+        let boot = parse("-w -d /bin/bash -e 4294967295 /bin/gcs -v4").expect("a good line");
+        assert_eq!(boot.shell, Some("/bin/bash".into()));
+        assert_eq!(boot.entropy, Some(u32::MAX));
+        assert!(boot.overlays);
+        assert_eq!(boot.command, Command::Program(list("/bin/gcs -v4")));
+        assert!(parse("-we7 prog").expect("joined letters").overlays);
+        let nothing = parse("").expect("no words are fine");
+        assert_eq!(nothing.shell, Some("/bin/sh".into()));
+    }
+
+    #[test]
+    fn bad_lines_are_refused() {
+        for (line, want) in [
+            ("-e 0 /bin/gcs", "not \"0\""),
+            ("-e x /bin/gcs", "not \"x\""),
+            ("-e 4294967296 /bin/gcs", "not \"4294967296\""),
+            ("-e", "-e needs a value"),
+            ("-x /bin/gcs", "no option \"-x\""),
+            ("-e 1", "a program"),
+        ] {
+            let error = parse(line).expect_err(line).to_string();
+            assert!(error.contains(want), "{line}: {error}");
+        }
+        assert_eq!(wrapped(&list("-e 109")), Err(ArgError::NoProgram));
+    }
+}

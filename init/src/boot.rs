@@ -1,0 +1,164 @@
+//! PID 1 (protocol.md 10.1): a bare kernel in, a serving or program-running machine out.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
+
+use gcs::config::{FlagError, Flags};
+use gcs::log::{fatal, stamp, Format, Level};
+use linux_embedded_hal::Delay;
+use nix::errno::Errno;
+use nix::sys::resource::{setrlimit, Resource};
+use nix::sys::socket::AddressFamily;
+
+use crate::args::{self, Boot, Command, Surroundings, Wrapped};
+use crate::guest::{self, Guest};
+use crate::poweroff::End;
+use crate::{cgroup, child, entropy, mounts, service, sys, sysctl, vsock};
+
+/// Descriptors a process may have: what programs expect, and what they may raise it to.
+const NOFILE: (u64, u64) = (1024, 1 << 20);
+/// Status of a usage error of PID 1 itself, and of the service.
+const BAD_LINE: End = End::Status(1);
+const BAD_FLAGS: End = End::Status(2);
+
+/// Sets the machine up and runs what the words ask for, to its end.
+pub fn run(words: &[OsString]) -> End {
+    mounts::walk(mounts::DEVICES);
+    if let Err(error) = sys::open_standard_streams() {
+        log::error!("opening descriptors 0 to 2: {error}");
+    }
+    if let Err(error) = gcs::log::open_kmsg() {
+        log::warn!("no kernel log to write to: {error}");
+    }
+    mounts::walk(mounts::BASE);
+    // Asked again now that `/proc` is there for certain.
+    let Some(guest) = guest::find() else {
+        fatal(format_args!(
+            "this is PID 1 of a container, not of a utility VM"
+        ));
+        return BAD_LINE;
+    };
+    set_up();
+    stamp("mounts");
+    let around = Surroundings {
+        is_own: &guest::is_own_binary,
+        exists: &|word: &OsStr| guest::program(word).is_some(),
+    };
+    let boot = match args::boot(words, &around) {
+        Ok(boot) => boot,
+        Err(error) => {
+            fatal(format_args!("the boot line {words:?}: {error}"));
+            return BAD_LINE;
+        }
+    };
+    log::debug!("boot line understood: {boot:?}");
+    start(guest, boot)
+}
+
+fn set_up() {
+    if let Err(errno) = setrlimit(Resource::RLIMIT_NOFILE, NOFILE.0, NOFILE.1) {
+        log::warn!("limit of open files: {errno}");
+    }
+    sysctl::apply();
+    cgroup::mount();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        match sys::loopback_up(family) {
+            Ok(()) | Err(Errno::EAFNOSUPPORT) => {}
+            Err(errno) => log::warn!("loopback through {family:?}: {errno}"),
+        }
+    }
+}
+
+fn start(guest: Guest, boot: Boot) -> End {
+    if boot.overlays {
+        mounts::walk(mounts::OVERLAYS);
+    }
+    if let Some(port) = boot.entropy {
+        entropy::fetch(guest, &mut Delay, port);
+        stamp("entropy");
+    }
+    match boot.command {
+        Command::Service(wrapped) => become_service(guest, wrapped),
+        Command::Program(program) => run_program(&program, boot.shell),
+    }
+}
+
+/// PID 1 as the service: what the wrapper and the service would do as programs of their own.
+fn become_service(guest: Guest, wrapped: Wrapped) -> End {
+    let flags = Flags::parse(&wrapped.words);
+    match &flags {
+        Ok(flags) => gcs::log::configure(flags.log_level, flags.log_format),
+        // The reason has to reach the host, which reads nothing but JSON.
+        Err(_) => gcs::log::configure(Level::Debug, Format::Json),
+    }
+    let file = flags.as_ref().is_ok_and(|flags| flags.log_file.is_some());
+    let attached = match (&flags, connect_streams(guest, &wrapped)) {
+        (Ok(flags), _) if file => service::open_log(flags),
+        (_, Some(stderr)) => gcs::log::attach(stderr),
+        (_, None) => service::take_stderr().and_then(gcs::log::attach),
+    };
+    if let Err(error) = attached {
+        log::error!("the log stays in the kernel log: {error}");
+    }
+    stamp("log");
+    match flags {
+        Ok(flags) => service::serve(Some(guest), &flags),
+        Err(error) => {
+            refuse(&error);
+            BAD_FLAGS
+        }
+    }
+}
+
+fn refuse(error: &FlagError) {
+    fatal(format_args!("the service's flags: {error}"));
+}
+
+/// Connects stdin and stdout as asked; the connection for stderr is the caller's. Without a
+/// connection the service still serves: its log then is in the kernel log only.
+fn connect_streams(guest: Guest, wrapped: &Wrapped) -> Option<OwnedFd> {
+    let streams = vsock::streams([wrapped.stdin, wrapped.stdout, wrapped.stderr], |port| {
+        vsock::dial(guest, &mut Delay, port)
+    });
+    let [stdin, stdout, stderr] = match streams {
+        Ok(streams) => streams,
+        Err((port, error)) => {
+            log::error!(port = port; "connecting a standard stream: {error}");
+            return None;
+        }
+    };
+    let moved = [
+        stdin.map(nix::unistd::dup2_stdin),
+        stdout.map(nix::unistd::dup2_stdout),
+    ];
+    for errno in moved.into_iter().flatten().filter_map(Result::err) {
+        log::error!("moving a standard stream: {errno}");
+    }
+    stderr
+}
+
+/// PID 1 as a plain init: one program, and a shell if asked, whose end is then the end.
+fn run_program(program: &[OsString], shell: Option<OsString>) -> End {
+    let shell = shell.filter(|shell| {
+        let there = guest::program(shell).is_some();
+        if !there {
+            log::warn!("no debug shell: there is no {}", shell.display());
+        }
+        there
+    });
+    let main = child::start(program).and_then(|main| match shell {
+        Some(shell) => child::start(&[shell]),
+        None => Ok(main),
+    });
+    match main {
+        Ok(main) => {
+            let status = child::reap_until(main);
+            log::info!(status = status; "the program has ended");
+            End::Status(status)
+        }
+        Err(error) => {
+            fatal(format_args!("starting {program:?}: {error}"));
+            BAD_LINE
+        }
+    }
+}

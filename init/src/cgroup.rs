@@ -1,0 +1,264 @@
+//! Control groups: `/containers` for all that the host runs, bounded so that the service lives
+//! through it, and `/gcs` for the service and what it runs itself (protocol.md 10.6).
+//!
+//! The tree is a plan of directories and writes, so that it can be read, tested and logged.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use gcs::config::Flags;
+
+use crate::mounts;
+
+const ROOT: &str = "/sys/fs/cgroup";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    V1,
+    V2,
+}
+
+/// v2 unless the kernel line asks for v1 (12.4) or the kernel has no v2.
+pub fn choose(cmdline: &str, filesystems: &str) -> Version {
+    let asked = cmdline
+        .split_whitespace()
+        .any(|word| word == "hcsshim.cgroup=v1");
+    let has_v2 = filesystems.lines().any(|line| line.ends_with("\tcgroup2"));
+    if asked || !has_v2 {
+        Version::V1
+    } else {
+        Version::V2
+    }
+}
+
+/// What is mounted now; the service may be another process than the one that mounted.
+pub fn mounted() -> Version {
+    if Path::new(ROOT).join("cgroup.controllers").exists() {
+        Version::V2
+    } else {
+        Version::V1
+    }
+}
+
+/// Mounts the tree.
+pub fn mount() {
+    let read = |path| fs::read_to_string(path).unwrap_or_default();
+    match choose(&read("/proc/cmdline"), &read("/proc/filesystems")) {
+        Version::V2 => mounts::walk(mounts::CGROUP_V2),
+        Version::V1 => mounts::walk(&mounts::cgroup_v1(&read("/proc/cgroups"))),
+    }
+}
+
+/// Bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// All containers together.
+    pub containers: u64,
+    /// Kept for the service when memory is short.
+    pub service: u64,
+}
+
+impl Limits {
+    /// The machine's memory less the reserve, as the flags say.
+    pub fn new(ram: u64, flags: &Flags) -> Self {
+        Self {
+            containers: ram.saturating_sub(flags.root_mem_reserve_bytes),
+            service: flags.gcs_mem_limit_bytes,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Step {
+    Dir(PathBuf),
+    Write(PathBuf, String),
+}
+
+/// Makes the groups and moves this process into `/gcs`; what fails is logged.
+pub fn prepare(flags: &Flags) {
+    let ram = nix::sys::sysinfo::sysinfo().map_or(u64::MAX, |info| info.ram_total());
+    let limits = Limits::new(ram, flags);
+    if limits.containers == 0 {
+        log::warn!(ram = ram; "the memory reserve leaves nothing for containers");
+    }
+    let root = Path::new(ROOT);
+    let plan = match mounted() {
+        Version::V2 => {
+            let all = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
+            plan_v2(root, &all, limits)
+        }
+        Version::V1 => {
+            let table = fs::read_to_string("/proc/cgroups").unwrap_or_default();
+            let controllers: Vec<&str> = mounts::controllers_v1(&table).collect();
+            plan_v1(root, &controllers, limits, &|path| {
+                fs::read_to_string(path).ok()
+            })
+        }
+    };
+    for step in &plan {
+        if let Err(error) = run(step) {
+            log::warn!("cgroup set-up: {step:?}: {error}");
+        }
+    }
+    // The machine is of no use without its service; task children and containers are reset.
+    if let Err(error) = fs::write("/proc/self/oom_score_adj", "-1000") {
+        log::warn!("the service is not safe from the OOM killer: {error}");
+    }
+}
+
+fn run(step: &Step) -> io::Result<()> {
+    match step {
+        Step::Dir(path) => match fs::create_dir(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            result => result,
+        },
+        Step::Write(path, value) => fs::write(path, value),
+    }
+}
+
+fn plan_v2(root: &Path, controllers: &str, limits: Limits) -> Vec<Step> {
+    let write = |path: &str, value: &str| Step::Write(root.join(path), value.to_owned());
+    let enable = |path: &str| {
+        // One write each: a controller that cannot be had must not cost the others.
+        let names = controllers.split_whitespace();
+        names
+            .map(|name| write(path, &format!("+{name}")))
+            .collect::<Vec<_>>()
+    };
+    let mut plan = enable("cgroup.subtree_control");
+    plan.push(Step::Dir(root.join("containers")));
+    plan.extend(enable("containers/cgroup.subtree_control"));
+    plan.push(write(
+        "containers/memory.max",
+        &limits.containers.to_string(),
+    ));
+    plan.push(Step::Dir(root.join("gcs")));
+    plan.push(write("gcs/memory.low", &limits.service.to_string()));
+    plan.push(write("gcs/cgroup.procs", "0"));
+    plan
+}
+
+/// `read` gives a file's content; cpuset groups start empty and take no process until filled.
+fn plan_v1(
+    root: &Path,
+    controllers: &[&str],
+    limits: Limits,
+    read: &dyn Fn(&Path) -> Option<String>,
+) -> Vec<Step> {
+    let mut plan = Vec::new();
+    for &controller in controllers {
+        let base = root.join(controller);
+        if controller == "memory" {
+            plan.push(Step::Write(base.join("memory.use_hierarchy"), "1".into()));
+        }
+        for group in ["containers", "gcs"] {
+            plan.push(Step::Dir(base.join(group)));
+            if controller == "cpuset" {
+                for file in ["cpuset.cpus", "cpuset.mems"] {
+                    let value = read(&base.join(file)).unwrap_or_default();
+                    let value = value.trim().to_owned();
+                    plan.push(Step::Write(base.join(group).join(file), value));
+                }
+            }
+        }
+        if controller == "memory" {
+            let limit = base.join("containers/memory.limit_in_bytes");
+            plan.push(Step::Write(limit, limits.containers.to_string()));
+        }
+        plan.push(Step::Write(base.join("gcs/cgroup.procs"), "0".into()));
+    }
+    plan
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(plan: &[Step]) -> Vec<String> {
+        let line = |step: &Step| match step {
+            Step::Dir(path) => format!("mkdir {}", path.display()),
+            Step::Write(path, value) => format!("{} < {value}", path.display()),
+        };
+        plan.iter().map(line).collect()
+    }
+
+    const LIMITS: Limits = Limits {
+        containers: 100,
+        service: 7,
+    };
+
+    #[test]
+    fn v2_unless_asked_or_missing() {
+        let both = "nodev\tcgroup\nnodev\tcgroup2\n";
+        for (cmdline, filesystems, want) in [
+            ("quiet panic=-1", both, Version::V2),
+            ("quiet hcsshim.cgroup=v1 -- x", both, Version::V1),
+            ("hcsshim.cgroup=v2", both, Version::V2),
+            ("", "nodev\tcgroup\n", Version::V1),
+            ("", "nodev\tcgroup2\n", Version::V2),
+        ] {
+            assert_eq!(
+                choose(cmdline, filesystems),
+                want,
+                "{cmdline} {filesystems}"
+            );
+        }
+    }
+
+    #[test]
+    fn v2_groups() {
+        assert_eq!(
+            told(&plan_v2(Path::new("/c"), "memory pids\n", LIMITS)),
+            [
+                "/c/cgroup.subtree_control < +memory",
+                "/c/cgroup.subtree_control < +pids",
+                "mkdir /c/containers",
+                "/c/containers/cgroup.subtree_control < +memory",
+                "/c/containers/cgroup.subtree_control < +pids",
+                "/c/containers/memory.max < 100",
+                "mkdir /c/gcs",
+                "/c/gcs/memory.low < 7",
+                "/c/gcs/cgroup.procs < 0",
+            ]
+        );
+    }
+
+    #[test]
+    fn v1_groups_in_every_hierarchy() {
+        let read = |path: &Path| {
+            path.ends_with("cpuset/cpuset.cpus")
+                .then(|| "0-1\n".to_owned())
+        };
+        assert_eq!(
+            told(&plan_v1(
+                Path::new("/c"),
+                &["cpuset", "memory"],
+                LIMITS,
+                &read
+            )),
+            [
+                "mkdir /c/cpuset/containers",
+                "/c/cpuset/containers/cpuset.cpus < 0-1",
+                "/c/cpuset/containers/cpuset.mems < ",
+                "mkdir /c/cpuset/gcs",
+                "/c/cpuset/gcs/cpuset.cpus < 0-1",
+                "/c/cpuset/gcs/cpuset.mems < ",
+                "/c/cpuset/gcs/cgroup.procs < 0",
+                "/c/memory/memory.use_hierarchy < 1",
+                "mkdir /c/memory/containers",
+                "mkdir /c/memory/gcs",
+                "/c/memory/containers/memory.limit_in_bytes < 100",
+                "/c/memory/gcs/cgroup.procs < 0",
+            ]
+        );
+    }
+
+    #[test]
+    fn limits_never_wrap() {
+        let limits = Limits::new(10, &Flags::default());
+        assert_eq!(limits.containers, 0);
+        let limits = Limits::new(256 << 20, &Flags::default());
+        assert_eq!(limits.containers, 181 << 20);
+    }
+}

@@ -1,0 +1,132 @@
+//! From a started process to a serving one (protocol.md 10.5): log, groups, directories, and
+//! then the service of the `gcs` crate. The same for PID 1 and for `/bin/gcs` under a shell.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+
+use gcs::config::Flags;
+use gcs::kmsg;
+use gcs::service::{End as Ended, Setup};
+use gcs::transport::Dialer;
+
+use crate::cgroup;
+use crate::guest::Guest;
+use crate::poweroff::End;
+
+/// The reference's directories, for tools that look there; mode 0700.
+const DIRS: &[&str] = &["/var/run/gcsrunc", "/run/gcs/c"];
+
+/// Sends the log where the flags say: to a file, or to the process's stderr.
+///
+/// # Errors
+/// The file cannot be made, or there is no stderr.
+pub fn open_log(flags: &Flags) -> io::Result<()> {
+    gcs::log::configure(flags.log_level, flags.log_format);
+    let fd: OwnedFd = match &flags.log_file {
+        Some(path) => {
+            if let Some(dir) = path.parent() {
+                fs::create_dir_all(dir)?;
+            }
+            let mut options = OpenOptions::new();
+            options.write(true).create(true).truncate(true).mode(0o600);
+            options.open(path)?.into()
+        }
+        None => take_stderr()?,
+    };
+    gcs::log::attach(fd)
+}
+
+/// Moves stderr to a descriptor of our own and leaves `/dev/null` in its place, so that no
+/// child and no library can write between the log's lines (P-301, P-302).
+pub fn take_stderr() -> io::Result<OwnedFd> {
+    let own = io::stderr().as_fd().try_clone_to_owned()?;
+    let null = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/null")?;
+    nix::unistd::dup2_stderr(&null)?;
+    Ok(own)
+}
+
+/// Serves until the bridge ends or the host asks for the machine's end.
+pub fn serve(guest: Option<Guest>, flags: &Flags) -> End {
+    log::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(); "service starts");
+    if guest.is_some() {
+        prepare(flags);
+    }
+    hand_over(guest, flags)
+}
+
+/// What only a machine of our own gets. Each part is logged when it fails and missed later by
+/// what needs it; none is worth the machine.
+fn prepare(flags: &Flags) {
+    if let Some(pattern) = &flags.core_dump_location {
+        let pattern = std::os::unix::ffi::OsStrExt::as_bytes(pattern.as_os_str());
+        if let Err(error) = fs::write("/proc/sys/kernel/core_pattern", pattern) {
+            log::warn!("core dumps stay where the kernel puts them: {error}");
+        }
+    }
+    for dir in DIRS {
+        if let Err(error) = DirBuilder::new().recursive(true).mode(0o700).create(dir) {
+            log::warn!("making {dir}: {error}");
+        }
+    }
+    cgroup::prepare(flags);
+    gcs::log::stamp("groups");
+}
+
+/// Runs the service of the `gcs` crate; how it ended says how the machine is to end.
+fn hand_over(guest: Option<Guest>, flags: &Flags) -> End {
+    let setup = match set_up(guest, flags) {
+        Ok(setup) => setup,
+        Err(error) => {
+            gcs::log::fatal(format_args!("setting the service up: {error}"));
+            return End::Status(1);
+        }
+    };
+    match gcs::service::run(setup) {
+        Ok(Ended::PowerOff) => End::PowerOff,
+        Ok(end) => {
+            gcs::log::fatal(format_args!("the service ends: {end:?}"));
+            End::Status(1)
+        }
+        Err(error) => {
+            gcs::log::fatal(format_args!("the service cannot go on: {error}"));
+            End::Status(1)
+        }
+    }
+}
+
+fn set_up(guest: Option<Guest>, flags: &Flags) -> io::Result<Setup> {
+    let dialer = match (&flags.dial_unix, guest) {
+        (Some(prefix), _) => Dialer::Unix {
+            prefix: prefix.clone(),
+        },
+        (None, Some(_)) => Dialer::Vsock,
+        // Stdio of containers is dialled even when the bridge itself is not.
+        (None, None) => {
+            return Err(io::Error::other(
+                "neither a utility VM nor Unix sockets to dial (-dial-unix)",
+            ))
+        }
+    };
+    let bridge = if flags.use_inouterr {
+        let own = |fd: BorrowedFd<'_>| fd.try_clone_to_owned();
+        Some((own(io::stdin().as_fd())?, own(io::stdout().as_fd())?))
+    } else {
+        None
+    };
+    // The kernel's messages are this machine's business only when it is ours.
+    let kmsg = guest.and_then(|_| {
+        kmsg::Reader::open(flags.kmsg_log_level)
+            .inspect_err(|error| log::warn!("the kernel's messages are not read: {error}"))
+            .ok()
+    });
+    Ok(Setup {
+        dialer,
+        bridge,
+        kmsg,
+    })
+}

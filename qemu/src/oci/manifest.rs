@@ -1,0 +1,274 @@
+//! The documents of an image: OCI index and manifest (image-spec), the manifest.json of
+//! `docker save`, and the configuration that both share.
+
+use serde::de::DeserializeOwned;
+use serde::Deserialize;
+
+use super::blob::Digest;
+use super::error::{OciError, Result};
+use super::store::Store;
+
+/// What to run, and how, when the command line does not say.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ImageConfig {
+    pub entrypoint: Vec<String>,
+    pub cmd: Vec<String>,
+    /// `NAME=value`.
+    pub env: Vec<String>,
+    /// Empty: `/`.
+    pub cwd: String,
+    /// `name`, `uid`, `name:group`, `uid:gid`; empty: root.
+    pub user: String,
+}
+
+/// A layer as the image names it.
+#[derive(Debug, Clone)]
+pub struct LayerBlob {
+    /// The file in the store.
+    pub name: String,
+    /// Of the file as it is stored (OCI), when the manifest tells.
+    pub digest: Option<Digest>,
+    pub bytes: Option<u64>,
+    /// Of the uncompressed tar.
+    pub diff_id: Digest,
+}
+
+/// Layers from the bottom up.
+#[derive(Debug, Clone)]
+pub struct Manifest {
+    pub layers: Vec<LayerBlob>,
+    pub config: ImageConfig,
+}
+
+#[derive(Deserialize)]
+struct Index {
+    #[serde(default)]
+    manifests: Vec<Descriptor>,
+}
+
+#[derive(Deserialize, Clone)]
+#[serde(rename_all = "camelCase")]
+struct Descriptor {
+    #[serde(default)]
+    media_type: String,
+    digest: String,
+    size: u64,
+    platform: Option<Platform>,
+}
+
+#[derive(Deserialize, Clone)]
+struct Platform {
+    architecture: String,
+    os: String,
+}
+
+#[derive(Deserialize)]
+struct OciManifest {
+    config: Descriptor,
+    #[serde(default)]
+    layers: Vec<Descriptor>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct DockerManifest {
+    config: String,
+    repo_tags: Option<Vec<String>>,
+    layers: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct ConfigFile {
+    os: Option<String>,
+    architecture: Option<String>,
+    config: Option<Process>,
+    rootfs: RootFs,
+}
+
+#[derive(Deserialize)]
+struct RootFs {
+    #[serde(default)]
+    diff_ids: Vec<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase")]
+struct Process {
+    entrypoint: Option<Vec<String>>,
+    cmd: Option<Vec<String>>,
+    env: Option<Vec<String>>,
+    working_dir: Option<String>,
+    user: Option<String>,
+}
+
+/// Indexes may nest; a real one does so once.
+const DEPTH_MAX: usize = 4;
+
+/// Reads an OCI image layout: index.json → (nested index →) manifest for linux/amd64.
+pub fn oci(store: &Store) -> Result<Manifest> {
+    let bytes = store
+        .document("index.json")?
+        .ok_or_else(|| OciError::corrupt("the OCI layout", "it has no index.json"))?;
+    let index: Index = parse("index.json", &bytes)?;
+    let mut found = Vec::new();
+    collect(store, &index, 0, &mut found)?;
+    let [manifest] = &found[..] else {
+        let why = match found.len() {
+            0 => "it has no image for linux/amd64".into(),
+            n => format!("it holds {n} images for linux/amd64; one is wanted"),
+        };
+        return Err(OciError::unsupported("the OCI layout", why));
+    };
+    let manifest: OciManifest = parse(&manifest.digest, &blob(store, manifest)?)?;
+    let config = blob(store, &manifest.config)?;
+    let (config, diff_ids) = config_file(&manifest.config.digest, &config)?;
+    let layers = pair(&manifest.layers, diff_ids)?
+        .map(|(layer, diff_id)| {
+            let digest = Digest::parse(&layer.digest)?;
+            Ok(LayerBlob {
+                name: blob_name(&digest),
+                digest: Some(digest),
+                bytes: Some(layer.size),
+                diff_id,
+            })
+        })
+        .collect::<Result<_>>()?;
+    Ok(Manifest { layers, config })
+}
+
+fn collect(store: &Store, index: &Index, depth: usize, found: &mut Vec<Descriptor>) -> Result<()> {
+    if depth == DEPTH_MAX {
+        return Err(OciError::corrupt(
+            "the OCI layout",
+            "its indexes nest without end",
+        ));
+    }
+    for item in &index.manifests {
+        let ours = |p: &Platform| p.os == "linux" && p.architecture == "amd64";
+        if !item.platform.as_ref().is_none_or(ours) {
+            continue;
+        }
+        if item.media_type.contains("index") || item.media_type.contains("manifest.list") {
+            let nested: Index = parse(&item.digest, &blob(store, item)?)?;
+            collect(store, &nested, depth + 1, found)?;
+        } else if !found.iter().any(|f| f.digest == item.digest) {
+            found.push(item.clone());
+        }
+    }
+    Ok(())
+}
+
+/// Reads the archive of `docker save`, with `<id>/layer.tar` (old) or `blobs/sha256/…` (new).
+pub fn docker(store: &Store) -> Result<Manifest> {
+    let bytes = store
+        .document("manifest.json")?
+        .ok_or_else(|| OciError::corrupt("the archive", "it has no manifest.json"))?;
+    let images: Vec<DockerManifest> = parse("manifest.json", &bytes)?;
+    let [image] = &images[..] else {
+        let tags: Vec<_> = images
+            .iter()
+            .flat_map(|i| i.repo_tags.iter().flatten())
+            .cloned()
+            .collect();
+        let why = format!(
+            "it holds {} images ({}); one is wanted",
+            images.len(),
+            tags.join(", ")
+        );
+        return Err(OciError::unsupported("the archive", why));
+    };
+    let bytes = store
+        .document(&image.config)?
+        .ok_or_else(|| missing(&image.config))?;
+    // The name is the digest: <hex>.json, or blobs/sha256/<hex>.
+    let base = image.config.rsplit('/').next().unwrap_or_default();
+    if let Some(digest) = Digest::parse_hex(base.trim_end_matches(".json")) {
+        check(&image.config, &digest, &Digest::of(&bytes))?;
+    }
+    let (config, diff_ids) = config_file(&image.config, &bytes)?;
+    let layers = pair(&image.layers, diff_ids)?
+        .map(|(name, diff_id)| {
+            Ok(LayerBlob {
+                name: name.clone(),
+                digest: None,
+                bytes: None,
+                diff_id,
+            })
+        })
+        .collect::<Result<_>>()?;
+    Ok(Manifest { layers, config })
+}
+
+fn config_file(name: &str, bytes: &[u8]) -> Result<(ImageConfig, Vec<Digest>)> {
+    let file: ConfigFile = parse(name, bytes)?;
+    let is = |value: &Option<String>, wanted: &str| {
+        value.as_deref().is_none_or(|v| v.is_empty() || v == wanted)
+    };
+    if !is(&file.os, "linux") || !is(&file.architecture, "amd64") {
+        let shown = |v: Option<String>| v.unwrap_or_default();
+        let why = format!(
+            "it is for {}/{}; linux/amd64 is wanted",
+            shown(file.os),
+            shown(file.architecture)
+        );
+        return Err(OciError::unsupported("the image", why));
+    }
+    let process = file.config.unwrap_or_default();
+    let config = ImageConfig {
+        entrypoint: process.entrypoint.unwrap_or_default(),
+        cmd: process.cmd.unwrap_or_default(),
+        env: process.env.unwrap_or_default(),
+        cwd: process.working_dir.unwrap_or_default(),
+        user: process.user.unwrap_or_default(),
+    };
+    let diff_ids = file
+        .rootfs
+        .diff_ids
+        .iter()
+        .map(|d| Digest::parse(d))
+        .collect::<Result<_>>()?;
+    Ok((config, diff_ids))
+}
+
+fn pair<T>(layers: &[T], diff_ids: Vec<Digest>) -> Result<impl Iterator<Item = (&T, Digest)>> {
+    if layers.is_empty() || layers.len() != diff_ids.len() {
+        let why = format!(
+            "its manifest has {} layers, its config {}",
+            layers.len(),
+            diff_ids.len()
+        );
+        return Err(OciError::corrupt("the image", why));
+    }
+    Ok(layers.iter().zip(diff_ids))
+}
+
+pub fn blob_name(digest: &Digest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
+}
+
+/// A document by its descriptor, checked.
+fn blob(store: &Store, descriptor: &Descriptor) -> Result<Vec<u8>> {
+    let digest = Digest::parse(&descriptor.digest)?;
+    let name = blob_name(&digest);
+    let bytes = store.document(&name)?.ok_or_else(|| missing(&name))?;
+    check(&name, &digest, &Digest::of(&bytes))?;
+    Ok(bytes)
+}
+
+pub fn missing(name: &str) -> OciError {
+    OciError::corrupt("the image", format!("{name} is missing"))
+}
+
+pub fn check(what: &str, expected: &Digest, found: &Digest) -> Result<()> {
+    if expected == found {
+        return Ok(());
+    }
+    Err(OciError::corrupt(
+        what,
+        format!("its digest is {found}, not {expected}"),
+    ))
+}
+
+fn parse<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T> {
+    serde_json::from_slice(bytes).map_err(|e| OciError::corrupt(what, e.to_string()))
+}
