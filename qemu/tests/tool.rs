@@ -96,6 +96,7 @@ fn a_wrong_command_line_is_2() {
 fn stuck(dir: &Path, kernel: &Path) -> (Child, i32) {
     let initrd = dir.join("initrd");
     std::fs::write(&initrd, "").unwrap();
+    #[expect(clippy::zombie_processes)] // The caller waits for it; a failed assertion ends all.
     let tool = uvm(dir)
         .args([
             "boot",
