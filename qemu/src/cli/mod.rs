@@ -10,6 +10,7 @@ mod exec;
 mod options;
 mod progress;
 mod signals;
+mod vsock;
 
 use std::process::ExitCode;
 
@@ -46,6 +47,8 @@ enum Command {
     Boot(boot::Boot),
     /// Boots a VM and runs a process in it, outside any container
     Exec(exec::Exec),
+    /// Runs the vhost-user-vsock device alone, for any QEMU
+    Vsock(vsock::Vsock),
     /// Says what this machine has and what would be used
     Doctor(doctor::Doctor),
 }
@@ -60,6 +63,7 @@ pub fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Boot(boot) => boot.run(),
         Command::Exec(exec) => exec.run(),
+        Command::Vsock(vsock) => vsock.run(),
         Command::Doctor(doctor) => doctor.run(),
     };
     outcome.unwrap_or_else(|e| {
