@@ -41,7 +41,8 @@ check: ## formatting and lints
 	@image/scripts/lint.sh
 
 bench: build ## measure against the floors: a table and out/bench.json
-	@out/uvm bench --json out/bench.json
+	@qemu/benches/floor/build.sh out/floor
+	@out/uvm bench --json out/bench.json --svg out/bench.svg
 
 clean: ## remove what was built (the kernel stays in the user's cache)
 	@rm -rf target out

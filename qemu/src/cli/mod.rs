@@ -4,13 +4,13 @@
 //! the command cannot be run and 127 when it is not there, as shells have it; 128 + n when
 //! signal n ended the tool; 2 for a wrong command line.
 
+mod bench;
 mod boot;
 mod doctor;
 mod exec;
 mod options;
 mod progress;
 mod signals;
-mod vsock;
 
 use std::process::ExitCode;
 
@@ -47,8 +47,8 @@ enum Command {
     Boot(boot::Boot),
     /// Boots a VM and runs a process in it, outside any container
     Exec(exec::Exec),
-    /// Runs the vhost-user-vsock device alone, for any QEMU
-    Vsock(vsock::Vsock),
+    /// Measures the guest beside the floors of this machine
+    Bench(bench::Bench),
     /// Says what this machine has and what would be used
     Doctor(doctor::Doctor),
 }
@@ -61,9 +61,9 @@ pub fn main() -> ExitCode {
         return FAILED.into();
     }
     let outcome = match cli.command {
+        Command::Bench(bench) => bench.run(),
         Command::Boot(boot) => boot.run(),
         Command::Exec(exec) => exec.run(),
-        Command::Vsock(vsock) => vsock.run(),
         Command::Doctor(doctor) => doctor.run(),
     };
     outcome.unwrap_or_else(|e| {

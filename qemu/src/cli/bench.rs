@@ -1,0 +1,106 @@
+//! `uvm bench`: what the guest costs, beside what the machine itself costs.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::Context as _;
+use clap::Args;
+use serde_json::json;
+
+use super::{Progress, VmOptions};
+use crate::bench::{self, report, Plan};
+use crate::choice;
+use crate::vm::QEMU;
+
+#[derive(Debug, Args)]
+pub struct Bench {
+    #[command(flatten)]
+    vm: VmOptions,
+    /// The floor program, which `make bench` builds
+    #[arg(long, default_value = "out/floor", value_name = "FILE")]
+    floor: PathBuf,
+    /// The guest's binary, for its size
+    #[arg(long, default_value = "out/init", value_name = "FILE")]
+    init: PathBuf,
+    /// Turns of guest and floor; medians count
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// Only figures whose name contains this
+    #[arg(long, value_name = "TEXT")]
+    filter: Option<String>,
+    /// Write all samples to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Draw how much of each budget is used
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Fail when a figure is over its budget
+    #[arg(long)]
+    check: bool,
+}
+
+impl Bench {
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        anyhow::ensure!(
+            self.floor.is_file(),
+            "there is no floor program at {}: build it with qemu/benches/floor/build.sh {0}",
+            self.floor.display()
+        );
+        let progress = Progress::new();
+        let plan = Plan {
+            profile: self.vm.profile()?,
+            accel: self.vm.accel,
+            floor: self.floor,
+            init: Some(self.init),
+            rounds: self.rounds,
+            filter: self.filter,
+        };
+        let outcome = bench::run(&plan, |what| progress.doing(what));
+        progress.done();
+        let figures = outcome?;
+        print!("{}", report::table(&figures));
+        if let Some(path) = &self.json {
+            let document = json!({
+                "machine": machine(&plan),
+                "rounds": plan.rounds,
+                "figures": figures.iter().map(|figure| {
+                    let mut value = json!(figure);
+                    value["median"] = json!(figure.value());
+                    value["floor_median"] = json!(figure.floor_value());
+                    value["ratio"] = json!(figure.ratio());
+                    value["holds"] = json!(figure.holds());
+                    value
+                }).collect::<Vec<_>>(),
+            });
+            write(path, &format!("{document:#}\n"))?;
+        }
+        if let Some(path) = &self.svg {
+            write(path, &report::svg(&figures))?;
+        }
+        let over = figures.iter().any(|figure| figure.holds() == Some(false));
+        Ok(match self.check && over {
+            true => ExitCode::FAILURE,
+            false => ExitCode::SUCCESS,
+        })
+    }
+}
+
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))
+}
+
+/// What the figures depend on and a reader cannot see from them.
+fn machine(plan: &Plan) -> serde_json::Value {
+    let qemu = Command::new(QEMU).arg("--version").output().ok();
+    let qemu = qemu.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    let version = qemu.as_deref().and_then(|text| text.lines().next());
+    json!({
+        "qemu": version,
+        "accelerator": choice::accel(plan.accel, &plan.profile.kernel).chosen.name(),
+        "vsock": format!("{:?}", choice::vsock(plan.profile.vsock).chosen),
+        "machine": format!("{:?}", plan.profile.machine),
+        "host_cpus": std::thread::available_parallelism().map_or(0, usize::from),
+        "cpus": plan.profile.cpus,
+        "memory_mib": plan.profile.memory_mib,
+    })
+}
