@@ -5,6 +5,8 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use super::process::{Process, Role};
 use super::{Deadline, Host, Key};
 use crate::bridge::outbox::Ticket;
@@ -45,8 +47,10 @@ pub struct Container {
     /// `ActivityId` of its Create request, for the notification.
     pub activity: String,
     pub bundle: PathBuf,
-    /// Removed at DeleteContainerState.
-    pub scratch: Option<PathBuf>,
+    /// Removed at DeleteContainerState; empty: nothing is.
+    pub scratch: PathBuf,
+    /// The spec it runs by, as written to its bundle.
+    pub config: Value,
     /// With its own pid namespace the kernel ends all its processes when init ends.
     pub owns_pid_namespace: bool,
     pub streams: Option<InitStreams>,
@@ -63,12 +67,13 @@ pub struct Container {
 }
 
 impl Container {
-    pub fn creating(activity: String, bundle: PathBuf, scratch: Option<PathBuf>) -> Self {
+    pub fn creating(activity: String, bundle: PathBuf, scratch: PathBuf) -> Self {
         Self {
             state: State::Creating,
             activity,
             bundle,
             scratch,
+            config: Value::Null,
             owns_pid_namespace: false,
             streams: None,
             init: None,

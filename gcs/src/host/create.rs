@@ -3,13 +3,13 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use nix::unistd::Pid;
+use serde_json::Value;
 
-use super::bundle::{self as spec, Prepared};
 use super::container::{Container, InitStreams, State};
 use super::process::Role;
 use super::Host;
@@ -18,6 +18,7 @@ use crate::bridge::outbox::Ticket;
 use crate::error::Failure;
 use crate::prot::{HResult, MessageBase, SchemaVersion, VmHostedContainerSettingsV2};
 use crate::runtime::{Order, Report};
+use crate::spec::{self, Context, Prepared};
 use crate::stdio::Relay;
 
 const PREPARE_LIMIT: Duration = Duration::from_secs(60);
@@ -30,18 +31,21 @@ impl Host {
         base: &MessageBase,
         config: VmHostedContainerSettingsV2,
     ) {
-        match self.register(base, config) {
-            Err(failure) => self.outbox.answer(ticket, Err(failure)),
-            Ok((id, order)) => self.run(
-                format!("creating container {id:?}"),
-                PREPARE_LIMIT,
-                move || spec::prepare(&order),
-                move |host, result| match result {
-                    Ok(prepared) => host.create_in_engine(ticket, id, prepared),
-                    Err(failure) => host.create_failed(ticket, id, failure),
-                },
-            ),
-        }
+        let (bundle, oci) = match self.register(base, config) {
+            Ok(registered) => registered,
+            Err(failure) => return self.outbox.answer(ticket, Err(failure)),
+        };
+        let id = base.container_id.clone();
+        let name = id.clone();
+        self.run(
+            format!("creating container {id:?}"),
+            PREPARE_LIMIT,
+            move || spec::prepare(&name, &bundle, oci, &Context::default()),
+            move |host, result| match result {
+                Ok(prepared) => host.create_in_engine(ticket, id, prepared),
+                Err(failure) => host.create_failed(ticket, id, failure),
+            },
+        );
     }
 
     /// Checks what can be checked without touching anything, then takes the id.
@@ -49,8 +53,8 @@ impl Host {
         &mut self,
         base: &MessageBase,
         config: VmHostedContainerSettingsV2,
-    ) -> Result<(String, spec::Order), Failure> {
-        let id = base.container_id.clone();
+    ) -> Result<(PathBuf, Value), Failure> {
+        let id = &base.container_id;
         let invalid = |text: &str| Err(Failure::new(HResult::INVALID_JSON, text));
         if config.schema_version < SchemaVersion::V2_1 {
             return invalid("the container document's SchemaVersion is below 2.1 or missing");
@@ -58,32 +62,19 @@ impl Host {
         let Some(oci) = config.oci_specification else {
             return invalid("the container document has no OciSpecification");
         };
-        spec::check_id(&id)?;
-        if self.containers.contains_key(&id) {
-            return Err(Failure::new(
-                HResult::SYSTEM_ALREADY_EXISTS,
-                format!("there is a container {id:?} already"),
-            ));
+        spec::check_id(id)?;
+        if self.containers.contains_key(id) {
+            let text = format!("there is a container {id:?} already");
+            return Err(Failure::new(HResult::SYSTEM_ALREADY_EXISTS, text));
         }
         let bundle = match config.oci_bundle_path.as_str() {
-            "" => PathBuf::from("/run/gcs/c").join(&id),
+            "" => Context::default().root(id),
             path => PathBuf::from(path),
         };
-        let scratch = Some(config.scratch_dir_path).filter(|path| !path.is_empty());
-        let container = Container::creating(
-            base.activity_id.clone(),
-            bundle.clone(),
-            scratch.map(Into::into),
-        );
+        let scratch = PathBuf::from(config.scratch_dir_path);
+        let container = Container::creating(base.activity_id.clone(), bundle.clone(), scratch);
         self.containers.insert(id.clone(), container);
-        Ok((
-            id.clone(),
-            spec::Order {
-                id,
-                bundle,
-                spec: oci.0,
-            },
-        ))
+        Ok((bundle, oci.0))
     }
 
     fn create_in_engine(&mut self, ticket: Ticket, id: String, prepared: Prepared) {
@@ -91,6 +82,7 @@ impl Host {
             return;
         };
         container.owns_pid_namespace = prepared.owns_pid_namespace;
+        container.config = prepared.config;
         let streams = if prepared.terminal {
             Ok(None)
         } else {
@@ -159,7 +151,7 @@ impl Host {
             PREPARE_LIMIT,
             move || {
                 let engine = crate::runtime::purge(&name);
-                spec::remove_bundle(&bundle).and(engine)
+                spec::remove_files(&name, Path::new(""), &bundle, &Context::default()).and(engine)
             },
             move |host, cleaned: Result<(), Failure>| {
                 if let Err(left) = cleaned {

@@ -10,6 +10,7 @@ use crate::bridge::codec::Reply;
 use crate::bridge::outbox::Ticket;
 use crate::error::Failure;
 use crate::prot::{HResult, MessageBase};
+use crate::spec::{self, Context};
 
 const DELETE_LIMIT: Duration = Duration::from_secs(120);
 
@@ -68,7 +69,7 @@ impl Host {
             DELETE_LIMIT,
             move || {
                 let engine = crate::runtime::delete(&name);
-                let files = super::bundle::remove_state(&bundle, scratch.as_deref());
+                let files = spec::remove_files(&name, &scratch, &bundle, &Context::default());
                 engine.and(files)
             },
             move |host, deleted: Result<(), Failure>| {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use nix::unistd::Pid;
+use serde_json::Value;
 
 use super::container::{InitStreams, State};
 use super::process::Role;
@@ -19,6 +20,7 @@ use crate::prot::{
     ProcessParameters, VsockStdioRelaySettings, UVM_ID,
 };
 use crate::runtime::{Order, Report};
+use crate::spec;
 use crate::stdio::{Input, Output, Relay, StreamKind};
 use crate::sys::channel::set_nonblocking;
 
@@ -172,16 +174,33 @@ impl Host {
         );
     }
 
-    fn run_exec(
+    fn run_exec(&mut self, ticket: Ticket, id: String, process: Value, connections: Connections) {
+        let container = match self.container(&id) {
+            Ok(container) => container,
+            Err(failure) => return self.outbox.answer(ticket, Err(failure)),
+        };
+        let (config, bundle) = (container.config.clone(), container.bundle.clone());
+        self.run(
+            format!("preparing a process in container {id:?}"),
+            EXEC_LIMIT,
+            move || spec::exec_process(&config, &bundle, process),
+            move |host, process| match process {
+                Ok(process) => host.run_exec_in_engine(ticket, id, process, connections),
+                Err(failure) => host.outbox.answer(ticket, Err(failure)),
+            },
+        );
+    }
+
+    fn run_exec_in_engine(
         &mut self,
         ticket: Ticket,
         id: String,
-        process: serde_json::Value,
+        process: Value,
         connections: Connections,
     ) {
         let terminal = process
             .get("terminal")
-            .and_then(|t| t.as_bool())
+            .and_then(Value::as_bool)
             .unwrap_or(false);
         let made = if terminal {
             null_streams().map(|theirs| (theirs, ExecStreams::Terminal(connections)))

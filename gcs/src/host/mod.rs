@@ -4,7 +4,6 @@
 //! replies go to the outbox. Nothing here waits: what takes time is a task, a dial or a started
 //! program, each with a deadline and with the code that goes on when it is through.
 
-mod bundle;
 mod container;
 mod create;
 mod delete;

@@ -97,8 +97,10 @@ impl Relay {
         poller: &mut Poller<S>,
         source: impl Fn(StreamKind) -> S,
     ) -> io::Result<bool> {
-        let streams = self.streams.iter_mut().flatten();
-        let hung_up = streams.fold(false, |any, watched| watched.stream.look_again() || any);
+        let mut hung_up = false;
+        for watched in self.streams.iter_mut().flatten() {
+            hung_up |= watched.stream.look_again();
+        }
         self.watch(poller, source)?;
         Ok(hung_up)
     }
