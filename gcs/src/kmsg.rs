@@ -1,6 +1,6 @@
 //! The kernel's log as records: `/dev/kmsg` in, log lines out (`-kmsgLogLevel`, P-307).
 //!
-//! Our own lines are left out, or each would come round for ever; those of our task children,
+//! Lines of this process are left out, or each would come round for ever; those of our children,
 //! which cannot write to the log connection, are taken.
 
 use std::fs::{File, OpenOptions};
@@ -11,7 +11,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
-use crate::log::{emit, Level, Origin, Record, TAG};
+use crate::log::{emit, tag, Level, Origin, Record};
 
 /// One message of the kernel's log (Documentation/ABI/testing/dev-kmsg).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,13 +68,10 @@ fn unescape(text: &[u8]) -> String {
 }
 
 impl Message {
-    /// Whether the line is one that this process wrote there itself.
-    fn is_ours(&self) -> bool {
-        self.facility != 0
-            && self
-                .text
-                .strip_prefix(TAG)
-                .is_some_and(|rest| rest.starts_with(':'))
+    /// Whether the line was written with that tag by a process, not by the kernel.
+    fn is_from(&self, tag: &str) -> bool {
+        let rest = self.text.strip_prefix(tag);
+        self.facility != 0 && rest.is_some_and(|rest| rest.starts_with(':'))
     }
 
     fn record(&self) -> Record {
@@ -121,12 +118,14 @@ impl Reader {
     pub fn relay(&mut self, max: usize) -> io::Result<()> {
         // Longest message with its dictionary (kernel: `PRINTK_MESSAGE_MAX`).
         let mut buffer = [0; 8192];
+        let own = tag();
         for _ in 0..max {
             match self.file.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(got) => {
                     let message = parse(&buffer[..got]);
-                    let wanted = |m: &Message| u32::from(m.priority) <= self.level && !m.is_ours();
+                    let wanted =
+                        |m: &Message| u32::from(m.priority) <= self.level && !m.is_from(&own);
                     if let Some(message) = message.filter(wanted) {
                         emit(message.record());
                     }
@@ -184,16 +183,13 @@ mod tests {
     #[test]
     fn only_our_own_lines_are_ours() {
         for (line, ours) in [
-            ("30,1,2,-;gcs: hello", true),
-            ("6,1,2,-;gcs: from the kernel", false),
-            ("30,1,2,-;gcs[41]: from a task child", false),
-            ("30,1,2,-;gcsx: someone", false),
+            ("30,1,2,-;gcs[7]: hello", true),
+            ("6,1,2,-;gcs[7]: from the kernel", false),
+            ("30,1,2,-;gcs[71]: from a child", false),
+            ("30,1,2,-;gcs[7]x: someone", false),
         ] {
-            assert_eq!(
-                parse(line.as_bytes()).expect(line).is_ours(),
-                ours,
-                "{line}"
-            );
+            let message = parse(line.as_bytes()).expect(line);
+            assert_eq!(message.is_from("gcs[7]"), ours, "{line}");
         }
     }
 

@@ -16,7 +16,7 @@ use crate::poweroff::End;
 use crate::{cgroup, child, entropy, mounts, service, sys, sysctl, vsock};
 
 /// Descriptors a process may have: what programs expect, and what they may raise it to.
-const NOFILE: (u64, u64) = (1024, 1 << 20);
+pub const NOFILE: (u64, u64) = (1024, 1 << 20);
 /// Status of a usage error of PID 1 itself, and of the service.
 const BAD_LINE: End = End::Status(1);
 const BAD_FLAGS: End = End::Status(2);

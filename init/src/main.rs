@@ -22,6 +22,7 @@ use std::ffi::OsString;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
 use applets::Applet;
+use gcs::log::{Format, Level};
 use poweroff::End;
 
 /// Exit status of a program that panicked.
@@ -40,7 +41,15 @@ fn start(words: Vec<OsString>) -> i32 {
             gcs::log::init();
             guarded(|| applets::serve(words))
         }
-        Applet::Engine => gcs::runtime::applet(),
+        Applet::Engine => {
+            gcs::log::init();
+            if guest::find().is_some() {
+                // The only way for its log: stderr is the container's. PID 1 reads it there.
+                gcs::log::open_kmsg().ok();
+            }
+            gcs::log::configure(Level::Warning, Format::Json);
+            gcs::runtime::applet()
+        }
     }
 }
 

@@ -10,7 +10,9 @@ use gcs::config::Flags;
 use gcs::kmsg;
 use gcs::service::{End as Ended, Setup};
 use gcs::transport::Dialer;
+use nix::sys::resource::{setrlimit, Resource};
 
+use crate::boot::NOFILE;
 use crate::cgroup;
 use crate::guest::Guest;
 use crate::poweroff::End;
@@ -62,6 +64,10 @@ pub fn serve(guest: Option<Guest>, flags: &Flags) -> End {
 /// What only a machine of our own gets. Each part is logged when it fails and missed later by
 /// what needs it; none is worth the machine.
 fn prepare(flags: &Flags) {
+    // For itself only: each child starts with the soft limit programs expect (P-296).
+    if let Err(errno) = setrlimit(Resource::RLIMIT_NOFILE, NOFILE.1, NOFILE.1) {
+        log::warn!("few streams at once: the limit of open files stays: {errno}");
+    }
     if let Some(pattern) = &flags.core_dump_location {
         let pattern = std::os::unix::ffi::OsStrExt::as_bytes(pattern.as_os_str());
         if let Err(error) = fs::write("/proc/sys/kernel/core_pattern", pattern) {

@@ -4,7 +4,8 @@
 /// Path below `/proc/sys`, value, why.
 static TABLE: &[(&str, &str, &str)] = &[(
     "kernel/printk_devkmsg",
-    "on",
+    // The kernel takes the word only with a line feed.
+    "on\n",
     "our lines in the kernel log would be dropped after ten in five seconds",
 )];
 
@@ -12,7 +13,7 @@ static TABLE: &[(&str, &str, &str)] = &[(
 pub fn apply() {
     for (name, value, why) in TABLE {
         if let Err(error) = std::fs::write(format!("/proc/sys/{name}"), value) {
-            log::debug!(reason = *why; "{name} cannot be set to {value}: {error}");
+            log::debug!(reason = *why; "{name} cannot be set to {value:?}: {error}");
         }
     }
 }

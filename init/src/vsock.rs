@@ -22,7 +22,7 @@ const HOST: u32 = 2;
 const LIMIT: Duration = Duration::from_secs(5);
 /// The transport's driver may still be coming up when PID 1 starts.
 const SETTLE_PAUSE_US: u32 = 2_000;
-const SETTLE_LIMIT_US: u64 = 5_000_000;
+const SETTLE_LIMIT_US: u64 = 2_000_000;
 
 /// Connects to a port of the host; the descriptor is non-blocking. Waits for the vsock transport
 /// to appear, but not for a listener: protocol.md 1.1 gives these connections one attempt.

@@ -67,8 +67,19 @@ pub fn remove_all() {
     }
 }
 
+/// Has [`remove_all`] remove more paths.
+pub fn remove_at_exit(paths: impl IntoIterator<Item = PathBuf>) {
+    ALL.lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .extend(paths);
+}
+
 fn remove(path: &Path) {
-    if let Err(e) = fs::remove_dir_all(path) {
+    let removed = match path.symlink_metadata() {
+        Ok(metadata) if !metadata.is_dir() => fs::remove_file(path),
+        _ => fs::remove_dir_all(path),
+    };
+    if let Err(e) = removed {
         if e.kind() != io::ErrorKind::NotFound {
             log::warn!("{} stays behind: {e}", path.display());
         }

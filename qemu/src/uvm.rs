@@ -21,6 +21,7 @@ use crate::private_dir::PrivateDir;
 use crate::profile::{Profile, VsockWire};
 use crate::qmp::{Place, QmpError};
 use crate::vm::{Vm, VmError};
+use crate::vsock::{Device, DeviceConfig, DeviceHandle, Faults};
 
 /// A real host gives entropy, log and bridge this long (protocol.md 11.1).
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
@@ -41,8 +42,8 @@ pub enum UvmError {
     NotReady { source: HostError, console: String },
     #[error("a private directory for the VM: {0}")]
     Dir(std::io::Error),
-    #[error("the vsock device: {0}")]
-    Vsock(String),
+    #[error(transparent)]
+    Vsock(#[from] crate::vsock::Error),
     #[error("the disk {file}: {source}")]
     Disk { file: String, source: QmpError },
     #[error("all places for disks are taken")]
@@ -57,6 +58,8 @@ pub struct BootOptions {
     /// Send what a real host always sends: NegotiateProtocol and the SecurityPolicy request.
     pub negotiate: bool,
     pub limit: Duration,
+    /// What the vsock device shall do wrong, for tests.
+    pub faults: Faults,
 }
 
 impl Default for BootOptions {
@@ -67,6 +70,7 @@ impl Default for BootOptions {
             log_sink: None,
             negotiate: true,
             limit: BOOT_LIMIT,
+            faults: Faults::default(),
         }
     }
 }
@@ -86,7 +90,7 @@ pub struct Timings {
 pub struct Uvm {
     // Dropped in this order.
     vm: Vm,
-    _device: Option<Device>,
+    device: Option<DeviceHandle>,
     host: Host,
     dir: PrivateDir,
     taken: Mutex<BTreeSet<(u8, u8)>>,
@@ -114,7 +118,13 @@ impl Uvm {
         let accel = choice::accel(options.accel, &profile.kernel);
         log::info!("accelerator {}: {}", accel.chosen.name(), accel.why);
         let dir = PrivateDir::new().map_err(UvmError::Dir)?;
-        let (host, wire, device) = open_vsock(&dir, &profile, options.strict, options.log_sink)?;
+        let (host, wire, device) = open_vsock(
+            &dir,
+            &profile,
+            options.strict,
+            options.log_sink,
+            options.faults,
+        )?;
 
         let ender = host.ender();
         let console_log = profile
@@ -150,7 +160,7 @@ impl Uvm {
             .collect();
         Ok(Self {
             vm,
-            _device: device,
+            device,
             host,
             dir,
             taken: Mutex::new(taken),
@@ -166,6 +176,11 @@ impl Uvm {
 
     pub fn vm(&self) -> &Vm {
         &self.vm
+    }
+
+    /// The vsock device, unless the kernel carries the vsock.
+    pub fn device(&self) -> Option<&DeviceHandle> {
+        self.device.as_ref()
     }
 
     pub fn timings(&self) -> Timings {
@@ -271,7 +286,8 @@ fn open_vsock(
     profile: &Profile,
     strict: bool,
     log_sink: Option<LogSink>,
-) -> Result<(Host, VsockWire, Option<Device>), UvmError> {
+    faults: Faults,
+) -> Result<(Host, VsockWire, Option<DeviceHandle>), UvmError> {
     let chosen = choice::vsock(profile.vsock);
     log::info!("vsock by {:?}: {}", chosen.chosen, chosen.why);
     let uds = dir.join("vsock");
@@ -290,7 +306,12 @@ fn open_vsock(
         VsockKind::Kernel => (VsockWire::Kernel { cid: guest_cid() }, None),
         VsockKind::Device => {
             let socket = dir.join("vhost.sock");
-            let device = start_device(&socket, &uds)?;
+            let device = Device::start(DeviceConfig {
+                socket: socket.clone(),
+                uds,
+                cid: guest_cid().into(),
+                faults,
+            })?;
             (VsockWire::Device(socket), Some(device))
         }
     };
@@ -301,10 +322,4 @@ fn open_vsock(
 fn guest_cid() -> u32 {
     // 0 to 2 have meanings of their own.
     0x1_0000 + (std::process::id() & 0x3fff_ffff)
-}
-
-enum Device {}
-
-fn start_device(_socket: &Path, _uds: &Path) -> Result<Device, UvmError> {
-    Err(UvmError::Vsock("this build has none".into()))
 }

@@ -33,8 +33,11 @@ pub use time::rfc3339;
 
 use ring::Ring;
 
-/// Tag of the service's lines in the kernel log; the kmsg reader leaves these out.
-pub(crate) const TAG: &str = "gcs";
+/// Begins this process's lines in the kernel log. The kmsg reader leaves its own process's lines
+/// out and takes those of the others: task children, the engine's helper, PID 1 before a shell.
+pub(crate) fn tag() -> String {
+    format!("gcs[{}]", std::process::id())
+}
 
 const KMSG: &str = "/dev/kmsg";
 const RING_RECORDS: usize = 512;
@@ -68,12 +71,11 @@ impl State {
     }
 
     fn take(&mut self, record: Record) {
-        let pid = std::process::id();
-        if pid != self.owner {
+        if std::process::id() != self.owner {
             // A task child: the sink's lines would tangle with the owner's, and its descriptor
             // may be closed or another by now. The kernel log is safe; PID 1 reads it there.
             if self.kmsg.is_some() && record.level <= self.level {
-                write_kmsg(None, &record, &format!("{TAG}[{pid}]"));
+                write_kmsg(None, &record);
             }
             return;
         }
@@ -87,7 +89,7 @@ impl State {
         let wanted = if sent { Level::Error } else { self.level };
         if record.origin == Origin::Ours && record.level <= wanted {
             if let Some(kmsg) = &mut self.kmsg {
-                write_kmsg(Some(kmsg), &record, TAG);
+                write_kmsg(Some(kmsg), &record);
             }
         }
         self.ring.push(record);
@@ -138,8 +140,8 @@ fn note_dropped(sink: &mut Sink, format: Format) {
 
 /// One write per line, so that lines of several writers never interleave. The kernel log has no
 /// reader to wait for; a refused line has no better place to go.
-fn write_kmsg(kept: Option<&mut File>, record: &Record, tag: &str) {
-    let line = record.kmsg(tag);
+fn write_kmsg(kept: Option<&mut File>, record: &Record) {
+    let line = record.kmsg(&tag());
     if let Some(file) = kept {
         file.write_all(line.as_bytes()).ok();
     } else if let Ok(mut file) = OpenOptions::new().write(true).open(KMSG) {
@@ -205,7 +207,7 @@ pub fn open_kmsg() -> std::io::Result<()> {
     with_state(|state| {
         for record in state.ring.since(state.unsent).1 {
             if record.origin == Origin::Ours && record.level <= state.level {
-                write_kmsg(Some(&mut file), record, TAG);
+                write_kmsg(Some(&mut file), record);
             }
         }
         state.kmsg = Some(file);

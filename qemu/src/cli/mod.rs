@@ -11,6 +11,7 @@ mod exec;
 mod options;
 mod progress;
 mod signals;
+mod vsock;
 
 use std::process::ExitCode;
 
@@ -47,6 +48,8 @@ enum Command {
     Boot(boot::Boot),
     /// Boots a VM and runs a process in it, outside any container
     Exec(exec::Exec),
+    /// Runs the vhost-user-vsock device alone, for any QEMU
+    Vsock(vsock::Vsock),
     /// Measures the guest beside the floors of this machine
     Bench(bench::Bench),
     /// Says what this machine has and what would be used
@@ -64,6 +67,7 @@ pub fn main() -> ExitCode {
         Command::Bench(bench) => bench.run(),
         Command::Boot(boot) => boot.run(),
         Command::Exec(exec) => exec.run(),
+        Command::Vsock(vsock) => vsock.run(),
         Command::Doctor(doctor) => doctor.run(),
     };
     outcome.unwrap_or_else(|e| {

@@ -123,6 +123,7 @@ impl VmOptions {
             log_sink: Some(self.sink(progress)),
             negotiate: true,
             limit: Duration::from_secs(self.boot_timeout),
+            ..BootOptions::default()
         };
         let vm = Uvm::boot_with(profile, options).context("the VM did not come up")?;
         progress.done();

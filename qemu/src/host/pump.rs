@@ -11,6 +11,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+
 /// How long a stream may be silent after the exit was reported before it is left behind: some
 /// other process of the guest holds it open.
 pub const STREAM_GRACE: Duration = Duration::from_secs(5);
@@ -176,17 +178,34 @@ impl OwnStream {
     }
 }
 
+fn ready(file: &File, what: PollFlags) -> io::Result<()> {
+    poll(&mut [PollFd::new(file.as_fd(), what)], PollTimeout::NONE)?;
+    Ok(())
+}
+
 impl Read for OwnStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.as_mut().map_or(Ok(0), |file| file.read(buffer))
+        let Some(file) = &mut self.0 else {
+            return Ok(0);
+        };
+        ready(file, PollFlags::POLLIN)?;
+        file.read(buffer)
     }
 }
 
 impl Write for OwnStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match &mut self.0 {
-            Some(file) => file.write(bytes),
-            None => Err(io::ErrorKind::BrokenPipe.into()),
+        let Some(file) = &mut self.0 else {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        };
+        match file.write(bytes) {
+            // Somebody who shares the terminal or pipe made it non-blocking.
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                ready(file, PollFlags::POLLOUT)?;
+                // `write_all` comes again.
+                Err(io::ErrorKind::Interrupted.into())
+            }
+            other => other,
         }
     }
 
