@@ -158,6 +158,8 @@ fn build(
     let spec: Value = read_json(&source)?;
     let config = normal::container(&spec, bundle)
         .map_err(|why| Failure::unspecified(format!("{}: {why}", source.display())))?;
+    let root = Path::new(config["root"]["path"].as_str().unwrap_or_default());
+    fs::read_dir(root).map_err(|e| failed("open the root file system", root, &e))?;
     write_json(&dir.join(state::CONFIG), &config)?;
     own_stdio(&config["process"], &config["linux"])?;
 
@@ -189,7 +191,13 @@ fn build(
         .as_init(dir)
         .with_systemd(false)
         .build()
-        .map_err(|e| trace.failure(&e))?;
+        .map_err(|e| {
+            explain(
+                trace.failure(&e),
+                &config["process"],
+                &config["linux"]["sysctl"],
+            )
+        })?;
     let pid = container
         .pid()
         .ok_or_else(|| Failure::unspecified("the engine gave no pid"))?
@@ -204,6 +212,17 @@ fn build(
         pid: Some(pid),
         master,
     })
+}
+
+/// Names what the engine only alludes to.
+fn explain(mut failure: Failure, process: &Value, sysctl: &Value) -> Failure {
+    if failure.message.contains("chdir") {
+        failure.message += &format!(": process.cwd is {}", process["cwd"]);
+    }
+    if failure.message.contains("procfs") && !sysctl.is_null() {
+        failure.message += &format!(": linux.sysctl is {sysctl}");
+    }
+    failure
 }
 
 /// v1 was given the rules by the engine; v2 wants a program.
@@ -265,7 +284,7 @@ fn exec(
         .with_detach(true)
         .with_process(Some(process_file))
         .build()
-        .map_err(|e| trace.failure(&e))?
+        .map_err(|e| explain(trace.failure(&e), &process, &Value::Null))?
         .as_raw();
     let master = console
         .map(|console| console.master(&process))

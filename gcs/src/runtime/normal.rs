@@ -119,3 +119,62 @@ fn object<'a>(
         .as_object_mut()
         .ok_or_else(|| format!("{name} is no object"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_out_is_made_explicit() {
+        let spec = json!({
+            "hooks": {}, "root": {"path": "rootfs"}, "process": {"args": ["a"]},
+            "linux": {"rootfsPropagation": "rslave"}, "future": 1,
+        });
+        let got = container(&spec, Path::new("/b")).unwrap();
+        assert_eq!(got["root"]["path"], "/b/rootfs");
+        assert_eq!(got["linux"]["rootfsPropagation"], "slave");
+        assert_eq!(got["process"]["oomScoreAdj"], 0);
+        assert_eq!(got["process"]["cwd"], "/");
+        assert_eq!(got["process"]["user"], json!({"uid": 0, "gid": 0}));
+        assert_eq!(got["process"]["capabilities"], no_capabilities());
+        assert_eq!(
+            got["linux"]["resources"]["devices"][0],
+            json!({"allow": false, "access": "rwm"})
+        );
+        assert_eq!((got.get("hooks"), &got["future"]), (None, &json!(1)));
+    }
+
+    #[test]
+    fn what_cannot_hold_is_refused() {
+        for (spec, words) in [
+            (
+                json!({"root": {"path": "/"}, "linux": {"seccomp": {}}}),
+                "seccomp",
+            ),
+            (
+                json!({"root": {"path": "/"}, "linux": {"resources": {"devices": 1}}}),
+                "devices",
+            ),
+            (json!({"root": {}}), "root.path"),
+            (json!([]), "object"),
+        ] {
+            let why = container(&spec, Path::new("/b")).unwrap_err();
+            assert!(why.contains(words), "{why}");
+        }
+    }
+
+    #[test]
+    fn an_exec_without_capabilities_has_those_of_its_container() {
+        let config =
+            json!({"process": {"capabilities": {"bounding": ["CAP_KILL"]}, "oomScoreAdj": 5}});
+        let got = exec(&json!({"args": ["a"]}), &config).unwrap();
+        assert_eq!(got["capabilities"], config["process"]["capabilities"]);
+        assert_eq!(got["oomScoreAdj"], 5);
+        let own = json!({"capabilities": {"bounding": []}, "oomScoreAdj": 7});
+        let got = exec(&own, &config).unwrap();
+        assert_eq!(
+            (&got["capabilities"], &got["oomScoreAdj"]),
+            (&own["capabilities"], &own["oomScoreAdj"])
+        );
+    }
+}

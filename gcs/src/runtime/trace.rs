@@ -17,6 +17,22 @@ use crate::error::Failure;
 /// What a failure quotes of it, in bytes.
 const QUOTE: usize = 4096;
 
+/// Texts the engine puts before an error on its way up, outermost first.
+const WRAPPERS: [&str; 3] = [
+    "failed to create container: ",
+    "exec process failed with error ",
+    "error in executing process : ",
+];
+
+/// Beginnings of traced lines that only repeat an error on its way up.
+const ECHOES: [&str; 5] = [
+    "failed to wait for init ready",
+    "failed to wait for intermediate",
+    "failed to run container process",
+    "failed to run intermediate process",
+    "failed to initialize container process",
+];
+
 #[derive(Clone)]
 pub(super) struct Trace(Arc<Option<File>>);
 
@@ -44,14 +60,20 @@ impl Trace {
             }
             cause = error.source();
         }
-        let traced = self.text();
+        for wrapper in WRAPPERS {
+            if let Some(inner) = text.strip_prefix(wrapper) {
+                text = inner.to_owned();
+            }
+        }
+        let traced = self.details(&text);
         if !traced.is_empty() {
             text = format!("{text} ({traced})");
         }
         Failure::unspecified(text)
     }
 
-    fn text(&self) -> String {
+    /// What was traced beyond `known`, nearest to the cause first.
+    fn details(&self, known: &str) -> String {
         let Some(mut file) = self.0.as_ref().as_ref() else {
             return String::new();
         };
@@ -60,9 +82,13 @@ impl Trace {
             return String::new();
         }
         text.truncate(QUOTE);
-        // The first is the nearest to the cause, the later ones repeat it on the way up.
         let text = String::from_utf8_lossy(&text);
-        text.lines().take(3).collect::<Vec<_>>().join("; ")
+        let more: Vec<&str> = text
+            .lines()
+            .filter(|line| !line.contains(known) && !ECHOES.iter().any(|e| line.starts_with(e)))
+            .take(2)
+            .collect();
+        more.join("; ")
     }
 }
 

@@ -27,9 +27,20 @@ pub fn close_copy(number: i32) {
 
 /// Makes every signal as it is in a fresh process: default disposition, not blocked.
 pub fn reset_signals() -> io::Result<()> {
-    for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: no handler is installed; KILL, STOP and libc's own two refuse, which is fine.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    // By the raw call: libc refuses the signals it keeps for itself, and a parent can have
+    // left those ignored as well. All zero is SIG_DFL in every layout of the kernel's struct.
+    let default = [0_usize; 4];
+    for signal in 1..=64 {
+        // SAFETY: `default` is at least as long as the struct; KILL and STOP refuse, as they may.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                std::ptr::null_mut::<usize>(),
+                8_usize,
+            )
+        };
     }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
     Ok(())

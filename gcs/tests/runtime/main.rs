@@ -4,6 +4,7 @@
 
 #![allow(clippy::disallowed_methods, clippy::zombie_processes)] // a test may block, and `rig::reap` is its reaper
 
+mod cases;
 mod rig;
 mod sys;
 
@@ -15,10 +16,35 @@ use rig::Rig;
 
 type Case = (&'static str, fn(&Rig));
 
-const CASES: &[Case] = &[(
-    "a_container_runs_and_leaves_nothing",
+macro_rules! cases {
+    ($($name:ident),* $(,)?) => { &[$((stringify!($name), cases::$name)),*] };
+}
+
+const CASES: &[Case] = cases![
     a_container_runs_and_leaves_nothing,
-)];
+    nothing_runs_before_start,
+    only_the_standard_streams_are_open,
+    a_waiting_init_holds_nothing_of_the_helper,
+    signals_are_as_in_a_fresh_process,
+    the_oom_score_is_neutral_unless_given,
+    a_plain_user_can_reopen_its_streams,
+    capabilities_are_those_of_the_spec,
+    the_environment_is_exactly_as_given,
+    a_missing_program_fails_the_create_by_name,
+    a_program_that_cannot_be_executed_fails_the_start,
+    a_failed_create_leaves_nothing_and_says_why,
+    an_id_in_use_is_refused_and_the_container_lives,
+    exec_runs_as_given_before_and_after_start,
+    a_failing_exec_says_why_and_harms_nothing,
+    terminals_work_for_init_and_exec,
+    an_exec_gets_its_own_terminal,
+    namespaces_can_be_joined_by_path,
+    signals_reach_every_process,
+    device_rules_hold,
+    the_root_of_the_machine_is_out_of_reach,
+    parallel_execs_work,
+    update_changes_limits,
+];
 
 fn main() -> ExitCode {
     let mut args = std::env::args();
@@ -102,15 +128,4 @@ fn suite(v2: bool, filter: &[&str]) -> ExitCode {
     } else {
         ExitCode::SUCCESS
     }
-}
-
-fn a_container_runs_and_leaves_nothing(rig: &Rig) {
-    let at = std::time::Instant::now();
-    let (out, err, code) = rig.run(
-        "one",
-        &["sh", "-c", "echo out; echo err >&2; cat; exit 7"],
-        |_| {},
-    );
-    assert_eq!((out.as_str(), err.as_str(), code), ("out\n", "err\n", 7));
-    println!("create to delete: {:?}", at.elapsed());
 }

@@ -5,7 +5,7 @@ use std::io::{Read, Seek, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use gcs::error::Failure;
@@ -100,6 +100,18 @@ impl Rig {
     }
 
     pub fn order(&self, order: &Order) -> Result<Made, Failure> {
+        self.spawn(order).wait()
+    }
+
+    pub fn spawn_exec(&self, id: &str, process: Value) -> Helper {
+        self.spawn(&Order::Exec {
+            id: id.into(),
+            process,
+            terminal: false,
+        })
+    }
+
+    fn spawn(&self, order: &Order) -> Helper {
         let mut file = File::from(memfd_create("order", MFdFlags::MFD_CLOEXEC).unwrap());
         file.write_all(&serde_json::to_vec(order).unwrap()).unwrap();
         file.rewind().unwrap();
@@ -125,20 +137,15 @@ impl Rig {
         sys::pass(&mut command, vec![file.into(), theirs]);
         let child = command.spawn().unwrap();
         drop(command); // its copies of the ends
-        let (report, master) = report(&ours);
-        reap(child.id() as i32);
         let streams = Streams {
             stdin: Some(OwnedFd::from(stdin).into()),
             stdout: OwnedFd::from(stdout).into(),
             stderr: OwnedFd::from(stderr).into(),
         };
-        match report {
-            Report::Done { pid } => Ok(Made {
-                pid: pid.unwrap_or(0),
-                streams,
-                master,
-            }),
-            Report::Failed(failure) => Err(failure),
+        Helper {
+            pid: child.id() as i32,
+            socket: ours,
+            streams,
         }
     }
 
@@ -172,6 +179,28 @@ impl Rig {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         let dir = self.dir.path().to_str().unwrap();
         assert!(!mounts.contains(dir), "mounts are left: {mounts}");
+    }
+}
+
+/// A helper at work.
+pub struct Helper {
+    pid: i32,
+    socket: OwnedFd,
+    streams: Streams,
+}
+
+impl Helper {
+    pub fn wait(self) -> Result<Made, Failure> {
+        let (report, master) = report(&self.socket);
+        reap(self.pid);
+        match report {
+            Report::Done { pid } => Ok(Made {
+                pid: pid.unwrap_or(0),
+                streams: self.streams,
+                master,
+            }),
+            Report::Failed(failure) => Err(failure),
+        }
     }
 }
 
@@ -233,10 +262,6 @@ pub fn reap_strays() -> usize {
     count
 }
 
-pub fn has_children() -> bool {
-    waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok()
-}
-
 const CAPS: [&str; 14] = [
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
@@ -289,8 +314,4 @@ pub fn spec(id: &str, args: &[&str]) -> Value {
 /// As the host sends an exec.
 pub fn process(args: &[&str]) -> Value {
     json!({"user": {"uid": 0, "gid": 0}, "args": args, "env": ["PATH=/bin"], "cwd": "/"})
-}
-
-pub fn exists(path: &Path) -> bool {
-    path.symlink_metadata().is_ok()
 }
