@@ -111,6 +111,6 @@ fn rules_that_cannot_be_applied_are_errors() {
         json!({"type": "c"}),
         json!("x"),
     ] {
-        assert!(parse(&[rule.clone()]).is_err(), "{rule}");
+        assert!(parse(std::slice::from_ref(&rule)).is_err(), "{rule}");
     }
 }
