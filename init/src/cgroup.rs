@@ -73,6 +73,10 @@ impl Limits {
 enum Step {
     Dir(PathBuf),
     Write(PathBuf, String),
+    /// Gives the controllers to the group's children: in one write, because the kernel waits for
+    /// all processors each time; one by one when that fails, so that one that cannot be had does
+    /// not cost the others.
+    Enable(PathBuf, Vec<String>),
 }
 
 /// Makes the groups and moves this process into `/gcs`; what fails is logged.
@@ -114,21 +118,23 @@ fn run(step: &Step) -> io::Result<()> {
             result => result,
         },
         Step::Write(path, value) => fs::write(path, value),
+        Step::Enable(path, words) => fs::write(path, words.join(" ")).or_else(|_| {
+            let each = words.iter().map(|word| fs::write(path, word));
+            each.fold(Ok(()), Result::and)
+        }),
     }
 }
 
 fn plan_v2(root: &Path, controllers: &str, limits: Limits) -> Vec<Step> {
     let write = |path: &str, value: &str| Step::Write(root.join(path), value.to_owned());
-    let enable = |path: &str| {
-        // One write each: a controller that cannot be had must not cost the others.
-        let names = controllers.split_whitespace();
-        names
-            .map(|name| write(path, &format!("+{name}")))
-            .collect::<Vec<_>>()
-    };
-    let mut plan = enable("cgroup.subtree_control");
+    let words: Vec<String> = controllers
+        .split_whitespace()
+        .map(|name| format!("+{name}"))
+        .collect();
+    let enable = |path: &str| Step::Enable(root.join(path), words.clone());
+    let mut plan = vec![enable("cgroup.subtree_control")];
     plan.push(Step::Dir(root.join("containers")));
-    plan.extend(enable("containers/cgroup.subtree_control"));
+    plan.push(enable("containers/cgroup.subtree_control"));
     plan.push(write(
         "containers/memory.max",
         &limits.containers.to_string(),
@@ -179,6 +185,7 @@ mod tests {
         let line = |step: &Step| match step {
             Step::Dir(path) => format!("mkdir {}", path.display()),
             Step::Write(path, value) => format!("{} < {value}", path.display()),
+            Step::Enable(path, words) => format!("{} < {}", path.display(), words.join(" ")),
         };
         plan.iter().map(line).collect()
     }
@@ -211,11 +218,9 @@ mod tests {
         assert_eq!(
             told(&plan_v2(Path::new("/c"), "memory pids\n", LIMITS)),
             [
-                "/c/cgroup.subtree_control < +memory",
-                "/c/cgroup.subtree_control < +pids",
+                "/c/cgroup.subtree_control < +memory +pids",
                 "mkdir /c/containers",
-                "/c/containers/cgroup.subtree_control < +memory",
-                "/c/containers/cgroup.subtree_control < +pids",
+                "/c/containers/cgroup.subtree_control < +memory +pids",
                 "/c/containers/memory.max < 100",
                 "mkdir /c/gcs",
                 "/c/gcs/memory.low < 7",
