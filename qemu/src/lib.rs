@@ -5,6 +5,7 @@ pub mod bench;
 pub mod choice;
 pub mod cli;
 pub mod console;
+pub mod container;
 pub mod host;
 pub mod oci;
 pub mod private_dir;

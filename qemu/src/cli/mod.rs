@@ -10,6 +10,7 @@ mod doctor;
 mod exec;
 mod options;
 mod progress;
+mod run;
 mod signals;
 mod vsock;
 
@@ -44,6 +45,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Boots a VM and runs a container from an image in it
+    Run(run::Run),
     /// Boots a VM, says how long it took, and keeps it until Ctrl-C
     Boot(boot::Boot),
     /// Boots a VM and runs a process in it, outside any container
@@ -65,6 +68,7 @@ pub fn main() -> ExitCode {
     }
     let outcome = match cli.command {
         Command::Bench(bench) => bench.run(),
+        Command::Run(run) => run.run(),
         Command::Boot(boot) => boot.run(),
         Command::Exec(exec) => exec.run(),
         Command::Vsock(vsock) => vsock.run(),

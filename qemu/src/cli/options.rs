@@ -103,6 +103,14 @@ impl VmOptions {
         }
     }
 
+    /// What of the tool's own log is shown.
+    pub fn log_filter(&self) -> LevelFilter {
+        match self.verbose {
+            true => LevelFilter::Debug,
+            false => LevelFilter::Warn,
+        }
+    }
+
     /// Boots it, with progress for a person who waits at a terminal.
     pub fn boot(&self, progress: &Progress) -> anyhow::Result<Uvm> {
         self.boot_profile(self.profile()?, progress)
@@ -110,12 +118,7 @@ impl VmOptions {
 
     /// Boots a profile made from [`VmOptions::profile`].
     pub fn boot_profile(&self, profile: Profile, progress: &Progress) -> anyhow::Result<Uvm> {
-        let level = if self.verbose {
-            LevelFilter::Debug
-        } else {
-            LevelFilter::Warn
-        };
-        log_to_stderr(progress, level);
+        log_to_stderr(progress, self.log_filter());
         progress.doing("booting the VM");
         let options = BootOptions {
             accel: self.accel,

@@ -20,12 +20,15 @@ pub struct Entries<R> {
     padding: u64,
 }
 
+/// PAX records: keys and values, in order.
+type Records = Vec<(Vec<u8>, Vec<u8>)>;
+
 #[derive(Debug)]
 pub struct Entry {
     pub header: Header,
     pub path: Vec<u8>,
     pub link: Option<Vec<u8>>,
-    pub pax: Vec<(Vec<u8>, Vec<u8>)>,
+    pub pax: Records,
 }
 
 impl Entry {
@@ -149,7 +152,7 @@ impl<R: Read> Entries<R> {
 }
 
 /// `<length> <key>=<value>\n`, the length counting itself (pax(1)).
-fn records(mut bytes: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Why> {
+fn records(mut bytes: &[u8]) -> Result<Records, Why> {
     let mut all = Vec::new();
     while !bytes.is_empty() {
         let one = || {

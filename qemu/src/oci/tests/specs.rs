@@ -19,8 +19,9 @@ fn image() -> ImageConfig {
 
 #[test]
 fn words_follow_docker() {
+    type Words = Option<Vec<String>>;
     let (yes, no) = (Some(words(&["x", "y"])), None);
-    let table: [(Option<Vec<String>>, Option<Vec<String>>, &[&str]); 4] = [
+    let table: [(Words, Words, &[&str]); 4] = [
         (no.clone(), no.clone(), &["/entry", "cmd"]),
         (yes.clone(), no.clone(), &["/entry", "x", "y"]),
         (no, Some(words(&["/other"])), &["/other"]),

@@ -1,0 +1,168 @@
+//! `uvm run`: boots a VM, runs one container from an image in it, and is that container to the
+//! outside: its streams and its exit code. Nothing of ours is written to stdout.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Args;
+
+use crate::container::{self, Container};
+use crate::host::HostError;
+use crate::oci::{self, Cache, Image};
+use crate::uvm::Uvm;
+
+use super::exec::start_failure;
+use super::{exit_code, progress, Progress, VmOptions};
+
+/// Disks that fit on one controller.
+const LUNS: usize = 64;
+/// Controllers that an LCOW VM can have.
+const CONTROLLERS: usize = 4;
+
+#[derive(Debug, Args)]
+pub struct Run {
+    #[command(flatten)]
+    vm: VmOptions,
+    #[command(flatten)]
+    container: ContainerOptions,
+    /// The program and its arguments, instead of the image's command
+    #[arg(last = true, value_name = "WORDS")]
+    words: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Container")]
+struct ContainerOptions {
+    /// OCI layout directory, OCI or `docker save` archive, rootfs directory or tar
+    /// [default: an image made from this machine's static busybox]
+    #[arg(long, value_name = "PATH")]
+    image: Option<PathBuf>,
+    /// The command as one string, split into words as a shell does, but run without one
+    #[arg(long, value_name = "STRING", conflicts_with = "words")]
+    command: Option<String>,
+    /// Instead of the image's entrypoint; "" for none
+    #[arg(long, value_name = "STRING")]
+    entrypoint: Option<String>,
+    /// Variables for the container
+    #[arg(long, short, value_name = "NAME=VALUE", value_parser = variable)]
+    env: Vec<String>,
+    /// Working directory
+    #[arg(long, short, value_name = "DIRECTORY")]
+    workdir: Option<String>,
+    /// User: name or uid, perhaps with :group
+    #[arg(long, short, value_name = "USER")]
+    user: Option<String>,
+    #[arg(long, value_name = "NAME")]
+    hostname: Option<String>,
+    /// The container has no standard input
+    #[arg(long)]
+    no_stdin: bool,
+    /// Where converted layers are kept [default: lcow-uvm/layers in the user's cache directory]
+    #[arg(long, env = "UVM_LAYER_CACHE", value_name = "DIRECTORY")]
+    cache_dir: Option<PathBuf>,
+    /// Size of the disk that takes the container's writes, in MiB; sparse
+    #[arg(long, default_value_t = oci::SCRATCH_BYTES >> 20, value_name = "MIB",
+        value_parser = clap::value_parser!(u64).range(16..=1 << 20))]
+    scratch_size: u64,
+}
+
+fn variable(text: &str) -> Result<String, String> {
+    match text.split_once('=') {
+        Some((name, _)) if !name.is_empty() => Ok(text.to_owned()),
+        _ => Err("it is not of the form NAME=VALUE".into()),
+    }
+}
+
+impl Run {
+    pub fn run(mut self) -> anyhow::Result<ExitCode> {
+        let progress = Progress::new();
+        progress::log_to_stderr(&progress, self.vm.log_filter());
+        let id = uuid::Uuid::new_v4().to_string();
+        let process = self.process()?;
+
+        progress.doing("preparing the image");
+        let cache = Cache::open(self.container.cache_dir.as_deref())?;
+        let image = match &self.container.image {
+            Some(path) => oci::load(path, &cache)?,
+            None => oci::default_image(&cache)?,
+        };
+        let spec = oci::standalone(&image.config, &process, &container::root(&id));
+        let program = spec["process"]["args"][0].as_str().map(str::to_owned);
+        let program = program.context("the image has no command: give one behind `--`")?;
+
+        let mut profile = self.vm.profile()?;
+        let disks = image.layers.len() + 1;
+        profile.controllers = u8::try_from(disks.div_ceil(LUNS).min(CONTROLLERS))?;
+        let vm = self.vm.boot_profile(profile, &progress)?;
+        let bytes = self.container.scratch_size << 20;
+        let container = mount(&vm, &cache, &image, &id, bytes)?;
+        let started = container.create(&spec).and_then(|()| {
+            let launch = container.init();
+            match self.container.no_stdin {
+                true => launch.start(),
+                false => launch.open_stdin().start(),
+            }
+        });
+        let process = match started {
+            Ok(process) => process,
+            Err(e @ HostError::Refused { .. }) => {
+                progress.line(&format!("uvm: {program} cannot be run: {e}"));
+                return Ok(start_failure(&e).into());
+            }
+            Err(e) => return Err(e.into()),
+        };
+        let code = process.relay()?;
+        // The exit code is known; nothing from here on may change it.
+        let ended = container.remove().map_err(anyhow::Error::from);
+        if let Err(e) = ended.and_then(|_places| Ok(vm.power_off()?)) {
+            log::warn!("the VM was not left in good order: {e:#}");
+        }
+        Ok(exit_code(code))
+    }
+
+    fn process(&mut self) -> anyhow::Result<oci::Process> {
+        let options = &mut self.container;
+        let words = std::mem::take(&mut self.words);
+        let args = match &options.command {
+            Some(line) => Some(split("--command", line)?),
+            None => Some(words).filter(|words| !words.is_empty()),
+        };
+        let entrypoint = options.entrypoint.as_deref();
+        Ok(oci::Process {
+            args,
+            entrypoint: entrypoint
+                .map(|line| split("--entrypoint", line))
+                .transpose()?,
+            env: std::mem::take(&mut options.env),
+            cwd: options.workdir.take(),
+            user: options.user.take(),
+            hostname: options.hostname.take(),
+            terminal: false,
+        })
+    }
+}
+
+/// Words as a shell splits them. Operators (`|`, `;`, `>`) are plain characters: where a shell is
+/// wanted, it is named (`sh -c '…'`).
+fn split(option: &str, line: &str) -> anyhow::Result<Vec<String>> {
+    shlex::split(line).with_context(|| format!("{option}: a quotation is not closed in {line:?}"))
+}
+
+fn mount(
+    vm: &Uvm,
+    cache: &Cache,
+    image: &Image,
+    id: &str,
+    scratch_bytes: u64,
+) -> anyhow::Result<Container> {
+    let scratch = vm.dir().join("scratch.ext4");
+    cache.scratch(scratch_bytes, &scratch)?;
+    let layers: Vec<&Path> = image
+        .layers
+        .iter()
+        .map(|layer| layer.path.as_path())
+        .collect();
+    let container = Container::mount(vm.host(), vm, id, &scratch, &layers)?;
+    Ok(container)
+}
