@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Packs out/initrd.img (profile ship) and out/initrd-debug.img (with a shell), each with its manifest.
-# IMAGE_FORMAT=none|gzip|zstd.  SOURCE_DATE_EPOCH replaces the date of the commit.
+# IMAGE_FORMAT=none|gzip|zstd: `none` starts soonest (unpacking 7 MB took 0.06 s of the kernel's clock
+# against 0.29 s and 0.37 s under emulation; below 2 MB there is no difference), the others are
+# smaller.  SOURCE_DATE_EPOCH replaces the date of the commit.
 . "$(dirname "$0")/common.sh"
 
-format=${IMAGE_FORMAT:-zstd}
+format=${IMAGE_FORMAT:-none}
 tool=$target/image-tool
 "$top/image/scripts/packages.sh" images
 [ -x "$tool" ] || "$top/image/scripts/host.sh"

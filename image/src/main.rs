@@ -34,7 +34,7 @@ enum Command {
         /// Seconds since 1970: the time of every entry.
         #[arg(long, default_value_t = 0)]
         epoch: u32,
-        #[arg(long, value_enum, default_value = "zstd")]
+        #[arg(long, value_enum, default_value = "none")]
         format: Format,
         #[arg(long)]
         output: PathBuf,
