@@ -42,7 +42,8 @@ pub struct VmOptions {
     /// Form of the boot line
     #[arg(long, value_enum, default_value = "vsockexec")]
     pub form: BootForm,
-    /// Show the guest's log records from this level on, on stderr
+    /// Show the guest's log records from this level on, on stderr; warnings of its kernel from
+    /// `info` on
     #[arg(long, value_enum, default_value = "warning", value_name = "LEVEL")]
     pub log_level: Level,
     /// Keep the serial console in this file
@@ -136,10 +137,19 @@ impl VmOptions {
     fn sink(&self, progress: &Progress) -> LogSink {
         let (level, progress) = (self.log_level, progress.clone());
         Box::new(move |record: &Record| {
-            if record.level <= level {
+            if shown(record, level) {
                 progress.line(&format!("guest: {record}"));
             }
         })
+    }
+}
+
+/// The kernel's warnings here are about QEMU's machine, so they count as information.
+fn shown(record: &Record, from: Level) -> bool {
+    let of_kernel = record.fields.contains_key("kmsg");
+    match record.level {
+        Level::Warning if of_kernel => Level::Info <= from,
+        level => level <= from,
     }
 }
 

@@ -5,6 +5,9 @@ pub mod fake_guest;
 
 use std::path::PathBuf;
 
+use qemu::profile::Profile;
+use qemu::uvm::Uvm;
+
 /// A file named by a variable or built by `make`; `None` and a loud word when it is not there.
 fn built(variable: &str, name: &str) -> Option<PathBuf> {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -25,7 +28,21 @@ pub fn kernel() -> Option<PathBuf> {
     built("UVM_KERNEL", "vmlinux")
 }
 
-/// The initrd of the VM tests: `UVM_INITRD` or `out/initrd.img`.
+/// The initrd of the VM tests, one with a shell: `UVM_INITRD` or `out/initrd-debug.img`.
 pub fn initrd() -> Option<PathBuf> {
-    built("UVM_INITRD", "initrd.img")
+    built("UVM_INITRD", "initrd-debug.img")
+}
+
+/// A profile with the built kernel and initrd.
+pub fn profile() -> Option<Profile> {
+    Some(Profile::new(kernel()?, Some(initrd()?)))
+}
+
+/// Boots a VM, negotiated and in strict mode. `None`: nothing is built, and it was said.
+pub fn boot() -> Option<Uvm> {
+    Some(boot_profile(profile()?))
+}
+
+pub fn boot_profile(profile: Profile) -> Uvm {
+    Uvm::boot(profile).unwrap_or_else(|e| panic!("the VM does not boot: {e}"))
 }
