@@ -16,43 +16,13 @@
 //! the guest has credit for; what epoll shall watch is a function of the state ([`Connection::interest`]).
 
 use std::collections::VecDeque;
-use std::io::{ErrorKind, Read, Write};
+use std::io::ErrorKind;
 use std::net::Shutdown;
-use std::os::unix::net::UnixStream;
 
+use super::credit::{Credit, BUFFER};
 use super::faults::{Action, Direction, Plan};
 use super::packet::{Header, Key, Op, SHUTDOWN_BOTH, SHUTDOWN_RCV, SHUTDOWN_SEND};
-
-/// Receive buffer advertised to the guest, per connection, in bytes.
-pub const BUFFER: usize = 256 * 1024;
-/// Tell the guest about freed buffer space once this much is unannounced.
-const ANNOUNCE: u32 = BUFFER as u32 / 4;
-
-/// A non-blocking byte stream.
-pub trait Stream: Read + Write {
-    fn shutdown(&self, how: Shutdown) -> std::io::Result<()>;
-}
-
-impl Stream for UnixStream {
-    fn shutdown(&self, how: Shutdown) -> std::io::Result<()> {
-        UnixStream::shutdown(self, how)
-    }
-}
-
-/// What epoll reported.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Ready {
-    pub input: bool,
-    pub output: bool,
-    pub hang_up: bool,
-}
-
-/// What epoll shall watch; a hang-up is always reported while the stream is registered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Interest {
-    pub input: bool,
-    pub output: bool,
-}
+use super::stream::{Interest, Ready, Stream};
 
 /// Why a connection must be reset at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -85,15 +55,10 @@ pub struct Connection<S> {
     faults: Plan,
     /// A REQUEST or RESPONSE to send before anything else.
     opening: Option<Op>,
-    /// The guest asked for our credit.
-    credit_asked: bool,
-    /// We asked for the guest's credit and have not heard yet.
-    credit_wanted: bool,
+    credit: Credit,
 
     // guest → host
     out: VecDeque<u8>,
-    fwd_cnt: u32,
-    announced: u32,
     guest_sends_no_more: bool,
     /// SHUT_WR was done.
     out_ended: bool,
@@ -101,9 +66,6 @@ pub struct Connection<S> {
     host_deaf: bool,
 
     // host → guest
-    sent: u32,
-    guest_alloc: u32,
-    guest_fwd: u32,
     readable: bool,
     host_ended: bool,
     guest_deaf: bool,
@@ -116,7 +78,7 @@ impl<S: Stream> Connection<S> {
     /// The guest asked (`request`) and `stream` was connected: a RESPONSE is due.
     pub fn accepted(stream: S, request: &Header, faults: Plan) -> Self {
         let mut connection = Self::new(stream, request.key(), Phase::Open, Op::Response, faults);
-        connection.credit(request);
+        connection.credit.hear(request);
         connection
     }
 
@@ -132,17 +94,11 @@ impl<S: Stream> Connection<S> {
             phase,
             faults,
             opening: Some(opening),
-            credit_asked: false,
-            credit_wanted: false,
+            credit: Credit::default(),
             out: VecDeque::new(),
-            fwd_cnt: 0,
-            announced: 0,
             guest_sends_no_more: false,
             out_ended: false,
             host_deaf: false,
-            sent: 0,
-            guest_alloc: 0,
-            guest_fwd: 0,
             readable: false,
             host_ended: false,
             guest_deaf: false,
@@ -180,7 +136,7 @@ impl<S: Stream> Connection<S> {
     /// Takes a packet of the guest. REQUEST never comes here. RST and a SHUTDOWN of both
     /// directions make an orphan; the muxer answers the latter with RST.
     pub fn receive(&mut self, header: &Header, data: &[u8]) -> Result<(), Broken> {
-        self.credit(header);
+        self.credit.hear(header);
         match (header.op, self.phase) {
             (Some(Op::Rst), _) => {
                 self.orphan();
@@ -201,7 +157,7 @@ impl<S: Stream> Connection<S> {
                 Ok(())
             }
             (Some(Op::CreditRequest), Phase::Open) => {
-                self.credit_asked = true;
+                self.credit.ask();
                 Ok(())
             }
             (Some(Op::CreditUpdate), _) => Ok(()),
@@ -242,7 +198,7 @@ impl<S: Stream> Connection<S> {
             return Ok(None);
         }
         if self.reads() && self.readable {
-            let room = buffer.len().min(self.guest_room());
+            let room = buffer.len().min(self.credit.room());
             let room = self.faults.cap(Direction::HostToGuest, room);
             if room > 0 {
                 if let Some(n) = self.fill(&mut buffer[..room]) {
@@ -250,8 +206,8 @@ impl<S: Stream> Connection<S> {
                     header.len = n as u32;
                     return Ok(Some(header));
                 }
-            } else if self.guest_room() == 0 && !self.credit_wanted {
-                self.credit_wanted = true;
+            } else if self.credit.should_request() {
+                self.credit.requested();
                 return Ok(Some(self.packet(Op::CreditRequest)));
             }
             self.injected(Direction::HostToGuest)?;
@@ -263,7 +219,7 @@ impl<S: Stream> Connection<S> {
             header.flags = flags;
             return Ok(Some(header));
         }
-        if self.credit_due() {
+        if self.credit.is_due() {
             return Ok(Some(self.packet(Op::CreditUpdate)));
         }
         Ok(None)
@@ -278,9 +234,9 @@ impl<S: Stream> Connection<S> {
                 self.opening.is_some()
                     || (self.readable
                         && self.reads()
-                        && (self.guest_room() > 0 || !self.credit_wanted))
+                        && (self.credit.room() > 0 || self.credit.should_request()))
                     || self.shutdown_flags() != self.told
-                    || self.credit_due()
+                    || self.credit.is_due()
             }
         }
     }
@@ -289,7 +245,7 @@ impl<S: Stream> Connection<S> {
     /// seen would wake the loop for ever.
     pub fn interest(&self) -> Option<Interest> {
         let interest = Interest {
-            input: self.reads() && !self.readable && self.guest_room() > 0,
+            input: self.reads() && !self.readable && self.credit.room() > 0,
             output: !self.out.is_empty() && !self.stalled(Direction::GuestToHost),
         };
         (interest.input || interest.output || !self.hung_up).then_some(interest)
@@ -307,32 +263,10 @@ impl<S: Stream> Connection<S> {
         self.flush();
     }
 
-    fn credit(&mut self, header: &Header) {
-        self.guest_alloc = header.buf_alloc;
-        self.guest_fwd = header.fwd_cnt;
-        if self.guest_room() > 0 {
-            self.credit_wanted = false;
-        }
-    }
-
-    /// Payload bytes the guest has room for.
-    fn guest_room(&self) -> usize {
-        let in_flight = self.sent.wrapping_sub(self.guest_fwd);
-        self.guest_alloc.saturating_sub(in_flight) as usize
-    }
-
-    fn credit_due(&self) -> bool {
-        self.credit_asked || self.fwd_cnt.wrapping_sub(self.announced) >= ANNOUNCE
-    }
-
     fn packet(&mut self, op: Op) -> Header {
-        self.announced = self.fwd_cnt;
-        self.credit_asked = false;
-        Header {
-            buf_alloc: BUFFER as u32,
-            fwd_cnt: self.fwd_cnt,
-            ..Header::to_guest(self.key, op)
-        }
+        let mut header = Header::to_guest(self.key, op);
+        self.credit.tell(&mut header);
+        header
     }
 
     fn shutdown_flags(&self) -> u32 {
@@ -382,7 +316,7 @@ impl<S: Stream> Connection<S> {
             Ok(n) => {
                 // A short read has emptied the socket; epoll tells when that changes.
                 self.readable = n == buffer.len();
-                self.sent = self.sent.wrapping_add(n as u32);
+                self.credit.sent(n);
                 self.faults.moved(Direction::HostToGuest, n);
                 return Some(n);
             }
@@ -412,7 +346,7 @@ impl<S: Stream> Connection<S> {
             return Err(Broken::OutOfState);
         }
         if self.host_deaf {
-            self.fwd_cnt = self.fwd_cnt.wrapping_add(data.len() as u32);
+            self.credit.passed(data.len());
             return Ok(());
         }
         let mut rest = data;
@@ -421,7 +355,7 @@ impl<S: Stream> Connection<S> {
             rest = &data[n..];
         }
         if self.host_deaf {
-            self.fwd_cnt = self.fwd_cnt.wrapping_add(rest.len() as u32);
+            self.credit.passed(rest.len());
         } else if self.out.len() + rest.len() > BUFFER {
             return Err(Broken::Overrun);
         } else {
@@ -442,7 +376,7 @@ impl<S: Stream> Connection<S> {
                 Ok(0) => break,
                 Ok(n) => {
                     done += n;
-                    self.fwd_cnt = self.fwd_cnt.wrapping_add(n as u32);
+                    self.credit.passed(n);
                     self.faults.moved(Direction::GuestToHost, n);
                 }
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
@@ -463,7 +397,7 @@ impl<S: Stream> Connection<S> {
             out.drain(..n);
         }
         if self.host_deaf {
-            self.fwd_cnt = self.fwd_cnt.wrapping_add(out.len() as u32);
+            self.credit.passed(out.len());
             out.clear();
         }
         self.out = out;
@@ -483,7 +417,7 @@ impl<S: Stream> Connection<S> {
     /// The host side reads no more: what waits for it is void.
     fn deafen_host(&mut self) {
         self.host_deaf = true;
-        self.fwd_cnt = self.fwd_cnt.wrapping_add(self.out.len() as u32);
+        self.credit.passed(self.out.len());
         self.out.clear();
     }
 
@@ -501,3 +435,7 @@ impl<S: Stream> Connection<S> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "connection_tests.rs"]
+mod tests;

@@ -16,11 +16,13 @@
 //! -device vhost-user-vsock-pci,chardev=vs0`.
 
 mod connection;
+mod credit;
 mod device;
 mod faults;
 mod listener;
 mod muxer;
 mod packet;
+mod stream;
 mod table;
 
 use std::io;

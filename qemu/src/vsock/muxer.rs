@@ -5,18 +5,19 @@
 //! line with the connections' states. One packet per turn and connection, so none starves.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::poll::{poll, PollFd, PollFlags};
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
-use super::connection::{Broken, Connection, Interest, Ready};
+use super::connection::{Broken, Connection};
 use super::faults::Faults;
 use super::listener::{dial, host_socket, BoundSocket, Dial, Hello};
 use super::packet::{Header, Key, Op, HOST_CID, SHUTDOWN_BOTH, TYPE_STREAM};
+use super::stream::{Interest, Poller, Ready};
 use super::table::{State, Table};
 
 const LISTENER: u64 = 0;
@@ -35,7 +36,7 @@ pub struct Muxer {
     uds: PathBuf,
     faults: Faults,
     listener: BoundSocket,
-    epoll: Epoll,
+    poller: Poller,
     timer: TimerFd,
     table: Table,
     strays: VecDeque<Header>,
@@ -47,18 +48,17 @@ impl Muxer {
     /// Listens on `uds` for clients.
     pub fn new(cid: u64, uds: &Path, faults: Faults) -> std::io::Result<Muxer> {
         let listener = BoundSocket::bind(uds)?;
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let poller = Poller::new()?;
         let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
-        let input = |token| EpollEvent::new(EpollFlags::EPOLLIN, token);
-        epoll.add(listener.listener(), input(LISTENER))?;
-        epoll.add(&timer, input(RETRY_TIMER))?;
+        poller.watch(listener.listener(), LISTENER, None, Some(Interest::INPUT))?;
+        poller.watch(&timer, RETRY_TIMER, None, Some(Interest::INPUT))?;
         Ok(Muxer {
             cid,
             uds: uds.to_owned(),
             faults,
             listener,
-            epoll,
+            poller,
             timer,
             table: Table::new(),
             strays: VecDeque::new(),
@@ -68,7 +68,7 @@ impl Muxer {
 
     /// Readable when `poll` has something to do.
     pub fn epoll_fd(&self) -> RawFd {
-        self.epoll.0.as_raw_fd()
+        self.poller.raw()
     }
 
     pub fn cid(&self) -> u64 {
@@ -181,21 +181,15 @@ impl Muxer {
 
     /// Takes everything epoll has, without waiting.
     pub fn poll(&mut self) {
-        let mut events = [EpollEvent::empty(); 128];
-        let n = match self.epoll.wait(&mut events, EpollTimeout::ZERO) {
-            Ok(n) => n,
-            Err(e) => {
-                if e != nix::errno::Errno::EINTR {
-                    log::error!("vsock: epoll_wait: {e}");
-                }
-                return;
-            }
+        let events = match self.poller.ready() {
+            Ok(events) => events,
+            Err(e) => return log::error!("vsock: epoll_wait: {e}"),
         };
-        for event in &events[..n] {
-            match event.data() {
+        for (id, ready) in events {
+            match id {
                 LISTENER => self.accept(),
                 RETRY_TIMER => self.retry(),
-                id => self.stream_ready(id, event.events()),
+                id => self.stream_ready(id, ready),
             }
         }
     }
@@ -207,19 +201,13 @@ impl Muxer {
                 continue;
             };
             let (fd, wanted) = match &entry.state {
-                State::Hello(hello) => {
-                    let line = Interest {
-                        input: true,
-                        output: false,
-                    };
-                    (hello.stream().as_fd(), Some(line))
-                }
+                State::Hello(hello) => (hello.stream().as_fd(), Some(Interest::INPUT)),
                 State::Live(connection) => (connection.stream().as_fd(), connection.interest()),
             };
             if wanted == entry.watched {
                 continue;
             }
-            match watch(&self.epoll, fd, id, entry.watched, wanted) {
+            match self.poller.watch(fd, id, entry.watched, wanted) {
                 Ok(()) => entry.watched = wanted,
                 Err(e) => log::error!("vsock: cannot watch a stream: {e}"),
             }
@@ -243,12 +231,9 @@ impl Muxer {
                 log::warn!("vsock: {waiting} streams were not read to their end");
                 return;
             }
-            let mut fds = [nix::poll::PollFd::new(
-                self.epoll.0.as_fd(),
-                nix::poll::PollFlags::POLLIN,
-            )];
+            let mut fds = [PollFd::new(self.poller.as_fd(), PollFlags::POLLIN)];
             let wait = left.min(Duration::from_millis(100)).as_millis() as u16;
-            if let Err(e) = nix::poll::poll(&mut fds, wait.max(1)) {
+            if let Err(e) = poll(&mut fds, wait.max(1)) {
                 log::debug!("vsock: poll: {e}");
             }
             self.poll();
@@ -311,12 +296,7 @@ impl Muxer {
         }
     }
 
-    fn stream_ready(&mut self, id: u64, events: EpollFlags) {
-        let ready = Ready {
-            input: events.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLERR),
-            output: events.intersects(EpollFlags::EPOLLOUT | EpollFlags::EPOLLERR),
-            hang_up: events.contains(EpollFlags::EPOLLHUP),
-        };
+    fn stream_ready(&mut self, id: u64, ready: Ready) {
         let outcome = match self.table.get(id).map(|entry| &mut entry.state) {
             None => return,
             Some(State::Hello(_)) => return self.hello(id),
@@ -408,22 +388,6 @@ impl Muxer {
     }
 }
 
-fn watch(
-    epoll: &Epoll,
-    fd: BorrowedFd<'_>,
-    id: u64,
-    now: Option<Interest>,
-    wanted: Option<Interest>,
-) -> nix::Result<()> {
-    let Some(interest) = wanted else {
-        return epoll.delete(fd);
-    };
-    let mut flags = EpollFlags::empty();
-    flags.set(EpollFlags::EPOLLIN, interest.input);
-    flags.set(EpollFlags::EPOLLOUT, interest.output);
-    let mut event = EpollEvent::new(flags, id);
-    match now {
-        None => epoll.add(fd, event),
-        Some(_) => epoll.modify(fd, &mut event),
-    }
-}
+#[cfg(test)]
+#[path = "muxer_tests.rs"]
+mod tests;

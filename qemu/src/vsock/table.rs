@@ -8,9 +8,10 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::unix::net::UnixStream;
 
-use super::connection::{Connection, Interest};
+use super::connection::Connection;
 use super::listener::Hello;
 use super::packet::Key;
+use super::stream::Interest;
 
 /// Streams at once, in all states; more are refused.
 pub const MAX_STREAMS: usize = 4096;
