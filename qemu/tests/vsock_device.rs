@@ -459,6 +459,8 @@ fn a_device_stops_and_cleans_up_without_qemu() {
         Device::start(config.clone()).is_err(),
         "the sockets are taken"
     );
+    // The second start tried the sockets; that must not count as QEMU coming and going.
+    assert!(!device.is_finished());
     device.stop().unwrap();
     let left: Vec<_> = fs::read_dir(dir.path()).unwrap().collect();
     assert!(left.is_empty(), "{left:?}");

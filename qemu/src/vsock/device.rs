@@ -40,6 +40,8 @@ pub struct Backend {
     memory: Memory,
     /// The queues, known from the first event on.
     vrings: Vec<Vring>,
+    /// A QEMU has shared its memory.
+    used: bool,
     scratch: Vec<u8>,
 }
 
@@ -49,12 +51,18 @@ impl Backend {
             muxer,
             memory,
             vrings: Vec::new(),
+            used: false,
             scratch: vec![0; MAX_PAYLOAD],
         }
     }
 
     pub fn muxer(&mut self) -> &mut Muxer {
         &mut self.muxer
+    }
+
+    /// Whether a QEMU, and not only somebody who tried the socket, was ever connected.
+    pub fn was_used(&self) -> bool {
+        self.used
     }
 
     /// Runs until the guest has nothing to say and nothing (or no room) to hear.
@@ -215,6 +223,7 @@ impl VhostUserBackendMut for Backend {
 
     fn update_memory(&mut self, memory: Memory) -> io::Result<()> {
         self.memory = memory;
+        self.used = true;
         Ok(())
     }
 

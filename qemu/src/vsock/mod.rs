@@ -31,7 +31,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use vhost::vhost_user::{Error as VhostError, Listener};
@@ -48,6 +48,8 @@ use muxer::Muxer;
 
 /// How long bytes the guest has sent may wait for the host's readers after QEMU has gone.
 const DRAIN: Duration = Duration::from_secs(5);
+/// The same once `stop` was called and somebody waits.
+const HURRY: Duration = Duration::from_secs(1);
 
 /// What a device is made of.
 #[derive(Clone, Debug)]
@@ -144,7 +146,7 @@ struct Stop {
 }
 
 impl DeviceHandle {
-    /// Ends the device, after bytes already taken from the guest were read by the host, or 5 s.
+    /// Ends the device, after bytes already taken from the guest were read by the host, or 1 s.
     pub fn stop(mut self) -> Result<(), Error> {
         self.ask_to_stop();
         self.join()
@@ -208,14 +210,26 @@ struct Server {
 
 impl Server {
     fn run(self) -> Result<(), Error> {
-        let result = self.serve();
-        lock(&self.backend).muxer().drain(Instant::now() + DRAIN);
+        let result = loop {
+            match self.serve() {
+                // Somebody looked whether the socket is alive; QEMU is still to come.
+                Ok(true) if !lock(&self.backend).was_used() && !self.stop_asked() => {}
+                ended => break ended.map(drop),
+            }
+        };
+        let mut backend = lock(&self.backend);
+        backend.muxer().drain(DRAIN, HURRY, || self.stop_asked());
         result
     }
 
-    fn serve(&self) -> Result<(), Error> {
+    fn stop_asked(&self) -> bool {
+        lock(&self.shutdown).asked
+    }
+
+    /// Serves one connection; false when the device was stopped before there was one.
+    fn serve(&self) -> Result<bool, Error> {
         if !self.wait_for_qemu()? {
-            return Ok(());
+            return Ok(false);
         }
         let system = |what| move |source| Error::System { what, source };
         let clone = self.socket.listener().try_clone();
@@ -239,8 +253,8 @@ impl Server {
         }
         match daemon.wait() {
             Err(DaemonError::HandleRequest(VhostError::Disconnected))
-            | Err(DaemonError::HandleRequest(VhostError::PartialMessage)) => Ok(()),
-            other => other.map_err(vhost_user),
+            | Err(DaemonError::HandleRequest(VhostError::PartialMessage)) => Ok(true),
+            other => other.map(|()| true).map_err(vhost_user),
         }
         // Dropping the daemon joins its worker.
     }

@@ -214,11 +214,18 @@ impl Muxer {
         }
     }
 
-    /// Writes out what the host side has not read yet; ends at `deadline` at the latest.
-    pub fn drain(&mut self, deadline: Instant) {
+    /// Writes out what the host side has not read yet, for at most `patience`, and for at most
+    /// `hurry` from when `asked` says that somebody waits for the end.
+    pub fn drain(&mut self, patience: Duration, hurry: Duration, asked: impl Fn() -> bool) {
         self.reset();
+        let mut deadline = Instant::now() + patience;
+        let mut hurried = false;
         loop {
             self.settle();
+            if !hurried && asked() {
+                hurried = true;
+                deadline = deadline.min(Instant::now() + hurry);
+            }
             let left = deadline.saturating_duration_since(Instant::now());
             let waiting = self.table.ids().into_iter();
             let waiting = waiting
@@ -228,8 +235,7 @@ impl Muxer {
                 return;
             }
             if left.is_zero() {
-                log::warn!("vsock: {waiting} streams were not read to their end");
-                return;
+                return log::warn!("vsock: {waiting} streams were not read to their end");
             }
             let mut fds = [PollFd::new(self.poller.as_fd(), PollFlags::POLLIN)];
             let wait = left.min(Duration::from_millis(100)).as_millis() as u16;

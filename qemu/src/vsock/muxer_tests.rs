@@ -111,7 +111,8 @@ fn ports_can_be_used_again_while_the_old_stream_is_still_read() {
         old.read_to_end(&mut bytes).unwrap();
         bytes
     });
-    b.muxer.drain(Instant::now() + Duration::from_secs(30));
+    let patience = Duration::from_secs(30);
+    b.muxer.drain(patience, patience, || false);
     assert_eq!(reader.join().unwrap(), [1; 4 * 65536]);
 }
 
@@ -189,4 +190,20 @@ fn one_loud_stream_leaves_every_other_its_turn() {
     streams[1].write_all(b"quiet").unwrap();
     let turns: Vec<u32> = (0..3).map(|_| b.waited().1).collect();
     assert!(turns.contains(&8), "{turns:?}");
+}
+
+#[test]
+fn bytes_nobody_reads_do_not_hold_up_the_end() {
+    let mut b = bench();
+    let listener = b.listen(1000);
+    b.send(7, 1000, Op::Request, 0, b"");
+    assert_eq!(b.next(), Some(bare(Op::Response, 7)));
+    let _unread = listener.accept().unwrap();
+    for _ in 0..6 {
+        b.send(7, 1000, Op::Rw, 0, &[1; 65536]);
+    }
+    let begin = Instant::now();
+    let (patience, hurry) = (Duration::from_secs(3600), Duration::from_millis(1));
+    b.muxer.drain(patience, hurry, || true);
+    assert!(begin.elapsed() < Duration::from_secs(60));
 }

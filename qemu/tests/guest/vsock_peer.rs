@@ -5,114 +5,145 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use sys::{accept, dial, dial_from, end_writing, listen, power_off};
 
 mod sys {
     //! The few calls that std lacks, by their Linux x86_64 ABI.
     #![allow(unsafe_code)]
 
+    use std::fs::File;
+    use std::io;
+    use std::mem::size_of;
+    use std::os::fd::{AsRawFd, FromRawFd};
+    use std::ptr::null_mut;
+
     #[repr(C)]
-    pub struct SockAddrVm {
-        pub family: u16,
-        pub reserved: u16,
-        pub port: u32,
-        pub cid: u32,
-        pub flags: u8,
-        pub zero: [u8; 3],
+    struct SockAddrVm {
+        family: u16,
+        reserved: u16,
+        port: u32,
+        cid: u32,
+        flags: u8,
+        zero: [u8; 3],
     }
 
     #[repr(C)]
-    pub struct Timeval {
-        pub sec: i64,
-        pub usec: i64,
+    struct Timeval {
+        sec: i64,
+        usec: i64,
     }
 
     extern "C" {
-        pub fn socket(domain: i32, kind: i32, protocol: i32) -> i32;
-        pub fn connect(fd: i32, addr: *const SockAddrVm, len: u32) -> i32;
-        pub fn bind(fd: i32, addr: *const SockAddrVm, len: u32) -> i32;
-        pub fn listen(fd: i32, backlog: i32) -> i32;
-        pub fn accept(fd: i32, addr: *mut SockAddrVm, len: *mut u32) -> i32;
-        pub fn shutdown(fd: i32, how: i32) -> i32;
-        pub fn setsockopt(fd: i32, level: i32, name: i32, value: *const Timeval, len: u32) -> i32;
-        pub fn setrlimit(what: i32, limit: *const [u64; 2]) -> i32;
-        pub fn reboot(how: i32) -> i32;
+        fn socket(domain: i32, kind: i32, protocol: i32) -> i32;
+        fn connect(fd: i32, addr: *const SockAddrVm, len: u32) -> i32;
+        fn bind(fd: i32, addr: *const SockAddrVm, len: u32) -> i32;
+        #[link_name = "listen"]
+        fn c_listen(fd: i32, backlog: i32) -> i32;
+        #[link_name = "accept"]
+        fn c_accept(fd: i32, addr: *mut SockAddrVm, len: *mut u32) -> i32;
+        fn shutdown(fd: i32, how: i32) -> i32;
+        fn setsockopt(fd: i32, level: i32, name: i32, value: *const Timeval, len: u32) -> i32;
+        fn setrlimit(what: i32, limit: *const [u64; 2]) -> i32;
+        fn reboot(how: i32) -> i32;
     }
-}
 
-const AF_VSOCK: u16 = 40;
-const SO_VM_SOCKETS_CONNECT_TIMEOUT: i32 = 8;
+    const AF_VSOCK: u16 = 40;
+    const ANY: u32 = u32::MAX;
+    const HOST: u32 = 2;
+    const CONNECT_TIMEOUT: i32 = 8;
+    const ADDRESS_LEN: u32 = size_of::<SockAddrVm>() as u32;
 
-fn check(result: i32) -> io::Result<i32> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
-    }
-}
-
-fn address(cid: u32, port: u32) -> sys::SockAddrVm {
-    sys::SockAddrVm { family: AF_VSOCK, reserved: 0, port, cid, flags: 0, zero: [0; 3] }
-}
-
-fn new_socket() -> io::Result<File> {
-    // SAFETY: plain numbers; a result that is not negative is a descriptor of ours alone.
-    unsafe {
-        let fd = check(sys::socket(i32::from(AF_VSOCK), 1, 0))?;
-        Ok(File::from_raw_fd(fd))
-    }
-}
-
-fn dial_from(local: Option<u32>, port: u32) -> io::Result<File> {
-    let socket = new_socket()?;
-    let size = std::mem::size_of::<sys::SockAddrVm>() as u32;
-    let wait = sys::Timeval { sec: 30, usec: 0 };
-    // SAFETY: the addresses and the timeval outlive the calls and have the sizes given.
-    unsafe {
-        check(sys::setsockopt(
-            socket.as_raw_fd(),
-            i32::from(AF_VSOCK),
-            SO_VM_SOCKETS_CONNECT_TIMEOUT,
-            &wait,
-            std::mem::size_of::<sys::Timeval>() as u32,
-        ))?;
-        if let Some(local) = local {
-            check(sys::bind(socket.as_raw_fd(), &address(u32::MAX, local), size))?;
+    fn check(result: i32) -> io::Result<i32> {
+        if result < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(result)
         }
-        check(sys::connect(socket.as_raw_fd(), &address(2, port), size))?;
     }
-    Ok(socket)
-}
 
-fn dial(port: u32) -> io::Result<File> {
-    dial_from(None, port)
-}
-
-fn listen(port: u32) -> io::Result<File> {
-    let socket = new_socket()?;
-    let size = std::mem::size_of::<sys::SockAddrVm>() as u32;
-    // SAFETY: the address outlives the call and has the size given.
-    unsafe {
-        check(sys::bind(socket.as_raw_fd(), &address(u32::MAX, port), size))?;
-        check(sys::listen(socket.as_raw_fd(), 128))?;
+    fn address(cid: u32, port: u32) -> SockAddrVm {
+        SockAddrVm {
+            family: AF_VSOCK,
+            reserved: 0,
+            port,
+            cid,
+            flags: 0,
+            zero: [0; 3],
+        }
     }
-    Ok(socket)
-}
 
-fn accept(listener: &File) -> io::Result<File> {
-    // SAFETY: null says that the peer's address is not wanted; the result is ours alone.
-    unsafe {
-        let fd = check(sys::accept(listener.as_raw_fd(), std::ptr::null_mut(), std::ptr::null_mut()))?;
-        Ok(File::from_raw_fd(fd))
+    fn new_socket() -> io::Result<File> {
+        // SAFETY: plain numbers; a result that is not negative is a descriptor of ours alone.
+        unsafe {
+            let fd = check(socket(i32::from(AF_VSOCK), 1, 0))?;
+            Ok(File::from_raw_fd(fd))
+        }
     }
-}
 
-/// SHUT_WR
-fn end_writing(socket: &File) -> io::Result<()> {
-    // SAFETY: plain numbers.
-    unsafe { check(sys::shutdown(socket.as_raw_fd(), 1)) }.map(drop)
+    fn bind_any(socket: &File, port: u32) -> io::Result<()> {
+        // SAFETY: the address outlives the call and has the size given.
+        unsafe { check(bind(socket.as_raw_fd(), &address(ANY, port), ADDRESS_LEN)) }.map(drop)
+    }
+
+    pub fn dial_from(local: Option<u32>, port: u32) -> io::Result<File> {
+        let socket = new_socket()?;
+        if let Some(local) = local {
+            bind_any(&socket, local)?;
+        }
+        let fd = socket.as_raw_fd();
+        let wait = Timeval { sec: 30, usec: 0 };
+        let wait_len = size_of::<Timeval>() as u32;
+        // SAFETY: the address and the timeval outlive the calls and have the sizes given.
+        unsafe {
+            let level = i32::from(AF_VSOCK);
+            check(setsockopt(fd, level, CONNECT_TIMEOUT, &wait, wait_len))?;
+            check(connect(fd, &address(HOST, port), ADDRESS_LEN))?;
+        }
+        Ok(socket)
+    }
+
+    pub fn dial(port: u32) -> io::Result<File> {
+        dial_from(None, port)
+    }
+
+    pub fn listen(port: u32) -> io::Result<File> {
+        let socket = new_socket()?;
+        bind_any(&socket, port)?;
+        // SAFETY: plain numbers.
+        unsafe { check(c_listen(socket.as_raw_fd(), 128)) }?;
+        Ok(socket)
+    }
+
+    pub fn accept(listener: &File) -> io::Result<File> {
+        // SAFETY: null says that the peer's address is not wanted; the result is ours alone.
+        unsafe {
+            let fd = check(c_accept(listener.as_raw_fd(), null_mut(), null_mut()))?;
+            Ok(File::from_raw_fd(fd))
+        }
+    }
+
+    /// SHUT_WR
+    pub fn end_writing(socket: &File) -> io::Result<()> {
+        // SAFETY: plain numbers.
+        unsafe { check(shutdown(socket.as_raw_fd(), 1)) }.map(drop)
+    }
+
+    /// Raises the limit of open files, which is 1024 at boot.
+    pub fn allow_many_files() -> io::Result<()> {
+        // SAFETY: the pair outlives the call; RLIMIT_NOFILE is 7.
+        unsafe { check(setrlimit(7, &[65536, 65536])) }.map(drop)
+    }
+
+    /// A restart, which with `-no-reboot` ends QEMU.
+    pub fn power_off() {
+        // SAFETY: plain numbers; the call returns only when it fails, and the test then times out.
+        unsafe {
+            reboot(0x0123_4567);
+        }
+    }
 }
 
 /// The test's byte stream: the same on both sides, different per seed.
@@ -158,7 +189,10 @@ fn receive(mut socket: &File, seed: u64) -> io::Result<usize> {
         }
         pattern.fill(&mut want[..n]);
         if got[..n] != want[..n] {
-            return Err(io::Error::other(format!("bytes differ within {} of {total}", CHUNK)));
+            return Err(io::Error::other(format!(
+                "bytes differ within {} of {total}",
+                CHUNK
+            )));
         }
         total += n;
         if n < CHUNK {
@@ -168,21 +202,33 @@ fn receive(mut socket: &File, seed: u64) -> io::Result<usize> {
 }
 
 fn rate(bytes: usize, since: Instant) -> String {
-    format!("{:.0} MB/s", bytes as f64 / since.elapsed().as_secs_f64() / 1e6)
+    format!(
+        "{:.0} MB/s",
+        bytes as f64 / since.elapsed().as_secs_f64() / 1e6
+    )
 }
 
 fn order(words: &[&str]) -> io::Result<String> {
     let number = |i: usize| -> io::Result<usize> {
-        let word = words.get(i).ok_or_else(|| io::Error::other("a number is missing"))?;
+        let word = words
+            .get(i)
+            .ok_or_else(|| io::Error::other("a number is missing"))?;
         word.parse().map_err(io::Error::other)
     };
     let port = || number(1).map(|n| n as u32);
     let start = Instant::now();
     match words[0] {
-        // dial PORT: writes until told to stop reading; how long a connect takes
+        // dial PORT: how a connect ends and how long that takes
         "dial" => match dial(port()?) {
-            Ok(_) => Ok(format!("connected after {} us", start.elapsed().as_micros())),
-            Err(e) => Ok(format!("errno {} after {} us", e.raw_os_error().unwrap_or(0), start.elapsed().as_micros())),
+            Ok(_) => Ok(format!(
+                "connected after {} us",
+                start.elapsed().as_micros()
+            )),
+            Err(e) => Ok(format!(
+                "errno {} after {} us",
+                e.raw_os_error().unwrap_or(0),
+                start.elapsed().as_micros()
+            )),
         },
         // half PORT: sends "ping", ends writing, reads to the end
         "half" => {
@@ -251,7 +297,11 @@ fn order(words: &[&str]) -> io::Result<String> {
                 times.push(begin.elapsed());
             }
             times.sort();
-            Ok(format!("median {} us, p90 {} us", times[count / 2].as_micros(), times[count * 9 / 10].as_micros()))
+            Ok(format!(
+                "median {} us, p90 {} us",
+                times[count / 2].as_micros(),
+                times[count * 9 / 10].as_micros()
+            ))
         }
         // duplex PORT STREAMS BYTES: each stream sends and receives at once
         "duplex" => {
@@ -317,9 +367,13 @@ fn order(words: &[&str]) -> io::Result<String> {
             let count = number(2)?;
             thread::spawn(move || {
                 for _ in 0..count {
-                    let Ok(mut socket) = accept(&listener) else { return };
+                    let Ok(mut socket) = accept(&listener) else {
+                        return;
+                    };
                     thread::spawn(move || {
-                        let Ok(mut writer) = socket.try_clone() else { return };
+                        let Ok(mut writer) = socket.try_clone() else {
+                            return;
+                        };
                         if io::copy(&mut socket, &mut writer).is_ok() {
                             drop(end_writing(&writer));
                         }
@@ -353,18 +407,8 @@ fn order(words: &[&str]) -> io::Result<String> {
     }
 }
 
-fn power_off() {
-    // SAFETY: plain numbers; with `-no-reboot` a restart ends QEMU.
-    unsafe {
-        sys::reboot(0x0123_4567);
-    }
-}
-
 fn main() -> io::Result<()> {
-    // SAFETY: the pair outlives the call; RLIMIT_NOFILE is 7.
-    unsafe {
-        check(sys::setrlimit(7, &[65536, 65536]))?;
-    }
+    sys::allow_many_files()?;
     let mut control = dial(1000)?;
     let orders = BufReader::new(control.try_clone()?);
     for line in orders.lines() {
