@@ -442,6 +442,12 @@ fn faults_break_what_they_name_and_nothing_else() {
         vm.orders.read(&mut line).is_err(),
         "the guest got an answer"
     );
+
+    // QEMU dies: the device ends by itself and the host's streams with it.
+    vm.qemu.kill().unwrap();
+    vm.device.take().unwrap().wait().unwrap();
+    assert_eq!(stream.read(&mut line).unwrap(), 0);
+    assert!(!vm.uds.exists());
 }
 
 #[test]
