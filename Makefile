@@ -40,7 +40,7 @@ test-vm: build ## only the tests that boot a VM
 check: ## formatting and lints
 	@image/scripts/lint.sh
 
-bench: build ## measure against the floors: a table and out/bench.json
+bench: build ## measure against the floors: a table, out/bench.json, out/bench.svg
 	@qemu/benches/floor/build.sh out/floor
 	@out/uvm bench --json out/bench.json --svg out/bench.svg
 

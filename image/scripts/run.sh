@@ -5,6 +5,7 @@
 exec 3<&0
 . "$(dirname "$0")/common.sh"
 
+"$top/image/scripts/packages.sh" qemu images 3<&-
 arguments=(run --kernel "$out/vmlinux" --initrd "$out/initrd.img")
 [ -z "${IMAGE:-}" ] || arguments+=(--image "$IMAGE")
 [ -z "${CMD:-}" ] || arguments+=(--command "$CMD")

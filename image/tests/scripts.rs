@@ -186,6 +186,7 @@ fn make_run_hands_the_command_over_as_typed_and_keeps_stdout_clean() {
         tree.script(&format!("image/scripts/{script}"), body);
     }
     tree.script("kernel-config/build.sh", ":");
+    tree.script("image/scripts/packages.sh", ":");
     let body = "printf '%s\\n' \"$@\" >$(dirname $0)/arguments; cat; exit 7";
     tree.script("out/uvm", body);
     let words = [
