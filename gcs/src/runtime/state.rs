@@ -23,6 +23,7 @@ use crate::error::Failure;
 use crate::prot::HResult;
 use crate::sys::pidfd;
 
+#[cfg(feature = "engine")]
 pub(super) const CONFIG: &str = "config.json";
 pub(super) const INIT: &str = "init.json";
 pub(super) const FIFO: &str = "exec.fifo";
