@@ -136,8 +136,8 @@ pub struct Wiring {
     pub console: RawFd,
 }
 
-/// The kernel line: protocol.md 10.3 for a VM without VPCI, but with what QEMU needs. No
-/// `pci=off`, because the devices are on PCI.
+/// The kernel line: protocol.md 10.3 for a VM without VPCI, but with what QEMU needs. On q35
+/// without `pci=off`, because the devices are on PCI.
 pub fn kernel_line(profile: &Profile) -> String {
     let mut words: Vec<String> = Vec::new();
     if profile.serial_console {
@@ -157,6 +157,9 @@ pub fn kernel_line(profile: &Profile) -> String {
         (Machine::Microvm, None) => {}
     }
     words.extend(profile.kernel_options.iter().cloned());
+    if profile.machine == Machine::Microvm {
+        words.push("pci=off".into());
+    }
     words.push(format!("nr_cpus={} brd.rd_nr=0 pmtmr=0 --", profile.cpus));
     words.push(
         profile
@@ -359,7 +362,7 @@ nolapic_timer no_timer_check nr_cpus=1 brd.rd_nr=0 pmtmr=0 -- -e 1 /bin/vsockexe
             "vhost-vsock-device,guest-cid=9",
             "driver=raw,node-name=cold0,read-only=on,file.driver=file,file.filename=/d",
             "scsi-hd,id=cold0,drive=cold0,bus=scsi0.0,channel=0,scsi-id=0,lun=0",
-            "8250_core.nr_uarts=0 panic=-1 quiet tsc_early_khz=2000000 gcs.cgroup=v1 nr_cpus=2 \
+            "8250_core.nr_uarts=0 panic=-1 quiet tsc_early_khz=2000000 gcs.cgroup=v1 pci=off nr_cpus=2 \
              brd.rd_nr=0 pmtmr=0 -- -e 1 sh -c \"/bin/vsockexec -e 109 /bin/gcs -v4 -log-format \
              json -loglevel debug -scrub-logs & exec sh\"",
         ] {
