@@ -20,7 +20,9 @@ const LUNS: usize = 64;
 /// Controllers that an LCOW VM can have.
 const CONTROLLERS: usize = 4;
 
+// The container's stderr is ours: warnings of the guest's kernel are not for it.
 #[derive(Debug, Args)]
+#[command(mut_arg("log_level", |arg| arg.default_value("error")))]
 pub struct Run {
     #[command(flatten)]
     vm: VmOptions,
@@ -81,6 +83,7 @@ impl Run {
         let id = uuid::Uuid::new_v4().to_string();
         let process = self.process()?;
 
+        let mut profile = self.vm.profile()?;
         progress.doing("preparing the image");
         let cache = Cache::open(self.container.cache_dir.as_deref())?;
         let image = match &self.container.image {
@@ -91,7 +94,6 @@ impl Run {
         let program = spec["process"]["args"][0].as_str().map(str::to_owned);
         let program = program.context("the image has no command: give one behind `--`")?;
 
-        let mut profile = self.vm.profile()?;
         let disks = image.layers.len() + 1;
         profile.controllers = u8::try_from(disks.div_ceil(LUNS).min(CONTROLLERS))?;
         let vm = self.vm.boot_profile(profile, &progress)?;

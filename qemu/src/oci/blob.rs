@@ -142,10 +142,10 @@ pub fn decompress<'a>(what: &str, read: impl Read + 'a) -> Result<Box<dyn Read +
     let mut read = BufReader::with_capacity(128 * 1024, read);
     let head = match read.fill_buf() {
         Ok(head) => Compression::sniff(head),
-        Err(source) => {
+        Err(error) => {
             return Err(OciError::Io {
                 doing: format!("reading {what}"),
-                source,
+                error,
             })
         }
     };

@@ -18,8 +18,8 @@ pub enum OciError {
     /// Well formed, but cannot be carried over.
     #[error("{what}: {why}")]
     Unsupported { what: String, why: String },
-    #[error("{doing}: {source}")]
-    Io { doing: String, source: io::Error },
+    #[error("{doing}: {error}")]
+    Io { doing: String, error: io::Error },
     #[error("{doing}: {tool} {why}")]
     Tool {
         tool: &'static str,
@@ -69,9 +69,9 @@ pub(super) trait Doing<T> {
 
 impl<T> Doing<T> for io::Result<T> {
     fn doing(self, what: impl FnOnce() -> String) -> Result<T> {
-        self.map_err(|source| OciError::Io {
+        self.map_err(|error| OciError::Io {
             doing: what(),
-            source,
+            error,
         })
     }
 }

@@ -52,7 +52,7 @@ pub fn read(what: &str, tar: impl Read, staging: &Path, markers: Markers) -> Res
                     | std::io::ErrorKind::InvalidData => named(e.to_string()),
                     _ => OciError::Io {
                         doing: doing(),
-                        source: e,
+                        error: e,
                     },
                 })?;
                 Kind::File { data, bytes }

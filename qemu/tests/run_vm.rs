@@ -1,0 +1,290 @@
+//! `uvm run` with a real guest: the container's streams and exit code are the tool's own, images
+//! arrive as they were packed, and nothing is left behind.
+
+mod common;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+/// A run of `uvm run WORDS` with a directory of its own for temporary files.
+fn run(words: &[&str], input: &[u8]) -> Option<Output> {
+    let (kernel, initrd) = (common::kernel()?, common::initrd()?);
+    let temp = tempfile::tempdir().unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_uvm"))
+        .arg("run")
+        .args(words)
+        .env("UVM_KERNEL", kernel)
+        .env("UVM_INITRD", initrd)
+        .env(
+            "UVM_LAYER_CACHE",
+            Path::new(env!("CARGO_TARGET_TMPDIR")).join("layers"),
+        )
+        .env("TMPDIR", temp.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_vec();
+    let feeding = std::thread::spawn(move || {
+        // A program that does not read its input breaks the pipe.
+        drop(stdin.write_all(&input));
+    });
+    let output = child.wait_with_output().unwrap();
+    feeding.join().unwrap();
+    let left: Vec<PathBuf> = std::fs::read_dir(temp.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    assert_eq!(left, Vec::<PathBuf>::new(), "files left behind");
+    assert_eq!(
+        with_path(temp.path()),
+        Vec::<String>::new(),
+        "processes left behind"
+    );
+    Some(output)
+}
+
+/// Processes and mounts of this machine that name a path.
+fn with_path(path: &Path) -> Vec<String> {
+    let path = path.to_str().unwrap();
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let words = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let words = String::from_utf8_lossy(&words).replace('\0', " ");
+        if words.contains(path) {
+            found.push(words);
+        }
+    }
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    found.extend(
+        mounts
+            .lines()
+            .filter(|line| line.contains(path))
+            .map(str::to_owned),
+    );
+    found
+}
+
+#[track_caller]
+fn said(output: &Output, code: i32, stdout: &str) {
+    let err = String::from_utf8_lossy(&output.stderr);
+    let out = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(
+        (output.status.code(), &*out),
+        (Some(code), stdout),
+        "stderr: {err}"
+    );
+}
+
+#[test]
+fn streams_and_exit_code_are_the_containers() {
+    let input: Vec<u8> = (0..1_000_000_u32).map(|i| (i % 253) as u8).collect();
+    let command = r#"sh -c "cat; echo to stderr >&2; exit 7""#;
+    let Some(done) = run(&["--command", command], &input) else {
+        return;
+    };
+    assert_eq!(done.status.code(), Some(7));
+    assert_eq!(String::from_utf8_lossy(&done.stderr), "to stderr\n");
+    assert_eq!(done.stdout.len(), input.len());
+    assert!(done.stdout == input, "the bytes differ");
+}
+
+#[test]
+fn the_default_shows_the_machine() {
+    let Some(done) = run(&[], b"") else {
+        return;
+    };
+    let out = String::from_utf8(done.stdout).unwrap();
+    assert_eq!(done.status.code(), Some(0), "{out}");
+    for part in ["Linux 6.", "Mem:", "/ (overlay)", "/proc (proc)", "1 root"] {
+        assert!(out.contains(part), "{out:?} lacks {part:?}");
+    }
+}
+
+#[test]
+fn options_reach_the_container() {
+    let script = "id -u; id -g; pwd; echo $A; hostname; sleep 9 & kill -9 $!; wait $!";
+    let options = [
+        "-u",
+        "user",
+        "-w",
+        "/tmp",
+        "-e",
+        "A=b c",
+        "--hostname",
+        "box",
+    ];
+    let words = [&options[..], &["--", "sh", "-c", script]].concat();
+    if let Some(done) = run(&words, b"") {
+        said(&done, 137, "1000\n1000\n/tmp\nb c\nbox\n");
+    }
+}
+
+#[test]
+fn a_command_that_cannot_be_run_is_named() {
+    for (program, code) in [("/bin/nothing-of-this-name", 127), ("/etc/passwd", 126)] {
+        let Some(done) = run(&["--", program], b"") else {
+            return;
+        };
+        said(&done, code, "");
+        let err = String::from_utf8_lossy(&done.stderr);
+        assert!(
+            err.starts_with(&format!("uvm: {program} cannot be run: ")),
+            "{err}"
+        );
+    }
+}
+
+/// A layer: path, mode, owner, contents; a path that ends in `/` is a directory, and contents
+/// that begin with `->` are a symlink.
+fn layer(entries: &[(&str, u32, u64, &[u8])]) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    for (path, mode, owner, data) in entries {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(*mode);
+        header.set_uid(*owner);
+        header.set_gid(*owner);
+        header.set_size(0);
+        if let Some(target) = data.strip_prefix(b"->") {
+            header.set_entry_type(tar::EntryType::Symlink);
+            let target = std::str::from_utf8(target).unwrap();
+            tar.append_link(&mut header, path, target).unwrap();
+        } else if path.ends_with('/') {
+            header.set_entry_type(tar::EntryType::Directory);
+            tar.append_data(&mut header, path, &b""[..]).unwrap();
+        } else {
+            header.set_size(data.len() as u64);
+            tar.append_data(&mut header, path, *data).unwrap();
+        }
+    }
+    tar.into_inner().unwrap()
+}
+
+fn docker_save(layers: &[Vec<u8>], config: serde_json::Value) -> Vec<u8> {
+    let digest = |bytes: &[u8]| hex::encode(Sha256::digest(bytes));
+    let diff_ids: Vec<_> = layers
+        .iter()
+        .map(|l| format!("sha256:{}", digest(l)))
+        .collect();
+    let config = json!({"os": "linux", "architecture": "amd64", "config": config,
+        "rootfs": {"type": "layers", "diff_ids": diff_ids}})
+    .to_string()
+    .into_bytes();
+    let names: Vec<_> = layers
+        .iter()
+        .map(|l| format!("blobs/sha256/{}", digest(l)))
+        .collect();
+    let config_name = format!("blobs/sha256/{}", digest(&config));
+    let manifest = json!([{"Config": config_name, "RepoTags": ["t:1"], "Layers": names}]);
+    let manifest = manifest.to_string();
+    let mut files: Vec<(&str, u32, u64, &[u8])> = Vec::new();
+    for (name, bytes) in names.iter().zip(layers) {
+        files.push((name, 0o644, 0, bytes));
+    }
+    files.push((&config_name, 0o644, 0, &config));
+    files.push(("manifest.json", 0o644, 0, manifest.as_bytes()));
+    layer(&files)
+}
+
+#[test]
+fn layers_lie_on_each_other_as_they_were_packed() {
+    let Ok(busybox) = std::fs::read("/usr/bin/busybox").or_else(|_| std::fs::read("/bin/busybox"))
+    else {
+        return eprintln!("SKIPPED: busybox is not installed (Debian: busybox-static)");
+    };
+    let bottom = layer(&[
+        ("bin/", 0o755, 0, b""),
+        ("bin/busybox", 0o755, 0, &busybox),
+        ("bin/sh", 0o777, 0, b"->busybox"),
+        ("etc/passwd", 0o644, 0, b"app:x:1234:1234::/:/bin/sh\n"),
+        ("etc/group", 0o644, 0, b"app:x:1234:\n"),
+        ("d/hidden", 0o644, 0, b"x"),
+        ("d/kept", 0o644, 0, b"kept"),
+        ("opaque/below", 0o644, 0, b"x"),
+        ("both", 0o644, 0, b"old"),
+    ]);
+    let middle = layer(&[("d/.wh.hidden", 0o644, 0, b""), ("both", 0o644, 0, b"new")]);
+    let top = layer(&[
+        ("opaque/", 0o750, 1234, b""),
+        ("opaque/.wh..wh..opq", 0o644, 0, b""),
+        ("opaque/above", 0o4755, 1234, b"y"),
+    ]);
+    let config = json!({"Entrypoint": ["/bin/sh", "-c"], "Cmd": ["exit 3"], "Env": ["A=1"],
+        "WorkingDir": "/opaque", "User": "app"});
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("image.tar");
+    std::fs::write(&image, docker_save(&[bottom, middle, top], config)).unwrap();
+    let image = image.to_str().unwrap();
+
+    let script = "b=/bin/busybox; $b ls /d /opaque; $b cat /both; echo; $b stat -c '%a %u' above; \
+        pwd; echo $A; $b id -u; echo mine > new && $b cat new; $b rm above; $b ls";
+    let Some(done) = run(&["--image", image, "--", script], b"") else {
+        return;
+    };
+    let expected = "/d:\nkept\n\n/opaque:\nabove\nnew\n4755 1234\n/opaque\n1\n1234\nmine\nnew\n";
+    said(&done, 0, expected);
+    // Writes went to a scratch disk that is gone.
+    let script = "/bin/busybox ls /opaque; exit 4";
+    said(
+        &run(&["--image", image, "--", script], b"").unwrap(),
+        4,
+        "above\n",
+    );
+    said(&run(&["--image", image], b"").unwrap(), 3, "");
+}
+
+/// Debian as debootstrap makes it, kept between runs; `None` and a loud word when it cannot be had.
+fn debian() -> Option<PathBuf> {
+    let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join("debian-bookworm");
+    if root.exists() {
+        return Some(root);
+    }
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("SKIPPED: debootstrap wants root");
+        return None;
+    }
+    let making = root.with_extension("making");
+    drop(std::fs::remove_dir_all(&making));
+    let done = Command::new("debootstrap")
+        .args(["--variant=minbase", "bookworm"])
+        .arg(&making)
+        .stdin(Stdio::null())
+        .output();
+    match done {
+        Ok(done) if done.status.success() => {
+            std::fs::rename(&making, &root).unwrap();
+            Some(root)
+        }
+        Ok(done) => {
+            let words = String::from_utf8_lossy(&done.stdout);
+            let last = words.lines().last().unwrap_or_default();
+            eprintln!("SKIPPED: debootstrap failed ({}): {last}", done.status);
+            None
+        }
+        Err(e) => {
+            eprintln!("SKIPPED: debootstrap (Debian: debootstrap): {e}");
+            None
+        }
+    }
+}
+
+#[test]
+fn a_real_debian_runs_real_programs() {
+    if common::kernel().is_none() || common::initrd().is_none() {
+        return;
+    }
+    let Some(root) = debian() else {
+        return;
+    };
+    let script = "apt --version | cut -d' ' -f1; perl -e 'print 6*7, qq(\\n)'; \
+        stat -c '%a %U %G' /usr/bin/passwd /var/mail; echo x > /usr/x && dpkg -L dash | grep -c bin";
+    let root = root.to_str().unwrap();
+    let done = run(&["--image", root, "--", "sh", "-c", script], b"").unwrap();
+    said(&done, 0, "apt\n42\n4755 root root\n2775 root mail\n4\n");
+}
