@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that a purpose needs and this machine lacks.
-# Use: packages.sh PURPOSE...   (rust build lint guest kernel qemu images)
+# Use: packages.sh PURPOSE...   (rust build lint guest kernel qemu images tests)
 #      packages.sh --refresh   fetches the lists of packages
 # Nothing missing: no output. Not Debian: names what is missing and installs nothing.
 . "$(dirname "$0")/common.sh"
@@ -39,14 +39,14 @@ kernel  dpkg-deb                    dpkg             unpacks the kernel source
 qemu    qemu-system-x86_64          qemu-system-x86  runs the utility VM
 qemu    qemu-img                    qemu-utils       makes disks in the formats of Windows
 images  /usr/bin/busybox            busybox-static   the default container image, and the debug initrd
-images  mkfs.ext4                   e2fsprogs        turns image layers into disks
-images  mkfs.erofs                  erofs-utils      turns image layers into disks
+images  mke2fs                      e2fsprogs        turns image layers into disks
 images  cpio                        cpio             checks the initrd in tests
 images  tar                         tar              unpacks image layers
 images  zstd                        zstd             image layers and initrd
+tests   debootstrap                 debootstrap      a real Debian root file system to run
 '
 
-[ $# -gt 0 ] || die "packages.sh needs a purpose: rust build lint guest kernel qemu images"
+[ $# -gt 0 ] || die "packages.sh needs a purpose: rust build lint guest kernel qemu images tests"
 
 # A path must exist; a command must be found, also where only root's PATH looks.
 there() {

@@ -125,7 +125,10 @@ pub fn tsc_khz() -> Option<u64> {
 /// Looks a program up in PATH.
 pub fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
+    // Also where e2fsprogs are, which an ordinary user's PATH leaves out.
+    let more = ["/usr/sbin", "/sbin"].map(PathBuf::from);
     std::env::split_paths(&path)
+        .chain(more)
         .map(|dir| dir.join(name))
         .find(|file| {
             use std::os::unix::fs::PermissionsExt;

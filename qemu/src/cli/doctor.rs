@@ -15,11 +15,12 @@ pub struct Doctor {
     vm: VmOptions,
 }
 
-/// Tools for layers: name, Debian package, what for.
-const LAYER_TOOLS: [(&str, &str, &str); 3] = [
-    ("mkfs.ext4", "e2fsprogs", "layers and scratch as ext4"),
-    ("mkfs.erofs", "erofs-utils", "layers as erofs"),
-    ("tar", "tar", "image archives"),
+/// Tools for images: name, Debian package, what for.
+const LAYER_TOOLS: [(&str, &str, &str); 4] = [
+    ("mke2fs", "e2fsprogs", "layers and scratch as ext4"),
+    ("debugfs", "e2fsprogs", "what is in the layers"),
+    ("e2fsck", "e2fsprogs", "the proof of a layer"),
+    ("busybox", "busybox-static", "the default image"),
 ];
 
 impl Doctor {
