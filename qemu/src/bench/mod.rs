@@ -18,7 +18,7 @@ mod stream;
 use std::path::{Path, PathBuf};
 
 use crate::choice::AccelWish;
-use crate::host::HostError;
+use crate::host::{HostError, LogSink};
 use crate::oci::OciError;
 use crate::private_dir::PrivateDir;
 use crate::profile::Profile;
@@ -57,7 +57,6 @@ impl BenchError {
 }
 
 /// What to measure, and how often.
-#[derive(Debug)]
 pub struct Plan {
     /// The VM; its initrd is the guest that is measured.
     pub profile: Profile,
@@ -70,6 +69,8 @@ pub struct Plan {
     pub rounds: u32,
     /// Only figures whose name contains this.
     pub filter: Option<String>,
+    /// Makes a sink for the log of each guest.
+    pub log: Option<Box<dyn Fn() -> LogSink>>,
 }
 
 impl Plan {
@@ -90,6 +91,7 @@ impl Plan {
             accel: self.accel,
             // The floor does not speak the protocol.
             negotiate: init_line.is_none(),
+            log_sink: self.log.as_ref().map(|make| make()),
             ..BootOptions::default()
         };
         Uvm::boot_with(profile, options)

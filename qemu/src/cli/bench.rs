@@ -7,7 +7,8 @@ use anyhow::Context as _;
 use clap::Args;
 use serde_json::json;
 
-use super::{Progress, VmOptions};
+use super::progress::{log_to_stderr, Progress};
+use super::VmOptions;
 use crate::bench::{self, report, Plan};
 use crate::choice;
 use crate::vm::QEMU;
@@ -47,6 +48,8 @@ impl Bench {
             self.floor.display()
         );
         let progress = Progress::new();
+        log_to_stderr(&progress, self.vm.log_filter());
+        let log = self.vm.sinks(&progress);
         let plan = Plan {
             profile: self.vm.profile()?,
             accel: self.vm.accel,
@@ -54,8 +57,12 @@ impl Bench {
             init: Some(self.init),
             rounds: self.rounds,
             filter: self.filter,
+            log: Some(Box::new(log)),
         };
-        let outcome = bench::run(&plan, |what| progress.doing(what));
+        let outcome = bench::run(&plan, |what| {
+            log::info!("{what}");
+            progress.doing(what);
+        });
         progress.done();
         let figures = outcome?;
         print!("{}", report::table(&figures));

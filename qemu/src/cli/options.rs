@@ -135,12 +135,20 @@ impl VmOptions {
     }
 
     fn sink(&self, progress: &Progress) -> LogSink {
+        self.sinks(progress)()
+    }
+
+    /// A sink for the log of each of several VMs.
+    pub fn sinks(&self, progress: &Progress) -> impl Fn() -> LogSink + 'static {
         let (level, progress) = (self.log_level, progress.clone());
-        Box::new(move |record: &Record| {
-            if shown(record, level) {
-                progress.line(&format!("guest: {record}"));
-            }
-        })
+        move || {
+            let progress = progress.clone();
+            Box::new(move |record: &Record| {
+                if shown(record, level) {
+                    progress.line(&format!("guest: {record}"));
+                }
+            })
+        }
     }
 }
 
