@@ -163,7 +163,8 @@ impl<'a> Bench<'a> {
         let create = creating.elapsed();
         let running = Instant::now();
         self.vm.start(id)?;
-        succeeds(self.vm.init(id), &[PROGRAM, "true"])?;
+        let launch = self.vm.init(id).without_stdout().without_stderr();
+        succeeds(launch, &[PROGRAM, "true"])?;
         self.vm.wait_notification(id, LIMIT)?;
         let times = Times {
             whole: started.elapsed(),
