@@ -1,0 +1,353 @@
+//! Containers in a real VM: streams, exits, signals, many of them, disks late or missing.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::io::Read;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use qemu::container::Container;
+use qemu::host::{Disk, HostError, Launch};
+use qemu::oci;
+use qemu::uvm::Uvm;
+use serde_json::Value;
+
+const LONG: Duration = Duration::from_secs(180);
+
+/// The default image as disks, and a place for scratch disks.
+struct Image {
+    image: oci::Image,
+    cache: oci::Cache,
+    dir: tempfile::TempDir,
+}
+
+impl Image {
+    fn open() -> Option<Self> {
+        for tool in ["mke2fs", "debugfs", "busybox"] {
+            if qemu::choice::program(tool).is_none() {
+                eprintln!("SKIPPED: {tool} is not there, which makes the layer disks");
+                return None;
+            }
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let cache = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/layers");
+        let cache = oci::Cache::open(Some(&cache)).unwrap();
+        let image = oci::default_image(&cache).unwrap();
+        Some(Self { image, cache, dir })
+    }
+
+    fn mount(&self, vm: &Uvm, id: &str) -> Container {
+        let scratch = self.dir.path().join(id);
+        self.cache.scratch(1 << 30, &scratch).unwrap();
+        let layers: Vec<_> = self.image.layers.iter().map(|l| l.path.as_path()).collect();
+        Container::mount(vm.host(), vm, id, &scratch, &layers).unwrap()
+    }
+
+    fn spec(&self, id: &str, args: &[&str]) -> Value {
+        let process = oci::Process {
+            args: Some(args.iter().map(|a| (*a).to_owned()).collect()),
+            entrypoint: Some(Vec::new()),
+            ..oci::Process::default()
+        };
+        oci::standalone(&self.image.config, &process, &qemu::container::root(id))
+    }
+
+    /// A container that was created and not yet started.
+    fn create(&self, vm: &Uvm, id: &str, args: &[&str]) -> Container {
+        let container = self.mount(vm, id);
+        container.create(&self.spec(id, args)).unwrap();
+        container
+    }
+
+    /// Runs one container from its disks to its removal.
+    fn run(
+        &self,
+        vm: &Uvm,
+        id: &str,
+        args: &[&str],
+        launch: impl FnOnce(Launch) -> Launch,
+    ) -> qemu::host::Output {
+        let container = self.create(vm, id, args);
+        let out = launch(container.init().limit(LONG)).run().unwrap();
+        for place in container.remove().unwrap() {
+            vm.unplug_disk(place).unwrap();
+        }
+        out
+    }
+}
+
+fn notification_type(vm: &Uvm, id: &str) -> String {
+    let notification = vm.wait_notification(id, LONG).unwrap();
+    notification.members["Type"].as_str().unwrap().to_owned()
+}
+
+/// A number of the state dump.
+fn counted(dump: &str, what: &str) -> usize {
+    let line = dump
+        .lines()
+        .map(str::trim)
+        .find(|line| line.starts_with(what));
+    let line = line.unwrap_or_else(|| panic!("no {what:?} in {dump}"));
+    line.rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn containers_give_their_streams_and_codes_one_after_another_and_leave_nothing() {
+    let (Some(image), Some(vm)) = (Image::open(), common::boot()) else {
+        return;
+    };
+    let run = |n: usize| {
+        let (id, code) = (format!("c{n}"), [0, 1, 42, 255][n % 4]);
+        let script = format!("cat; echo err{n} >&2; exit {code}");
+        let out = image.run(&vm, &id, &["/bin/sh", "-c", &script], |l| {
+            l.input(format!("in{n}"))
+        });
+        assert_eq!(out.code, code, "container {n}: {}", out.error_text());
+        assert_eq!(
+            (out.text(), out.error_text()),
+            (format!("in{n}"), format!("err{n}\n"))
+        );
+        assert!(out.complete);
+        assert_eq!(notification_type(&vm, &id), "UnexpectedExit");
+    };
+    run(0);
+    let before = vm.dump_stacks().unwrap();
+    (1..=20).for_each(run);
+    let after = vm.dump_stacks().unwrap();
+    for what in [
+        "open descriptors",
+        "watched descriptors",
+        "children",
+        "deadlines",
+    ] {
+        assert!(
+            counted(&after, what) <= counted(&before, what),
+            "{what}: {before}\n{after}"
+        );
+    }
+    let left = "ls /run/gcs/c /run/gcs/runtime /sys/fs/cgroup/containers | grep -c ^c[0-9]; \
+                grep -c /run/gcs /proc/mounts; ls /dev/sd* 2>/dev/null; \
+                grep -l '^State:.Z' /proc/[0-9]*/status";
+    let left = vm.external(&["/bin/sh", "-c", left]).run().unwrap();
+    assert_eq!(
+        left.text(),
+        "0\n0\n",
+        "directories, mounts, disks or zombies are left"
+    );
+}
+
+#[test]
+fn sixty_four_mebibytes_go_through_a_container_while_its_input_ends_first() {
+    let (Some(image), Some(vm)) = (Image::open(), common::boot()) else {
+        return;
+    };
+    let bytes: Vec<u8> = (0..64_u32 << 20)
+        .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
+    let out = image.run(&vm, "through", &["cat"], |l| l.input(bytes.clone()));
+    assert_eq!(
+        (out.code, out.complete, out.stdout.len()),
+        (0, true, bytes.len())
+    );
+    assert!(out.stdout == bytes, "the bytes differ");
+    // The whole input, then its end, and only then all of the output.
+    let script = "n=$(wc -c); head -c 1048576 /dev/zero; echo $n >&2; exit 3";
+    let out = image.run(&vm, "after", &["sh", "-c", script], |l| {
+        l.input(vec![7; 1 << 20])
+    });
+    assert_eq!((out.code, out.stdout.len()), (3, 1 << 20));
+    assert_eq!(out.error_text(), "1048576\n");
+}
+
+#[test]
+fn signals_end_containers_and_the_notification_says_how() {
+    let (Some(image), Some(vm)) = (Image::open(), common::boot()) else {
+        return;
+    };
+    let trap = "trap 'exit 5' TERM; echo ready; while :; do sleep 0.1; done";
+    let container = image.create(&vm, "graceful", &["sh", "-c", trap]);
+    let mut process = container.init().start().unwrap();
+    let mut stdout = process.stdio.stdout.take().unwrap();
+    stdout.read_exact(&mut [0; 6]).unwrap();
+    let again = container.init().start().map(drop).unwrap_err();
+    assert_eq!(
+        again.refused(),
+        Some(0x8037_0105_u32.cast_signed()),
+        "{again}"
+    );
+    let running = vm.delete("graceful").unwrap_err();
+    assert_eq!(
+        running.refused(),
+        Some(0x8037_0105_u32.cast_signed()),
+        "{running}"
+    );
+    vm.shutdown("graceful", false).unwrap();
+    // As a host does: it reads to the end, then closes; only then the exit is told.
+    stdout.read_to_end(&mut Vec::new()).unwrap();
+    let early = process.wait(Duration::from_millis(300)).unwrap_err();
+    assert!(matches!(early, HostError::Timeout { .. }), "{early}");
+    drop((stdout, std::mem::take(&mut process.stdio)));
+    assert_eq!(process.wait(LONG).unwrap(), 5);
+    assert_eq!(notification_type(&vm, "graceful"), "GracefulExit");
+    vm.shutdown("graceful", true).unwrap();
+    container.remove().unwrap();
+
+    let container = image.create(&vm, "forced", &["sleep", "1000"]);
+    let mut process = container.init().start().unwrap();
+    // The first process of a pid namespace ignores what it has no handler for.
+    vm.shutdown("forced", false).unwrap();
+    let still = process.wait(Duration::from_millis(300)).unwrap_err();
+    assert!(matches!(still, HostError::Timeout { .. }), "{still}");
+    vm.signal("forced", process.pid, 9).unwrap();
+    drop(std::mem::take(&mut process.stdio));
+    assert_eq!(process.wait(LONG).unwrap(), 137);
+    assert_eq!(notification_type(&vm, "forced"), "ForcedExit");
+    container.remove().unwrap();
+
+    // Never started: killed by its deletion, and its id is free again.
+    image.create(&vm, "unborn", &["sleep", "1000"]);
+    vm.remove_layers(&qemu::container::root("unborn")).unwrap();
+    vm.delete("unborn").unwrap();
+    let gone = vm.delete("unborn").unwrap_err();
+    assert_eq!(
+        gone.refused(),
+        Some(0xc037_010e_u32.cast_signed()),
+        "{gone}"
+    );
+}
+
+#[test]
+fn what_cannot_be_run_is_refused_and_the_next_container_runs() {
+    let (Some(image), Some(vm)) = (Image::open(), common::boot()) else {
+        return;
+    };
+    let container = image.mount(&vm, "c");
+    let refusal = container
+        .create(&image.spec("c", &["/no/such/program"]))
+        .and_then(|()| container.init().start().map(drop))
+        .unwrap_err();
+    assert!(
+        refusal.to_string().contains("/no/such/program"),
+        "{refusal}"
+    );
+    let vague = vm.create(
+        "d",
+        "/run/gcs/c/d",
+        &serde_json::json!({"ociVersion": "1.1.0"}),
+        "",
+    );
+    assert!(vague.unwrap_err().refused().is_some());
+    // The failure took the bundle with its mounts and freed the id; the disks are still there.
+    let layers = ["/run/mounts/scsi/m1".to_owned()];
+    let root = qemu::container::root("c");
+    vm.combine_layers("c", &root, &layers, Some("/run/mounts/scsi/m0/scratch/c"))
+        .unwrap();
+    container
+        .create(&image.spec("c", &["echo", "fine"]))
+        .unwrap();
+    let out = container.init().limit(LONG).run().unwrap();
+    assert_eq!((out.code, out.text().as_str()), (0, "fine\n"));
+    container.remove().unwrap();
+}
+
+#[test]
+fn further_processes_run_in_a_container() {
+    let (Some(image), Some(vm)) = (Image::open(), common::boot()) else {
+        return;
+    };
+    let container = image.create(&vm, "c", &["sleep", "1000"]);
+    let mut init = container.init().start().unwrap();
+    let process = |args: &[&str]| {
+        serde_json::json!({"user": {"uid": 0, "gid": 0}, "args": args, "cwd": "/tmp",
+                           "env": ["PATH=/bin", "A=b"]})
+    };
+    let script = "pwd; echo $A; cat; hostname >/dev/null; exit 9";
+    let exec = vm
+        .exec("c", &process(&["sh", "-c", script]))
+        .input("x")
+        .limit(LONG);
+    let out = exec.run().unwrap();
+    assert_eq!(
+        (out.code, out.text().as_str()),
+        (9, "/tmp\nb\nx"),
+        "{}",
+        out.error_text()
+    );
+    let mut asleep = vm.exec("c", &process(&["sleep", "1000"])).start().unwrap();
+    let list = vm.properties("c", &["ProcessList"]).unwrap();
+    let pids: BTreeSet<u64> = list["ProcessList"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|p| p["ProcessId"].as_u64().unwrap())
+        .collect();
+    assert_eq!(
+        pids,
+        BTreeSet::from([u64::from(init.pid), u64::from(asleep.pid)])
+    );
+    asleep.signal(15).unwrap();
+    drop(std::mem::take(&mut asleep.stdio));
+    assert_eq!(asleep.wait(LONG).unwrap(), 143);
+    let missing = vm
+        .exec("c", &process(&["/nowhere"]))
+        .start()
+        .map(drop)
+        .unwrap_err();
+    assert!(missing.to_string().contains("/nowhere"), "{missing}");
+    vm.shutdown("c", true).unwrap();
+    drop(std::mem::take(&mut init.stdio));
+    assert_eq!(init.wait(LONG).unwrap(), 137);
+    container.remove().unwrap();
+}
+
+#[test]
+fn a_disk_may_come_late_and_one_that_never_comes_delays_nobody() {
+    let (Some(image), Some(vm)) = (Image::open(), common::boot()) else {
+        return;
+    };
+    let disk = |lun: u8| Disk {
+        controller: 0,
+        lun,
+        mount_path: format!("/run/mounts/scsi/m{lun}"),
+        read_only: true,
+        ensure_filesystem: None,
+    };
+    let host = vm.host().clone();
+    let never = std::thread::spawn(move || {
+        let begun = Instant::now();
+        (host.add_disk(&disk(9)).unwrap_err(), begun.elapsed())
+    });
+    let host = vm.host().clone();
+    let late = std::thread::spawn(move || host.add_disk(&disk(0)));
+    // The guest is asked for the disk before there is one.
+    while !vm.dump_stacks().unwrap().contains("adding SCSI disk 0:0") {
+        assert!(
+            !late.is_finished(),
+            "the disk was found before it was there"
+        );
+    }
+    let place = vm
+        .attach_disk(&image.image.layers[0].path, "raw", true)
+        .unwrap();
+    assert_eq!((place.controller, place.lun), (0, 0));
+    late.join().unwrap().unwrap();
+    assert!(
+        !never.is_finished(),
+        "the missing disk was given up too early"
+    );
+    let out = vm
+        .external(&["ls", "/run/mounts/scsi/m0/bin/busybox"])
+        .run()
+        .unwrap();
+    assert_eq!(out.code, 0, "{}", out.error_text());
+    let (refusal, waited) = never.join().unwrap();
+    assert!(refusal.refused().is_some(), "{refusal}");
+    assert!(
+        waited >= Duration::from_secs(4),
+        "given up after {waited:?}"
+    );
+    // Nothing is recorded of it: the path is free.
+    vm.remove_disk(&disk(9)).unwrap();
+    vm.unmount_disk(&disk(0)).unwrap();
+}
