@@ -80,9 +80,10 @@ if grep -qE ' \.(symtab|debug_info) ' <<<"$sections"; then
     die "out/init is not stripped: profile $profile must set strip = true"
 fi
 size=$(stat -c %s "$built")
+# It runs all the same, so building goes on; `make test` does not let it pass.
 if [ "$profile" = guest ] && [ "$size" -gt "$limit" ]; then
-    die "out/init has $size bytes, more than the $limit allowed"
+    say "WARNING: out/init has $size bytes, more than the $limit allowed"
 fi
 install_changed 755 "$built" "$out/init"
 # For /etc/build-info.
-printf 'profile=%s\nrustc=%s\n' "$profile" "$("${RUSTC:-rustc}" --version)" >"$dir/info"
+printf 'profile=%s\nsize=%s\nlimit=%s\nrustc=%s\n' "$profile" "$size" "$limit" "$("${RUSTC:-rustc}" --version)" >"$dir/info"

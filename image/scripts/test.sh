@@ -7,4 +7,14 @@ cargo=$("$top/image/scripts/toolchain.sh" host)
 # The last lines are cargo's own summaries.
 if [ $# -eq 0 ]; then set -- --workspace --no-fail-fast; fi
 cd "$top"
-exec "$cargo" test --locked "$@"
+# Fails the run whatever the tests say; cargo has the last lines.
+fact() { sed -n "s/^$1=//p" "$target/guest/info"; }
+too_large=
+if [ "$(fact profile)" = guest ] && [ "$(fact size)" -gt "$(fact limit)" ]; then
+    too_large="out/init has $(fact size) bytes, more than the $(fact limit) allowed"
+    say "FAILED: $too_large"
+fi
+status=0
+"$cargo" test --locked "$@" || status=$?
+[ -z "$too_large" ] || exit 1
+exit "$status"
