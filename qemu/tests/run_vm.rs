@@ -96,6 +96,31 @@ fn streams_and_exit_code_are_the_containers() {
 }
 
 #[test]
+fn a_container_whose_output_nobody_reads_ends() {
+    let (Some(kernel), Some(initrd)) = (common::kernel(), common::initrd()) else {
+        return;
+    };
+    let mut child = Command::new(env!("CARGO_BIN_EXE_uvm"))
+        .args(["run", "--", "yes"])
+        .env("UVM_KERNEL", kernel)
+        .env("UVM_INITRD", initrd)
+        .env(
+            "UVM_LAYER_CACHE",
+            Path::new(env!("CARGO_TARGET_TMPDIR")).join("layers"),
+        )
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut first = [0; 2];
+    std::io::Read::read_exact(&mut child.stdout.take().unwrap(), &mut first).unwrap();
+    assert_eq!(&first, b"y\n");
+    // Killed, not waited for: hangs here otherwise.
+    assert_eq!(child.wait().unwrap().code(), Some(137));
+}
+
+#[test]
 fn the_default_shows_the_machine() {
     let Some(done) = run(&[], b"") else {
         return;

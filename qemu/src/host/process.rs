@@ -303,8 +303,19 @@ impl Process {
         let stdin = self.stdio.stdin.take();
         // Detached: it may sit in a read of the terminal when the process is long gone.
         let feeding = stdin.map(|to| pump::feed(pump::own_stdin(), to));
-        let out = pump::drain(self.stdio.stdout.take(), pump::own_stdout());
-        let err = pump::drain(self.stdio.stderr.take(), pump::own_stderr());
+        // A guest goes on without its reader; a program on this side would end (SIGPIPE).
+        let ender = || {
+            let signal = self.signaller();
+            move || {
+                if let Err(e) = signal(libc::SIGKILL) {
+                    ::log::debug!("ending a process that nobody reads: {e}");
+                }
+            }
+        };
+        let (out_broken, err_broken) = (ender(), ender());
+        let (stdout, stderr) = (self.stdio.stdout.take(), self.stdio.stderr.take());
+        let out = pump::drain_or(stdout, pump::own_stdout(), out_broken);
+        let err = pump::drain_or(stderr, pump::own_stderr(), err_broken);
         let outcome = loop {
             match self.wait(Duration::from_secs(3600)) {
                 Err(HostError::Timeout { .. }) => {}

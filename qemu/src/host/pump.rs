@@ -44,6 +44,15 @@ pub(crate) struct Drain<W> {
 
 /// Reads `from` into `to` until the end.
 pub(crate) fn drain<W: Write + Send + 'static>(from: Option<UnixStream>, to: W) -> Drain<W> {
+    drain_or(from, to, || {})
+}
+
+/// `drain` that calls `broken` when it had to give up before the end.
+pub(crate) fn drain_or<W: Write + Send + 'static>(
+    from: Option<UnixStream>,
+    to: W,
+    broken: impl FnOnce() + Send + 'static,
+) -> Drain<W> {
     let phase = Arc::new(AtomicU8::new(RUNNING));
     let Some(from) = from else {
         return Drain {
@@ -57,6 +66,9 @@ pub(crate) fn drain<W: Write + Send + 'static>(from: Option<UnixStream>, to: W) 
     let thread = std::thread::spawn(move || {
         let mut to = to;
         let end = copy_out(&from, &mut to, &seen);
+        if matches!(end, Drained::Failed(_)) {
+            broken();
+        }
         (to, end)
     });
     Drain {
