@@ -351,3 +351,27 @@ fn a_disk_may_come_late_and_one_that_never_comes_delays_nobody() {
     vm.remove_disk(&disk(9)).unwrap();
     vm.unmount_disk(&disk(0)).unwrap();
 }
+
+#[test]
+fn containers_run_on_cgroup_v1_when_the_kernel_line_says_so() {
+    let (Some(image), Some(mut profile)) = (Image::open(), common::profile()) else {
+        return;
+    };
+    profile.kernel_options.push("hcsshim.cgroup=v1".into());
+    let vm = common::boot_profile(profile);
+    let groups = vm.external(&["cat", "/proc/mounts"]).run().unwrap().text();
+    assert!(groups.contains("/sys/fs/cgroup/memory cgroup "), "{groups}");
+    let container = image.create(&vm, "c", &["sh", "-c", "sleep 1000"]);
+    let mut init = container
+        .init()
+        .without_stdout()
+        .without_stderr()
+        .start()
+        .unwrap();
+    let group = format!("grep -c :memory:/containers/c$ /proc/{}/cgroup", init.pid);
+    let inside = vm.external(&["sh", "-c", &group]).run().unwrap();
+    assert_eq!(inside.text(), "1\n");
+    vm.shutdown("c", true).unwrap();
+    assert_eq!(init.wait(LONG).unwrap(), 137);
+    container.remove().unwrap();
+}
