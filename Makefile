@@ -34,7 +34,7 @@ host: ## out/uvm, the host tool
 test: build kernel-check ## set up and run every test
 	@image/scripts/test.sh
 
-test-vm: build ## only the tests that boot a VM
+test-vm: build ## only the tests of the host side, most of which boot a VM
 	@image/scripts/test.sh -p qemu
 
 check: ## formatting and lints

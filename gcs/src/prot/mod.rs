@@ -2,8 +2,8 @@
 //!
 //! One file per noun. Names are those of the field; each type says which `prot` type it
 //! stands for. Every message is written by serde and read by [`json`], which follows the
-//! rules of the host's encoder; guest and fake host use the same types, each in its own
-//! direction.
+//! rules of the host's encoder. Both directions are here although the guest needs one of each:
+//! tests write what they read. The fake host (crate `qemu`) has its own.
 
 pub mod base;
 pub mod command_line;

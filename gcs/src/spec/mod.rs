@@ -1,7 +1,7 @@
 //! From the OCI spec that the host sends to the one that is run (protocol section 5).
 //!
 //! ```text
-//! Create ── check_id ── network_namespace (look up DNS) ── prepare (in a task) ── Prepared
+//! Create ── check_id ── prepare (in a task) ── Prepared
 //! Execute ── exec_process (in a task) ── OCI process for the runtime
 //! Delete, failed Create ── remove_files (in a task)
 //! ```
