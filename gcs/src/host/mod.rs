@@ -56,6 +56,8 @@ pub enum Source {
 pub enum Deadline {
     Task(Key),
     Dial(Key),
+    /// A program that was forked but has not been executed yet.
+    Program(Key),
     /// A process's terminal may have been opened again.
     Terminal(Key),
     /// An exit of this init that nobody waited for.
@@ -85,6 +87,8 @@ pub enum End {
 
 /// Exits of processes not yet known: the container engine reports a pid after making it.
 const UNCLAIMED_EXITS: usize = 256;
+/// Exit status of a process whose own was lost.
+const UNKNOWN_STATUS: u8 = 255;
 
 /// Everything the service knows.
 pub struct Host {
@@ -154,6 +158,7 @@ impl Host {
             match deadline {
                 Deadline::Task(key) => self.task_overdue(key),
                 Deadline::Dial(key) => self.dial_due(key),
+                Deadline::Program(key) => self.program_overdue(key),
                 Deadline::Terminal(key) => self.terminal_due(key),
                 Deadline::Notification(key) => self.notification_due(key),
                 Deadline::Waiter(key, waiter) => self.waiter_overdue(key, waiter),
@@ -177,14 +182,31 @@ impl Host {
         }
     }
 
+    /// Puts a child that was just forked on the books: an exit kept under its number is that of
+    /// an earlier process.
+    fn expect_exit(&mut self, pid: Pid, child: Child) {
+        self.unclaimed.retain(|(earlier, _)| *earlier != pid);
+        self.children.insert(pid, child);
+    }
+
     /// Takes the exit of `pid` if it came before its pid was known.
     fn claim(&mut self, pid: Pid, child: Child) -> Option<ExitStatus> {
         if let Some(at) = self.unclaimed.iter().position(|(p, _)| *p == pid) {
             return self.unclaimed.remove(at).map(|(_, status)| status);
         }
+        // An unreaped process can always be asked for. One that cannot will never be reported:
+        // a wrong status is better than a wait without end.
+        if process_gone(pid) {
+            log::error!("process {pid} ended unseen: its exit status is not known");
+            return Some(ExitStatus::Exited(UNKNOWN_STATUS));
+        }
         self.children.insert(pid, child);
         None
     }
+}
+
+fn process_gone(pid: Pid) -> bool {
+    crate::sys::process::kill(pid, 0) == Err(nix::errno::Errno::ESRCH)
 }
 
 /// Registrations fail only when the kernel is out of memory; the stream or task is then silent

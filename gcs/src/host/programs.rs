@@ -3,12 +3,15 @@
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
+use nix::libc::SIGKILL;
 use nix::unistd::{read, Pid};
 
-use super::{note_poll_error, Child, Host, Key, Source};
+use super::{note_poll_error, Child, Deadline, Host, Key, Source};
 use crate::error::Failure;
-use crate::reactor::{Interest, Registration};
+use crate::prot::HResult;
+use crate::reactor::{Interest, Registration, TimerKey};
 use crate::sys::process::{self, ExitStatus, Program, Stage, StartFailure};
 
 type Then = Box<dyn FnOnce(&mut Host, Result<Started, Failure>)>;
@@ -26,9 +29,13 @@ pub struct Starting {
     registration: Registration,
     name: String,
     cwd: String,
+    timer: TimerKey,
     exit: Option<ExitStatus>,
     then: Then,
 }
+
+/// How long the exec of a program may take.
+const EXEC_LIMIT: Duration = Duration::from_secs(60);
 
 /// Where programs named without a slash are looked up: the service's PATH (P-175).
 const SEARCH: [&str; 4] = ["/sbin", "/usr/sbin", "/bin", "/usr/bin"];
@@ -63,6 +70,9 @@ impl Host {
                     registration: Registration::default(),
                     name,
                     cwd: command.cwd.clone(),
+                    timer: self
+                        .timers
+                        .add(Instant::now() + EXEC_LIMIT, Deadline::Program(key)),
                     exit: None,
                     then: Box::new(then),
                 };
@@ -73,7 +83,7 @@ impl Host {
                     Source::Program(key),
                 );
                 note_poll_error("a starting program", watched);
-                self.children.insert(pid, Child::Program(key));
+                self.expect_exit(pid, Child::Program(key));
                 self.programs.insert(key, starting);
             }
         }
@@ -86,7 +96,7 @@ impl Host {
     }
 
     pub(super) fn program_ready(&mut self, key: Key) {
-        let Some(mut starting) = self.programs.remove(&key) else {
+        let Some(starting) = self.programs.remove(&key) else {
             return;
         };
         let mut bytes = [0; 16];
@@ -98,10 +108,6 @@ impl Host {
             Ok(count) => StartFailure::from_status(&bytes[..count]),
             Err(_) => None,
         };
-        let forgotten = self
-            .poller
-            .forget(&mut starting.registration, starting.status.as_fd());
-        note_poll_error("a starting program", forgotten);
         let result = match failure {
             None => Ok(Started {
                 pid: starting.pid,
@@ -110,6 +116,29 @@ impl Host {
             // The child ends by itself; its exit then belongs to nobody.
             Some(failure) => Err(explain(&starting, failure)),
         };
+        self.program_settled(starting, result);
+    }
+
+    /// The exec hangs (a program on a share whose host is gone): the child is killed and the
+    /// request answered.
+    pub(super) fn program_overdue(&mut self, key: Key) {
+        let Some(starting) = self.programs.remove(&key) else {
+            return;
+        };
+        if starting.exit.is_none() {
+            process::kill(starting.pid, SIGKILL).ok();
+        }
+        let name = &starting.name;
+        let text = format!("starting {name:?}: not executed after {EXEC_LIMIT:?}");
+        self.program_settled(starting, Err(Failure::new(HResult::TIMEOUT, text)));
+    }
+
+    fn program_settled(&mut self, mut starting: Starting, result: Result<Started, Failure>) {
+        self.timers.cancel(starting.timer);
+        let forgotten = self
+            .poller
+            .forget(&mut starting.registration, starting.status.as_fd());
+        note_poll_error("a starting program", forgotten);
         if starting.exit.is_none() {
             self.children.remove(&starting.pid);
         }
@@ -135,7 +164,7 @@ fn explain(starting: &Starting, failure: StartFailure) -> Failure {
 fn fork_program(command: &Command, stdio: [BorrowedFd<'_>; 3]) -> Result<(Pid, OwnedFd), Failure> {
     let Some(name) = command.args.first() else {
         return Err(Failure::new(
-            crate::prot::HResult::INVALID_ARGUMENT,
+            HResult::INVALID_ARGUMENT,
             "no program is named",
         ));
     };

@@ -4,7 +4,6 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 use serde::Serialize;
@@ -13,7 +12,7 @@ use super::{note_poll_error, Child, Deadline, Host, Key, Source};
 use crate::error::Failure;
 use crate::prot::HResult;
 use crate::reactor::{Interest, Registration, TimerKey};
-use crate::sys::process::ExitStatus;
+use crate::sys::process::{self, ExitStatus};
 use crate::task::{self, Channel, Received, Running};
 
 type Then = Box<dyn FnOnce(&mut Host, Result<Finished, Failure>)>;
@@ -104,7 +103,7 @@ impl Host {
             Source::Task(key),
         );
         note_poll_error(&label, watched);
-        self.children.insert(pid, Child::Task(key));
+        self.expect_exit(pid, Child::Task(key));
         self.tasks.insert(
             key,
             Task {
@@ -179,7 +178,15 @@ impl Host {
             return;
         };
         task.timer = None;
-        kill(task.pid, Signal::SIGKILL).ok();
+        // A reaped child's number may be another's; then only what it left holds the channel.
+        if task.exit.is_none() {
+            process::kill_group(task.pid).ok();
+        }
+        // Nobody reads it any more, and an orphan of the child may hold it open for ever.
+        if let Some((channel, mut registration)) = task.channel.take() {
+            let forgotten = self.poller.forget(&mut registration, channel.as_fd());
+            note_poll_error(&task.label, forgotten);
+        }
         let failure = Failure::new(
             HResult::TIMEOUT,
             format!(
@@ -192,6 +199,7 @@ impl Host {
         if let Some(then) = task.then.take() {
             then(self, Err(failure));
         }
+        self.task_settle(key);
     }
 
     pub(super) fn describe_tasks(&self) -> Vec<String> {

@@ -4,7 +4,9 @@ use std::io;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+use nix::unistd::Pid;
 
 /// `pidfd_open(2)`; `None` when there is no such process.
 pub fn open(pid: i32) -> io::Result<Option<OwnedFd>> {
@@ -25,13 +27,9 @@ pub fn open(pid: i32) -> io::Result<Option<OwnedFd>> {
 
 /// `kill(2)`; a process that is gone is no error.
 pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
-    // SAFETY: no pointers.
-    if unsafe { libc::kill(pid, signal) } == 0 {
-        return Ok(());
-    }
-    match io::Error::last_os_error() {
-        e if e.raw_os_error() == Some(libc::ESRCH) => Ok(()),
-        e => Err(e),
+    match super::process::kill(Pid::from_raw(pid), signal) {
+        Ok(()) | Err(Errno::ESRCH) => Ok(()),
+        Err(errno) => Err(errno.into()),
     }
 }
 
@@ -53,7 +51,7 @@ pub fn readable(fd: impl AsFd, limit: Duration) -> io::Result<bool> {
         let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, timeout) {
             Ok(n) => return Ok(n > 0),
-            Err(nix::errno::Errno::EINTR) => {}
+            Err(Errno::EINTR) => {}
             Err(e) => return Err(e.into()),
         }
     }

@@ -3,12 +3,14 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::panic::{catch_unwind, AssertUnwindSafe};
 
 use nix::errno::Errno;
 use nix::sys::resource::{setrlimit, Resource};
-use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::unistd::{ForkResult, Pid};
+
+use super::fds::reset_signals;
 
 /// Lowest number used while descriptors are shuffled, above all final numbers.
 const SHUFFLE_BASE: RawFd = 32;
@@ -75,12 +77,10 @@ pub fn fork_child(keep: &[BorrowedFd<'_>], body: impl FnOnce() -> i32) -> io::Re
         ForkResult::Parent { child } => Ok(child),
         ForkResult::Child => {
             reset_inherited_state();
+            // A group of its own: what it starts can be killed with it.
+            nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0)).ok();
             close_all_but(keep);
-            // What the parent logs into is closed here; a record must not hit a reused number.
-            log::set_max_level(log::LevelFilter::Off);
-            let status =
-                std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).unwrap_or(101);
-            exit_now(status)
+            exit_now(catch_unwind(AssertUnwindSafe(body)).unwrap_or(101))
         }
     }
 }
@@ -94,19 +94,43 @@ pub fn start(program: &Program<'_>) -> io::Result<(Pid, OwnedFd)> {
     match unsafe { nix::unistd::fork() }? {
         ForkResult::Parent { child } => Ok((child, status_read)),
         ForkResult::Child => {
-            let failure = become_program(program, &status_write);
-            let bytes = failure.to_bytes();
-            // Five bytes into an empty pipe: all or, when the parent is gone, nothing.
-            nix::unistd::write(&status_write, &bytes).ok();
+            // Unwinding further would make this child a second bridge.
+            let report = AssertUnwindSafe(|| report_failure(program, &status_write));
+            catch_unwind(report).ok();
             exit_now(127)
         }
     }
 }
 
-fn become_program(program: &Program<'_>, status: &OwnedFd) -> StartFailure {
+/// Returns only when the program could not be executed, which then is told over `status`.
+fn report_failure(program: &Program<'_>, status: &OwnedFd) {
+    // Above the final numbers, or placing a descriptor could overwrite it.
+    match copy_out_of_the_way(status) {
+        Ok(status) => {
+            let bytes = become_program(program).to_bytes();
+            // Five bytes into an empty pipe: all or, when the parent is gone, nothing.
+            nix::unistd::write(&status, &bytes).ok();
+        }
+        Err(errno) => {
+            let stage = Stage::Descriptors;
+            let bytes = StartFailure { stage, errno }.to_bytes();
+            nix::unistd::write(status, &bytes).ok();
+        }
+    }
+}
+
+fn copy_out_of_the_way(fd: impl AsFd) -> nix::Result<OwnedFd> {
+    // SAFETY: F_DUPFD_CLOEXEC yields a new descriptor or -1.
+    let raw = unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), libc::F_DUPFD_CLOEXEC, SHUFFLE_BASE) };
+    let raw = Errno::result(raw)?;
+    // SAFETY: just returned by the kernel, owned by nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+fn become_program(program: &Program<'_>) -> StartFailure {
     let fail = |stage| move |errno| StartFailure { stage, errno };
     reset_inherited_state();
-    if let Err(failure) = place_descriptors(program.fds, status).map_err(fail(Stage::Descriptors)) {
+    if let Err(failure) = place_descriptors(program.fds).map_err(fail(Stage::Descriptors)) {
         return failure;
     }
     if program.controlling_terminal {
@@ -141,31 +165,16 @@ fn become_program(program: &Program<'_>, status: &OwnedFd) -> StartFailure {
     }
 }
 
-/// Puts `fds[i]` at number `i` and marks everything above, but `status`, close-on-exec.
-fn place_descriptors(fds: &[BorrowedFd<'_>], status: &OwnedFd) -> nix::Result<()> {
-    debug_assert!(fds.len() < SHUFFLE_BASE as usize);
-    let mut copies = Vec::with_capacity(fds.len());
-    for fd in fds {
-        // Out of the way first, so that placing one cannot overwrite another's source.
-        // SAFETY: F_DUPFD_CLOEXEC yields a new descriptor or -1.
-        let raw = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, SHUFFLE_BASE) };
-        copies.push(Errno::result(raw)?);
+/// Puts `fds[i]` at number `i` and marks everything above close-on-exec.
+fn place_descriptors(fds: &[BorrowedFd<'_>]) -> nix::Result<()> {
+    if fds.len() > SHUFFLE_BASE as usize {
+        return Err(Errno::EMFILE);
     }
-    // SAFETY: as above; the status pipe must survive the placing too.
-    let status_copy = Errno::result(unsafe {
-        libc::fcntl(status.as_raw_fd(), libc::F_DUPFD_CLOEXEC, SHUFFLE_BASE)
-    })?;
-    for (number, copy) in copies.iter().enumerate() {
-        let number = number as RawFd; // below SHUFFLE_BASE
-                                      // SAFETY: dup2 onto a low number; whatever was there belongs to this child alone.
-        Errno::result(unsafe { libc::dup2(*copy, number) })?;
-    }
-    if status.as_raw_fd() < fds.len() as RawFd {
-        // The pipe's own number was overwritten: its owner writes to that number, so the
-        // report would go astray. Start children with 0..2 open and this cannot happen.
-        // SAFETY: plain close of a copy.
-        unsafe { libc::close(status_copy) };
-        return Err(Errno::EBADF);
+    // Out of the way first, so that placing one cannot overwrite another's source.
+    let copies = fds.iter().map(copy_out_of_the_way);
+    for (number, copy) in (0..).zip(copies.collect::<nix::Result<Vec<_>>>()?) {
+        // SAFETY: dup2 onto a low number; whatever was there belongs to this child alone.
+        Errno::result(unsafe { libc::dup2(copy.as_raw_fd(), number) })?;
     }
     // SAFETY: only sets a flag on descriptors of this child.
     Errno::result(unsafe {
@@ -181,14 +190,7 @@ fn place_descriptors(fds: &[BorrowedFd<'_>], status: &OwnedFd) -> nix::Result<()
 
 /// Undoes what PID 1 set up for itself and what a program must not inherit (P-181).
 fn reset_inherited_state() {
-    for number in 1..=64 {
-        if number == libc::SIGKILL || number == libc::SIGSTOP {
-            continue;
-        }
-        // SAFETY: setting the default disposition; unknown numbers only fail.
-        unsafe { libc::signal(number, libc::SIG_DFL) };
-    }
-    nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).ok();
+    reset_signals().ok();
     // PID 1 is exempt from out-of-memory kills, its children are not.
     std::fs::write("/proc/self/oom_score_adj", "0").ok();
     setrlimit(Resource::RLIMIT_NOFILE, 1024, 1_048_576).ok();
@@ -271,4 +273,11 @@ impl ExitStatus {
 pub fn kill(pid: Pid, signal: i32) -> Result<(), Errno> {
     // SAFETY: integer arguments only.
     Errno::result(unsafe { libc::kill(pid.as_raw(), signal) }).map(drop)
+}
+
+/// `SIGKILL` for the group of a child made by [`fork_child`]: it and what it has started. The
+/// child must not have been reaped, or the number may be another's by now.
+pub fn kill_group(leader: Pid) -> Result<(), Errno> {
+    // Before the child has made its group there is only itself.
+    kill(Pid::from_raw(-leader.as_raw()), libc::SIGKILL).or_else(|_| kill(leader, libc::SIGKILL))
 }
