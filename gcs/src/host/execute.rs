@@ -1,60 +1,32 @@
 //! ExecuteProcess (protocol 4.4, 6): dial the stream ports, start the process, answer its pid.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
-use nix::fcntl::OFlag;
+use nix::libc::SIGKILL;
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use super::container::{InitStreams, State};
+use super::container::{Container, InitStreams, State};
 use super::process::Role;
 use super::programs::{Command, Started};
-use super::Host;
+use super::streams::{null_streams, Connections, Ports};
+use super::{Host, Key};
 use crate::bridge::codec::Reply;
 use crate::bridge::outbox::Ticket;
 use crate::error::Failure;
 use crate::prot::{
     command_line, ContainerResizeConsole, ExecuteProcessSettings, HResult, MessageBase,
-    ProcessParameters, VsockStdioRelaySettings, UVM_ID,
+    ProcessParameters, UVM_ID,
 };
 use crate::runtime::{Order, Report};
 use crate::spec;
-use crate::stdio::{Input, Output, Relay, StreamKind};
-use crate::sys::channel::set_nonblocking;
+use crate::stdio::Relay;
+use crate::sys;
 
-const START_LIMIT: Duration = Duration::from_secs(60);
+/// Over the engine's own limit, which can say more.
+const START_LIMIT: Duration = Duration::from_secs(70);
 const EXEC_LIMIT: Duration = Duration::from_secs(120);
-
-/// The ports to dial, by stream.
-struct Ports([Option<u32>; 3]);
-
-/// The connections made, by stream.
-struct Connections([Option<OwnedFd>; 3]);
-
-impl Ports {
-    /// A stream is dialled when its flag is set; then it needs a port (P-150, P-151).
-    fn new(
-        parameters: &ProcessParameters,
-        ports: &VsockStdioRelaySettings,
-    ) -> Result<Self, Failure> {
-        let wanted = [
-            ("stdin", parameters.create_std_in_pipe, ports.std_in),
-            ("stdout", parameters.create_std_out_pipe, ports.std_out),
-            ("stderr", parameters.create_std_err_pipe, ports.std_err),
-        ];
-        let mut result = [None; 3];
-        for (slot, (name, flag, port)) in result.iter_mut().zip(wanted) {
-            if flag && port == 0 {
-                let text = format!("{name} is asked for without a port");
-                return Err(Failure::new(HResult::INVALID_ARGUMENT, text));
-            }
-            *slot = flag.then_some(port);
-        }
-        Ok(Self(result))
-    }
-}
 
 impl Host {
     pub(super) fn execute(
@@ -83,9 +55,11 @@ impl Host {
             Ok(ports) => ports,
             Err(failure) => return self.outbox.answer(ticket, Err(failure)),
         };
+        let mut init = None;
         if !external && parameters.oci_process.is_none() {
             if let Some(container) = self.containers.get_mut(&id) {
                 container.state = State::Starting;
+                init = container.init;
             }
         }
         self.dial(
@@ -94,7 +68,7 @@ impl Host {
                 let mut open = match dialled {
                     Ok(connections) => connections.into_iter(),
                     Err(failure) => {
-                        host.back_to_created(&id);
+                        host.back_to_created(&id, init);
                         let failure = Failure::unspecified(failure.to_string());
                         return host.outbox.answer(ticket, Err(failure));
                     }
@@ -105,7 +79,7 @@ impl Host {
                 } else if let Some(process) = parameters.oci_process {
                     host.run_exec(ticket, id, process.0, connections);
                 } else {
-                    host.start_init(ticket, id, connections);
+                    host.start_init(ticket, id, init, connections);
                 }
             },
         );
@@ -122,19 +96,28 @@ impl Host {
         }
     }
 
-    fn back_to_created(&mut self, id: &str) {
-        if let Some(container) = self.containers.get_mut(id) {
-            if container.state == State::Starting {
-                container.state = State::Created;
-            }
+    /// The container whose start began, unless it ended, or was replaced, under way.
+    fn starting(&mut self, id: &str, init: Option<Key>) -> Option<&mut Container> {
+        let same = |c: &&mut Container| c.state == State::Starting && c.init == init;
+        self.containers.get_mut(id).filter(same)
+    }
+
+    fn back_to_created(&mut self, id: &str, init: Option<Key>) {
+        if let Some(container) = self.starting(id, init) {
+            container.state = State::Created;
         }
     }
 
-    fn start_init(&mut self, ticket: Ticket, id: String, connections: Connections) {
-        let Some(container) = self.containers.get_mut(&id) else {
-            return;
-        };
-        let (Some(streams), Some(key)) = (container.streams.take(), container.init) else {
+    fn start_init(
+        &mut self,
+        ticket: Ticket,
+        id: String,
+        init: Option<Key>,
+        connections: Connections,
+    ) {
+        let container = self.starting(&id, init);
+        let streams = container.and_then(|container| container.streams.take());
+        let (Some(streams), Some(key)) = (streams, init) else {
             let text = format!("starting container {id:?}: its init has ended");
             return self.outbox.answer(ticket, Err(Failure::unspecified(text)));
         };
@@ -142,7 +125,7 @@ impl Host {
             Ok(relay) => relay,
             Err(error) => {
                 let text = format!("starting container {id:?}: joining its streams: {error}");
-                return self.outbox.answer(ticket, Err(Failure::unspecified(text)));
+                return self.start_failed(ticket, &id, key, Failure::unspecified(text));
             }
         };
         let Some(process) = self.processes.get_mut(&key) else {
@@ -161,17 +144,37 @@ impl Host {
             move || crate::runtime::start(&name),
             move |host, started: Result<(), Failure>| match started {
                 Ok(()) => {
-                    if let Some(container) = host.containers.get_mut(&id) {
-                        if container.state == State::Starting {
-                            container.state = State::Running;
-                        }
+                    if let Some(container) = host.starting(&id, init) {
+                        container.state = State::Running;
                     }
                     host.outbox
                         .answer(ticket, Ok(Reply::Executed { process_id: pid }));
                 }
-                Err(failure) => host.outbox.answer(ticket, Err(failure)),
+                Err(failure) => host.start_failed(ticket, &id, key, failure),
             },
         );
+    }
+
+    /// Its streams are used up, so this init cannot be started again: it ends, and the container
+    /// with it, so that it can be deleted and nothing waits for its output.
+    fn start_failed(&mut self, ticket: Ticket, id: &str, key: Key, failure: Failure) {
+        if let Some(process) = self.processes.get(&key).filter(|p| !p.has_exited()) {
+            let killed = sys::process::kill(Pid::from_raw(process.pid.cast_signed()), SIGKILL);
+            if let Err(errno) = killed {
+                log::warn!(
+                    "killing the init {} that did not start: {errno}",
+                    process.pid
+                );
+            }
+        }
+        self.outbox.answer(ticket, Err(failure));
+        // Nobody will wait for it: its notification is not kept back.
+        if let Some(container) = self.containers.get_mut(id) {
+            container.started = false;
+            if container.state >= State::Exited {
+                self.notify_exit(id);
+            }
+        }
     }
 
     fn run_exec(&mut self, ticket: Ticket, id: String, process: Value, connections: Connections) {
@@ -345,105 +348,8 @@ impl Host {
     }
 }
 
-impl Connections {
-    /// The relay of an init: streams not asked for read nothing, and what they write is
-    /// dropped.
-    fn relay(self, streams: InitStreams) -> std::io::Result<Relay> {
-        let Self([stdin, stdout, stderr]) = self;
-        let mut relay = Relay::default();
-        match streams {
-            InitStreams::Pipes {
-                stdin: to,
-                stdout: out,
-                stderr: err,
-            } => {
-                if let Some(connection) = stdin {
-                    relay.add(StreamKind::Stdin, Input::new(connection, to, false));
-                }
-                relay.add(StreamKind::Stdout, Output::new(out, stdout, false));
-                relay.add(StreamKind::Stderr, Output::new(err, stderr, false));
-            }
-            InitStreams::Terminal(master) => {
-                set_nonblocking(master.as_fd(), true)?;
-                if let Some(connection) = stdin {
-                    relay.add(
-                        StreamKind::Stdin,
-                        Input::new(connection, master.try_clone()?, true),
-                    );
-                }
-                relay.terminal = Some(master.try_clone()?);
-                relay.add(StreamKind::Stdout, Output::new(master, stdout, true));
-                relay.idle.extend(stderr);
-            }
-        }
-        Ok(relay)
-    }
-
-    /// The connections themselves become the descriptors of the process: no relay, and the exit
-    /// is known as soon as it is reaped (protocol 6.6).
-    fn handed_over(self) -> std::io::Result<([OwnedFd; 3], Relay)> {
-        let mut stdio = null_streams()?;
-        for (slot, connection) in stdio.iter_mut().zip(self.0) {
-            if let Some(connection) = connection {
-                set_nonblocking(connection.as_fd(), false)?;
-                *slot = connection;
-            }
-        }
-        Ok((stdio, Relay::default()))
-    }
-
-    /// Pipes for the streams asked for, `/dev/null` for the others (P-163).
-    fn pipes(self) -> std::io::Result<([OwnedFd; 3], Relay)> {
-        let Self([stdin, stdout, stderr]) = self;
-        let mut stdio = null_streams()?;
-        let mut relay = Relay::default();
-        if let Some(connection) = stdin {
-            let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-            set_nonblocking(write.as_fd(), true)?;
-            stdio[0] = read;
-            relay.add(StreamKind::Stdin, Input::new(connection, write, false));
-        }
-        let outputs = [(StreamKind::Stdout, stdout), (StreamKind::Stderr, stderr)];
-        for (slot, (kind, connection)) in stdio[1..].iter_mut().zip(outputs) {
-            if connection.is_some() {
-                let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-                set_nonblocking(read.as_fd(), true)?;
-                *slot = write;
-                relay.add(kind, Output::new(read, connection, false));
-            }
-        }
-        Ok((stdio, relay))
-    }
-
-    /// A new terminal for the process, relayed like a container's.
-    fn through_terminal(self) -> std::io::Result<([OwnedFd; 3], Relay)> {
-        use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
-        let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-        let master = posix_openpt(flags)?;
-        grantpt(&master)?;
-        unlockpt(&master)?;
-        let slave: OwnedFd = std::fs::File::options()
-            .read(true)
-            .write(true)
-            .custom_flags(nix::libc::O_NOCTTY)
-            .open(ptsname_r(&master)?)?
-            .into();
-        let relay = self.relay(InitStreams::Terminal(OwnedFd::from(master)))?;
-        Ok(([slave.try_clone()?, slave.try_clone()?, slave], relay))
-    }
-}
-
 /// What a process in a container will be relayed through, while the engine makes it.
 enum ExecStreams {
     Pipes(Relay),
     Terminal(Connections),
-}
-
-fn null_streams() -> std::io::Result<[OwnedFd; 3]> {
-    let null: OwnedFd = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/null")?
-        .into();
-    Ok([null.try_clone()?, null.try_clone()?, null])
 }

@@ -16,6 +16,7 @@ mod programs;
 mod properties;
 mod requests;
 mod shutdown;
+mod streams;
 mod tasks;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};

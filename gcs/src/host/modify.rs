@@ -10,8 +10,9 @@ use crate::prot::settings::MappedVirtualDisk;
 use crate::prot::{MessageBase, ModifyRequest, RequestType, Resource, UVM_ID};
 use crate::storage::{disk, layers, scsi, CombinedLayers, Disk, Roots};
 
-/// Over the device's own limit of five seconds: a format may take its time.
-const DISK_LIMIT: Duration = Duration::from_secs(240);
+/// Over the device's own limit of five seconds and a format's of 240, which can say more; below
+/// the five minutes after which the host gives up.
+const DISK_LIMIT: Duration = Duration::from_secs(270);
 const LAYERS_LIMIT: Duration = Duration::from_secs(60);
 
 impl Host {
