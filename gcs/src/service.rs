@@ -15,7 +15,7 @@ use crate::bridge::frame::Frame;
 use crate::host::{Host, Source};
 use crate::kmsg;
 use crate::reactor::{Interest, Registration};
-use crate::sys::process;
+use crate::sys::{channel::set_nonblocking, process};
 use crate::transport::{Dialer, BRIDGE_PORT};
 
 pub use crate::host::End;
@@ -49,7 +49,12 @@ pub fn run(setup: Setup) -> io::Result<End> {
     process::become_subreaper()?;
     let host = Host::new(setup.dialer.clone())?;
     let bridge = match setup.bridge {
-        Some((incoming, outgoing)) => Connection::new(incoming, outgoing),
+        Some((incoming, outgoing)) => {
+            for fd in [&incoming, &outgoing] {
+                set_nonblocking(fd.as_fd(), true)?;
+            }
+            Connection::new(incoming, outgoing)
+        }
         None => dial_bridge(&setup.dialer)?,
     };
     crate::log::stamp("bridge");

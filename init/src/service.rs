@@ -9,6 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use gcs::config::Flags;
 use gcs::kmsg;
 use gcs::service::{End as Ended, Setup};
+use gcs::sys::fds::null;
 use gcs::transport::Dialer;
 use nix::sys::resource::{setrlimit, Resource};
 
@@ -44,10 +45,7 @@ pub fn open_log(flags: &Flags) -> io::Result<()> {
 /// child and no library can write between the log's lines (P-301, P-302).
 pub fn take_stderr() -> io::Result<OwnedFd> {
     let own = io::stderr().as_fd().try_clone_to_owned()?;
-    let null = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/null")?;
+    let null = null()?;
     nix::unistd::dup2_stderr(&null)?;
     Ok(own)
 }
@@ -120,7 +118,12 @@ fn set_up(guest: Option<Guest>, flags: &Flags) -> io::Result<Setup> {
     };
     let bridge = if flags.use_inouterr {
         let own = |fd: BorrowedFd<'_>| fd.try_clone_to_owned();
-        Some((own(io::stdin().as_fd())?, own(io::stdout().as_fd())?))
+        let bridge = (own(io::stdin().as_fd())?, own(io::stdout().as_fd())?);
+        // No child may read from the bridge or write to it.
+        let null = null()?;
+        nix::unistd::dup2_stdin(&null)?;
+        nix::unistd::dup2_stdout(&null)?;
+        Some(bridge)
     } else {
         None
     };

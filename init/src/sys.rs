@@ -10,6 +10,7 @@ use std::ffi::{c_char, c_int, CStr, CString, OsString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
+use std::panic::{catch_unwind, AssertUnwindSafe};
 
 use nix::errno::Errno;
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal};
@@ -84,7 +85,8 @@ pub fn fork(child: impl FnOnce() -> i32) -> io::Result<Pid> {
     match unsafe { nix::unistd::fork() }? {
         ForkResult::Parent { child } => Ok(child),
         ForkResult::Child => {
-            let status = child();
+            // A panic that unwound further would have this child end the machine as PID 1 does.
+            let status = catch_unwind(AssertUnwindSafe(child)).unwrap_or(crate::PANICKED);
             // SAFETY: ends the child without running the parent's exit handlers.
             unsafe { libc::_exit(status) }
         }

@@ -1,7 +1,6 @@
 //! Create (protocol section 5): register the id, write the bundle, have the engine make the
 //! container up to the point where its init waits to be started.
 
-use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -88,9 +87,9 @@ impl Host {
         } else {
             Pipes::new().map(Some)
         };
-        let null = File::options().read(true).write(true).open("/dev/null");
+        let null = crate::sys::fds::null();
         let (streams, null) = match (streams, null) {
-            (Ok(streams), Ok(null)) => (streams, OwnedFd::from(null)),
+            (Ok(streams), Ok(null)) => (streams, null),
             (Err(error), _) | (_, Err(error)) => {
                 let text = format!("creating container {id:?}: making its streams: {error}");
                 return self.create_failed(ticket, id, Failure::unspecified(text));

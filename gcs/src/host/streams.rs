@@ -11,6 +11,7 @@ use crate::error::Failure;
 use crate::prot::{HResult, ProcessParameters, VsockStdioRelaySettings};
 use crate::stdio::{Input, Output, Relay, StreamKind};
 use crate::sys::channel::set_nonblocking;
+use crate::sys::fds;
 
 /// The ports to dial, by stream.
 pub struct Ports(pub [Option<u32>; 3]);
@@ -130,10 +131,6 @@ impl Connections {
 }
 
 pub fn null_streams() -> std::io::Result<[OwnedFd; 3]> {
-    let null: OwnedFd = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/null")?
-        .into();
+    let null = fds::null()?;
     Ok([null.try_clone()?, null.try_clone()?, null])
 }

@@ -19,6 +19,13 @@ pub fn inherited(number: i32) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
+/// `/dev/null`, for both directions.
+pub fn null() -> io::Result<OwnedFd> {
+    let mut options = std::fs::File::options();
+    options.read(true).write(true);
+    options.open("/dev/null").map(OwnedFd::from)
+}
+
 /// Closes a number that the other side of a fork owns; closed already is fine.
 pub fn close_copy(number: i32) {
     // SAFETY: in a forked child that never touches the owner of the number again.
@@ -63,15 +70,6 @@ pub fn pty_peer(master: impl AsFd) -> io::Result<OwnedFd> {
     }
     // SAFETY: just returned by the kernel, owned by nobody else.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// Takes over an fd that came with a message (`SCM_RIGHTS`).
-pub fn received(number: i32) -> io::Result<OwnedFd> {
-    if number < 0 {
-        return Err(io::ErrorKind::InvalidData.into());
-    }
-    // SAFETY: the kernel made it for this message, and the caller hands it on once.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// Sets the window size of a terminal (`TIOCSWINSZ`).
