@@ -1,27 +1,26 @@
 //! The helper process `gcs-oci`: one order, one report, exit.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{IoSlice, IoSliceMut, Read, Seek};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::os::unix::net::UnixListener;
+use std::io::{Read, Seek};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use libcgroups::common::{create_cgroup_manager, CgroupConfig, CgroupManager, ControllerOpt};
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
-use nix::sys::socket::{recvmsg, sendmsg, ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr};
-use nix::unistd::{fchown, mkfifo, Uid};
+use nix::unistd::mkfifo;
 use serde_json::Value;
 
+use super::console::{own_stdio, Console};
 use super::executor::Program;
 use super::state::{self, failed, Init};
 use super::trace::Trace;
 use super::{devices, normal, Order, Report, Roots, ORDER_FD, REPORT_FD, REPORT_MAX};
 use crate::error::Failure;
 use crate::prot::HResult;
-use crate::sys::{bpf, fds, root};
+use crate::sys::{bpf, channel, fds, pidfd, root};
 
 /// What an order came to: the new process and its terminal.
 #[derive(Default)]
@@ -109,17 +108,8 @@ fn send(socket: &OwnedFd, report: &Report, master: Option<&OwnedFd>) -> Result<(
         let keep: String = failure.message.chars().take(REPORT_MAX / 8).collect();
         text = encode(&Report::Failed(Failure::new(failure.code, keep + " ...")))?;
     }
-    let raw: Vec<i32> = master.map(AsRawFd::as_raw_fd).into_iter().collect();
-    let rights = [ControlMessage::ScmRights(&raw)];
-    sendmsg::<UnixAddr>(
-        socket.as_raw_fd(),
-        &[IoSlice::new(&text)],
-        if raw.is_empty() { &[] } else { &rights },
-        MsgFlags::empty(),
-        None,
-    )
-    .map(drop)
-    .map_err(|e| Failure::unspecified(format!("send report: {e}")))
+    channel::send(socket.as_fd(), &text, master.map(AsFd::as_fd))
+        .map_err(|e| Failure::unspecified(format!("send report: {}", e.desc())))
 }
 
 fn create(
@@ -286,9 +276,11 @@ fn exec(
         .build()
         .map_err(|e| explain(trace.failure(&e), &process, &Value::Null))?
         .as_raw();
-    let master = console
-        .map(|console| console.master(&process))
-        .transpose()?;
+    let master = console.map(|console| console.master(&process)).transpose();
+    let master = master.inspect_err(|_| {
+        // Nobody would know of the process that runs without its terminal.
+        pidfd::kill(pid, libc::SIGKILL).ok();
+    })?;
     Ok(Outcome {
         pid: Some(pid),
         master,
@@ -312,106 +304,6 @@ fn update(trace: &Trace, id: &str, resources: Value) -> Result<(), Failure> {
             freezer_state: None,
         })
         .map_err(|e| trace.failure(&e))
-}
-
-/// Gives the pipes of fds 0 to 2 to the process's user, so that it can reopen them by
-/// `/dev/stdout` and the like.
-fn own_stdio(process: &Value, linux: &Value) -> Result<(), Failure> {
-    let uid = user(process, linux)?;
-    let null = fs::metadata("/dev/null").map(|meta| meta.rdev()).ok();
-    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
-    for fd in [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()] {
-        let meta = fd
-            .try_clone_to_owned()
-            .and_then(|fd| File::from(fd).metadata())
-            .map_err(|e| Failure::unspecified(format!("look at a standard stream: {e}")))?;
-        // /dev/null is everybody's.
-        if meta.uid() == uid.as_raw()
-            || (meta.file_type().is_char_device() && Some(meta.rdev()) == null)
-        {
-            continue;
-        }
-        if let Err(e) = fchown(fd, Some(uid), None) {
-            // Not every kind of file has an owner that can change.
-            log::warn!("give a standard stream to {uid}: {e}");
-        }
-    }
-    Ok(())
-}
-
-/// The process's user as the UVM counts them.
-fn user(process: &Value, linux: &Value) -> Result<Uid, Failure> {
-    let inside = process["user"]["uid"].as_u64().unwrap_or(0);
-    let mapped = linux["uidMappings"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .find_map(|map| {
-            let first = map["containerID"].as_u64()?;
-            let offset = inside.checked_sub(first)?;
-            (offset < map["size"].as_u64()?).then_some(map["hostID"].as_u64()? + offset)
-        })
-        .unwrap_or(inside);
-    u32::try_from(mapped)
-        .map(Uid::from_raw)
-        .map_err(|_| Failure::unspecified(format!("process.user.uid {inside} is no user id")))
-}
-
-/// The socket on which the engine hands over the pty master.
-struct Console {
-    path: PathBuf,
-    listener: UnixListener,
-}
-
-impl Console {
-    fn listen(dir: &Path) -> Result<Self, Failure> {
-        let path = dir.join("console.sock");
-        // By way of the directory's fd, for a socket address holds 107 bytes only.
-        let at = File::open(dir).map_err(|e| failed("open", dir, &e))?;
-        let listener = UnixListener::bind(format!("/proc/self/fd/{}/console.sock", at.as_raw_fd()))
-            .map_err(|e| failed("listen at", &path, &e))?;
-        Ok(Self { path, listener })
-    }
-
-    /// The master, its terminal given to the process's user.
-    fn master(self, process: &Value) -> Result<OwnedFd, Failure> {
-        let problem = |doing: &str, e: std::io::Error| {
-            Failure::unspecified(format!("{doing} the terminal of the process: {e}"))
-        };
-        // The engine has connected and sent by now, else it had failed.
-        let (stream, _) = self.listener.accept().map_err(|e| problem("accept", e))?;
-        let master = receive_fd(stream.as_fd()).map_err(|e| problem("receive", e))?;
-        let uid = user(process, &Value::Null)?;
-        let peer = fds::pty_peer(&master).map_err(|e| problem("open", e))?;
-        fchown(&peer, Some(uid), None).map_err(|e| problem("give away", e.into()))?;
-        if let Some(size) = process.get("consoleSize") {
-            let number = |name: &str| size[name].as_u64().and_then(|n| u16::try_from(n).ok());
-            if let (Some(rows), Some(columns)) = (number("height"), number("width")) {
-                fds::resize(&master, rows, columns).map_err(|e| problem("resize", e))?;
-            }
-        }
-        Ok(master)
-    }
-}
-
-fn receive_fd(socket: BorrowedFd<'_>) -> std::io::Result<OwnedFd> {
-    let mut text = [0; 64];
-    let mut space = nix::cmsg_space!(i32);
-    let mut iov = [IoSliceMut::new(&mut text)];
-    let message = recvmsg::<UnixAddr>(
-        socket.as_raw_fd(),
-        &mut iov,
-        Some(&mut space),
-        MsgFlags::MSG_CMSG_CLOEXEC,
-    )?;
-    for control in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(received) = control {
-            if let Some(number) = received.first() {
-                return fds::received(*number);
-            }
-        }
-    }
-    Err(std::io::Error::other("the message carries no fd"))
 }
 
 /// A directory that goes with its owner.

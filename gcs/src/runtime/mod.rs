@@ -14,6 +14,8 @@
 //! exactly the file descriptors 0, 1 and 2, default signal dispositions and an empty mask.
 
 mod cgroup;
+#[cfg(feature = "engine")]
+mod console;
 #[cfg(any(feature = "engine", test))]
 mod devices;
 #[cfg(feature = "engine")]
