@@ -125,6 +125,7 @@ impl Service {
             let mut forever = Registration::default();
             poller.watch(&mut forever, kmsg.as_fd(), Interest::READ, Source::Kmsg)?;
         }
+        crate::log::batch(true);
         loop {
             self.watch_bridge()?;
             self.watch_log()?;
@@ -137,8 +138,10 @@ impl Service {
                 log::error!("writing to the bridge: {errno}");
                 self.host.end.get_or_insert(End::BridgeLost);
             }
+            crate::log::flush();
             if let Some(end) = self.host.end {
                 self.farewell();
+                crate::log::batch(false);
                 return Ok(end);
             }
         }

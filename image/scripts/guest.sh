@@ -17,9 +17,6 @@ flags=(-C target-feature=+crt-static -C relocation-model=static
     "--remap-path-prefix=$top=." "--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo")
 args=(build -p init --profile "$profile" --target "$triple" --target-dir "$dir" --locked)
 
-# Building std is unstable, and asked of a stable compiler by RUSTC_BOOTSTRAP.
-small_std=(-Z build-std=std,panic_unwind -Z build-std-features=panic-unwind,optimize_for_size)
-
 # rustc links std for musl with -lunwind. Debian's static LLVM unwinder does, but was compiled against
 # glibc with fortified printing, whose one symbol musl lacks. The package is unpacked, not installed,
 # when absent: it conflicts with libunwind-dev.
@@ -56,22 +53,12 @@ C
 case $way in
     build-std)
         unwinder
+        # Building std is unstable, and asked of a stable compiler by RUSTC_BOOTSTRAP.
         export RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1
         flags+=(-C linker=musl-gcc -C link-self-contained=no -L "$dir/lib")
-        args+=("${small_std[@]}")
+        args+=(-Z build-std=std,panic_unwind -Z build-std-features=panic-unwind)
         ;;
-    target)
-        # What ships gets a std compiled for size too: 0.3 MB less than the ready-made one.
-        source=$(rustc --print sysroot)/lib/rustlib/src/rust/library/Cargo.lock
-        if [ "$profile" = guest ]; then
-            if [ -e "$source" ] || { have rustup && timeout 180 rustup component add rust-src >&2 && [ -e "$source" ]; }; then
-                export RUSTC_BOOTSTRAP=1
-                args+=("${small_std[@]}")
-            else
-                say "WARNING: no source of std to be had (rustup component add rust-src): the guest will be larger"
-            fi
-        fi
-        ;;
+    target) ;;
     *) exit 1 ;;
 esac
 CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f' && echo "${flags[*]}")

@@ -5,7 +5,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::fcntl::OFlag;
 use nix::unistd::Pid;
 use serde_json::Value;
 
@@ -18,7 +17,7 @@ use crate::error::Failure;
 use crate::prot::{HResult, MessageBase, SchemaVersion, VmHostedContainerSettingsV2};
 use crate::runtime::{Order, Report};
 use crate::spec::{self, Context, Prepared};
-use crate::stdio::Relay;
+use crate::stdio::{input_pipe, output_pipe, Relay};
 
 const PREPARE_LIMIT: Duration = Duration::from_secs(60);
 const ENGINE_LIMIT: Duration = Duration::from_secs(120);
@@ -171,12 +170,9 @@ struct Pipes {
 
 impl Pipes {
     fn new() -> std::io::Result<Self> {
-        let pipe = || nix::unistd::pipe2(OFlag::O_CLOEXEC);
-        let ((in_read, in_write), (out_read, out_write), (err_read, err_write)) =
-            (pipe()?, pipe()?, pipe()?);
-        for fd in [&in_write, &out_read, &err_read] {
-            crate::sys::channel::set_nonblocking(fd.as_fd(), true)?;
-        }
+        let (in_read, in_write) = input_pipe()?;
+        let (out_read, out_write) = output_pipe()?;
+        let (err_read, err_write) = output_pipe()?;
         let ours = InitStreams::Pipes {
             stdin: in_write,
             stdout: out_read,

@@ -9,7 +9,7 @@ use nix::fcntl::OFlag;
 use super::container::InitStreams;
 use crate::error::Failure;
 use crate::prot::{HResult, ProcessParameters, VsockStdioRelaySettings};
-use crate::stdio::{Input, Output, Relay, StreamKind};
+use crate::stdio::{input_pipe, output_pipe, Input, Output, Relay, StreamKind};
 use crate::sys::channel::set_nonblocking;
 use crate::sys::fds;
 
@@ -95,16 +95,14 @@ impl Connections {
         let mut stdio = null_streams()?;
         let mut relay = Relay::default();
         if let Some(connection) = stdin {
-            let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-            set_nonblocking(write.as_fd(), true)?;
+            let (read, write) = input_pipe()?;
             stdio[0] = read;
             relay.add(StreamKind::Stdin, Input::new(connection, write, false));
         }
         let outputs = [(StreamKind::Stdout, stdout), (StreamKind::Stderr, stderr)];
         for (slot, (kind, connection)) in stdio[1..].iter_mut().zip(outputs) {
             if connection.is_some() {
-                let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-                set_nonblocking(read.as_fd(), true)?;
+                let (read, write) = output_pipe()?;
                 *slot = write;
                 relay.add(kind, Output::new(read, connection, false));
             }

@@ -55,6 +55,8 @@ struct State {
     unsent: u64,
     sink: Option<Sink>,
     kmsg: Option<File>,
+    /// Whether somebody else flushes the sink, once for many records.
+    batched: bool,
 }
 
 impl State {
@@ -67,6 +69,7 @@ impl State {
             unsent: 0,
             sink: None,
             kmsg: None,
+            batched: false,
         }
     }
 
@@ -95,7 +98,9 @@ impl State {
         self.ring.push(record);
         if sent {
             self.unsent = self.ring.next();
-            self.flush();
+            if !self.batched {
+                self.flush();
+            }
         }
     }
 
@@ -235,6 +240,13 @@ pub fn pollable() -> Option<Rc<OwnedFd>> {
 /// Whether lines wait for the sink to take them.
 pub fn wants_write() -> bool {
     with_state(|state| state.sink.as_ref().is_some_and(Sink::wants_write)).unwrap_or(false)
+}
+
+/// Leaves it to the caller to [`flush`], as the service's loop does at the end of each turn: so
+/// that answers leave before the lines about them, and those in one piece.
+pub fn batch(batched: bool) {
+    with_state(|state| state.batched = batched);
+    flush();
 }
 
 /// Writes what the sink takes now; never waits.

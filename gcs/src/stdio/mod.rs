@@ -11,9 +11,11 @@
 //! output arrive before the exit is reported (P-157). What a stream waits for is derived from
 //! its state, never toggled. A slow reader is not an error, only a close or reset is.
 
+mod pipe;
 mod relay;
 mod stream;
 mod transfer;
 
+pub use pipe::{input_pipe, output_pipe};
 pub use relay::{Relay, StreamKind};
 pub use stream::{Input, Output, Side, Stream};

@@ -34,10 +34,16 @@ pub fn close_copy(number: i32) {
 
 /// Makes every signal as it is in a fresh process: default disposition, not blocked.
 pub fn reset_signals() -> io::Result<()> {
+    reset_signals_of(u64::MAX)
+}
+
+/// The same for the signals of `mask` only (bit 0 is signal 1): a system call less for each that
+/// is known to be at its default.
+pub fn reset_signals_of(mask: u64) -> io::Result<()> {
     // By the raw call: libc refuses the signals it keeps for itself, and a parent can have
     // left those ignored as well. All zero is SIG_DFL in every layout of the kernel's struct.
     let default = [0_usize; 4];
-    for signal in 1..=64 {
+    for signal in (1..=64).filter(|signal| mask >> (signal - 1) & 1 == 1) {
         // SAFETY: `default` is at least as long as the struct; KILL and STOP refuse, as they may.
         unsafe {
             libc::syscall(
@@ -51,6 +57,28 @@ pub fn reset_signals() -> io::Result<()> {
     }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
     Ok(())
+}
+
+/// Signals whose disposition is not the default now, as a mask for [`reset_signals_of`].
+pub fn changed_signals() -> u64 {
+    let mut mask = 0;
+    for signal in 1..=64 {
+        let mut action = [0_usize; 4];
+        // SAFETY: the kernel's struct fits into `action`, whose first word is the disposition.
+        let asked = unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                std::ptr::null::<usize>(),
+                action.as_mut_ptr(),
+                8_usize,
+            )
+        };
+        if asked != 0 || action[0] != libc::SIG_DFL {
+            mask |= 1 << (signal - 1);
+        }
+    }
+    mask
 }
 
 /// The other end of a pty, by its master alone; does not become the controlling terminal.

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::sys::resource::{setrlimit, Resource};
 use nix::unistd::{ForkResult, Pid};
 
-use super::fds::reset_signals;
+use super::fds;
 
 /// Lowest number used while descriptors are shuffled, above all final numbers.
 const SHUFFLE_BASE: RawFd = 32;
@@ -71,6 +71,7 @@ impl StartFailure {
 /// The child has an empty signal mask, default dispositions, only the descriptors `keep`
 /// (by their numbers) and the kernel's usual chance in an out-of-memory kill.
 pub fn fork_child(keep: &[BorrowedFd<'_>], body: impl FnOnce() -> i32) -> io::Result<Pid> {
+    inherited_signals();
     // SAFETY: the process is single-threaded (crate rule, checked by clippy's ban on threads),
     // so the child sees consistent memory and may do anything.
     match unsafe { nix::unistd::fork() }? {
@@ -90,6 +91,7 @@ pub fn fork_child(keep: &[BorrowedFd<'_>], body: impl FnOnce() -> i32) -> io::Re
 pub fn start(program: &Program<'_>) -> io::Result<(Pid, OwnedFd)> {
     let (status_read, status_write) =
         nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC | nix::fcntl::OFlag::O_NONBLOCK)?;
+    inherited_signals();
     // SAFETY: single-threaded, see `fork_child`.
     match unsafe { nix::unistd::fork() }? {
         ForkResult::Parent { child } => Ok((child, status_read)),
@@ -188,9 +190,16 @@ fn place_descriptors(fds: &[BorrowedFd<'_>]) -> nix::Result<()> {
     Ok(())
 }
 
+/// What children inherit of changed dispositions. Asked once: nothing here changes one later,
+/// and resetting all 64 would cost every start half a millisecond where system calls are slow.
+fn inherited_signals() -> u64 {
+    static CHANGED: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
+    *CHANGED.get_or_init(fds::changed_signals)
+}
+
 /// Undoes what PID 1 set up for itself and what a program must not inherit (P-181).
 fn reset_inherited_state() {
-    reset_signals().ok();
+    fds::reset_signals_of(inherited_signals()).ok();
     // PID 1 is exempt from out-of-memory kills, its children are not.
     std::fs::write("/proc/self/oom_score_adj", "0").ok();
     setrlimit(Resource::RLIMIT_NOFILE, 1024, 1_048_576).ok();
