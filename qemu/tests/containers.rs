@@ -252,6 +252,32 @@ fn what_cannot_be_run_is_refused_and_the_next_container_runs() {
 }
 
 #[test]
+fn a_start_that_fails_ends_its_container() {
+    let (Some(image), Some(vm)) = (Image::open(), common::boot()) else {
+        return;
+    };
+    let container = image.mount(&vm, "c");
+    let bad = format!("{}/bad", qemu::container::root("c"));
+    let script = format!("echo nonsense > {bad}; chmod 755 {bad}");
+    let made = vm.external(&["sh", "-c", &script]).run().unwrap();
+    assert_eq!(made.code, 0, "{}", made.error_text());
+    container.create(&image.spec("c", &["/bad"])).unwrap();
+    let refusal = container.init().start().map(drop).unwrap_err();
+    assert!(refusal.to_string().contains("/bad"), "{refusal}");
+    // Nobody waits for it, so its notification is not kept back for anybody.
+    let begun = Instant::now();
+    assert_eq!(notification_type(&vm, "c"), "UnexpectedExit");
+    assert!(begun.elapsed() < Duration::from_secs(4));
+    let again = container.init().start().map(drop).unwrap_err();
+    assert_eq!(
+        again.refused(),
+        Some(0x8037_0105_u32.cast_signed()),
+        "{again}"
+    );
+    container.remove().unwrap();
+}
+
+#[test]
 fn further_processes_run_in_a_container() {
     let (Some(image), Some(vm)) = (Image::open(), common::boot()) else {
         return;

@@ -55,7 +55,8 @@ pub fn helper<T: Serialize>(
 ) -> io::Result<Running> {
     let (ours, theirs) = channel(SockType::SeqPacket)?;
     let mut file = std::fs::File::from(memfd_create(c"order", MFdFlags::MFD_CLOEXEC)?);
-    serde_json::to_writer(&mut file, order)?;
+    // In one write: a spec has hundreds of tokens.
+    file.write_all(&serde_json::to_vec(order)?)?;
     io::Seek::rewind(&mut file)?;
     let [stdin, stdout, stderr] = stdio;
     let name = CString::new(applet)?;
