@@ -62,7 +62,7 @@ fn set_up() {
     sysctl::apply();
     cgroup::mount();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        match sys::loopback_up(family) {
+        match gcs::sys::loopback::up(family) {
             Ok(()) | Err(Errno::EAFNOSUPPORT) => {}
             Err(errno) => log::warn!("loopback through {family:?}: {errno}"),
         }

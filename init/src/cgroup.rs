@@ -60,10 +60,13 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// The machine's memory less the reserve, as the flags say.
+    /// The machine's memory less the reserve, as the flags say; but never less than half of it,
+    /// because the default reserve is made for machines of some hundred MiB.
     pub fn new(ram: u64, flags: &Flags) -> Self {
         Self {
-            containers: ram.saturating_sub(flags.root_mem_reserve_bytes),
+            containers: ram
+                .saturating_sub(flags.root_mem_reserve_bytes)
+                .max(ram / 2),
             service: flags.gcs_mem_limit_bytes,
         }
     }
@@ -83,8 +86,8 @@ enum Step {
 pub fn prepare(flags: &Flags) {
     let ram = nix::sys::sysinfo::sysinfo().map_or(u64::MAX, |info| info.ram_total());
     let limits = Limits::new(ram, flags);
-    if limits.containers == 0 {
-        log::warn!(ram = ram; "the memory reserve leaves nothing for containers");
+    if ram / 2 == limits.containers {
+        log::warn!(ram = ram; "the memory reserve is over half of the machine: containers get half");
     }
     let root = Path::new(ROOT);
     let plan = match mounted() {
@@ -260,10 +263,10 @@ mod tests {
     }
 
     #[test]
-    fn limits_never_wrap() {
-        let limits = Limits::new(10, &Flags::default());
-        assert_eq!(limits.containers, 0);
-        let limits = Limits::new(256 << 20, &Flags::default());
-        assert_eq!(limits.containers, 181 << 20);
+    fn a_small_machine_leaves_half_of_itself_to_containers() {
+        let limit = |mib: u64| Limits::new(mib << 20, &Flags::default()).containers >> 20;
+        for (ram, containers) in [(0, 0), (64, 32), (96, 48), (150, 75), (256, 181)] {
+            assert_eq!(limit(ram), containers, "{ram} MiB");
+        }
     }
 }

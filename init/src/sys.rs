@@ -8,13 +8,12 @@
 
 use std::ffi::{c_char, c_int, CStr, CString, OsString};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
 use nix::errno::Errno;
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal};
-use nix::sys::socket::{socket, AddressFamily, SockFlag, SockType};
 use nix::unistd::{ForkResult, Pid};
 
 /// The process's entry. Rust's own would abort where descriptors 0..2 are closed and there is
@@ -138,28 +137,6 @@ pub fn add_entropy(random: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<()> {
     // SAFETY: `info` holds the two counters and as many bytes as they say; the kernel only reads.
     let result = unsafe { libc::ioctl(random.as_raw_fd(), RNDADDENTROPY as _, info.as_ptr()) };
     Errno::result(result)?;
-    Ok(())
-}
-
-/// Sets IFF_UP and IFF_RUNNING on `lo` through a socket of the family (netdevice(7)).
-///
-/// # Errors
-/// `EAFNOSUPPORT` when the kernel lacks the family, `ENODEV` when it has no loopback.
-pub fn loopback_up(family: AddressFamily) -> Result<(), Errno> {
-    let socket: OwnedFd = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
-    // SAFETY: an all-zero ifreq is a valid value of this plain C struct.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(b"lo\0") {
-        *to = *from as c_char;
-    }
-    // SAFETY: `request` is a NUL-terminated ifreq that the kernel fills in.
-    Errno::result(unsafe {
-        libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS as _, &mut request)
-    })?;
-    // SAFETY: SIOCGIFFLAGS has just made the flags the member that is set.
-    unsafe { request.ifr_ifru.ifru_flags |= (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short };
-    // SAFETY: as above; the kernel only reads.
-    Errno::result(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &request) })?;
     Ok(())
 }
 

@@ -300,6 +300,12 @@ fn further_processes_run_in_a_container() {
         "{}",
         out.error_text()
     );
+    // Up, and a loopback.
+    let flags = vm
+        .exec("c", &process(&["cat", "/sys/class/net/lo/flags"]))
+        .run()
+        .unwrap();
+    assert_eq!(flags.text(), "0x9\n");
     let mut asleep = vm.exec("c", &process(&["sleep", "1000"])).start().unwrap();
     let list = vm.properties("c", &["ProcessList"]).unwrap();
     let pids: BTreeSet<u64> = list["ProcessList"]

@@ -10,6 +10,8 @@ use std::rc::Rc;
 use libcgroups::common::{create_cgroup_manager, CgroupConfig, CgroupManager, ControllerOpt};
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
+use nix::sched::{setns, CloneFlags};
+use nix::sys::socket::AddressFamily;
 use nix::unistd::mkfifo;
 use serde_json::Value;
 
@@ -20,7 +22,7 @@ use super::trace::Trace;
 use super::{devices, normal, Order, Report, Roots, ORDER_FD, REPORT_FD, REPORT_MAX};
 use crate::error::Failure;
 use crate::prot::HResult;
-use crate::sys::{bpf, channel, fds, pidfd, root};
+use crate::sys::{bpf, channel, fds, loopback, pidfd, root};
 
 /// What an order came to: the new process and its terminal.
 #[derive(Default)]
@@ -195,6 +197,7 @@ fn build(
     Init::record(pid, dir)?;
     // Init waits for its start: nothing of the user's has run without the rules.
     restrict_devices(roots, id, &config)?;
+    raise_loopback(pid, &config["linux"])?;
     let master = console
         .map(|console| console.master(&config["process"]))
         .transpose()?;
@@ -230,6 +233,23 @@ fn restrict_devices(roots: &Roots, id: &str, config: &Value) -> Result<(), Failu
     bpf::attach_device_program(dir, &program).map_err(|e| {
         Failure::unspecified(format!("attach the device rules to {}: {e}", dir.display()))
     })
+}
+
+/// A new network namespace begins with its loopback down; one that is joined is its owner's.
+/// The helper enters it for good: its work is done, and it needs no network.
+fn raise_loopback(init: i32, linux: &Value) -> Result<(), Failure> {
+    let namespaces = linux["namespaces"]
+        .as_array()
+        .map_or(&[][..], Vec::as_slice);
+    let new = |n: &Value| n["type"] == "network" && n["path"].as_str().unwrap_or("").is_empty();
+    if !namespaces.iter().any(new) {
+        return Ok(());
+    }
+    let path = PathBuf::from(format!("/proc/{init}/ns/net"));
+    let namespace = File::open(&path).map_err(|e| failed("open", &path, &e))?;
+    setns(namespace, CloneFlags::CLONE_NEWNET)
+        .and_then(|()| loopback::up(AddressFamily::Inet))
+        .map_err(|e| failed("bring up the loopback in", &path, &e.into()))
 }
 
 fn exec(

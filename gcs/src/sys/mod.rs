@@ -5,6 +5,7 @@
 pub mod bpf;
 pub mod channel;
 pub mod fds;
+pub mod loopback;
 pub mod mount;
 pub mod pidfd;
 pub mod process;
