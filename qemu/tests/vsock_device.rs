@@ -12,6 +12,10 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+#[path = "guest/pattern.rs"]
+mod pattern;
+
+use pattern::Pattern;
 use qemu::vsock::{host_socket, Device, DeviceConfig, DeviceHandle, Direction, Fault, Faults};
 
 /// More than any single order takes, on a machine busy with other things.
@@ -181,20 +185,6 @@ impl Drop for Vm {
         // After `end` both have gone already; in a failing test this is what ends QEMU.
         drop(self.qemu.kill());
         drop(self.qemu.wait());
-    }
-}
-
-/// The guest's `Pattern`, byte for byte.
-struct Pattern(u64);
-
-impl Pattern {
-    fn fill(&mut self, buffer: &mut [u8]) {
-        for chunk in buffer.chunks_mut(8) {
-            self.0 ^= self.0 << 13;
-            self.0 ^= self.0 >> 7;
-            self.0 ^= self.0 << 17;
-            chunk.copy_from_slice(&self.0.to_le_bytes()[..chunk.len()]);
-        }
     }
 }
 

@@ -127,7 +127,7 @@ fn the_working_directory_and_the_user_come_from_the_root() {
     fs::create_dir_all(root.join("etc")).unwrap();
     fs::write(root.join("etc/passwd"), "app:x:10:11::/:\n").unwrap();
     let mut spec = minimal();
-    spec["process"]["cwd"] = json!("/work/here");
+    spec["process"]["cwd"] = json!("/srv/here");
     spec["process"]["user"] = json!({"username": "app", "uid": 0});
     let got = place.prepare(&spec).unwrap();
     assert_eq!(mode(&root.join("work/here")), 0o755);

@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods, clippy::zombie_processes)] // a test may block, and `rig::reap` is its reaper
 
 mod cases;
+mod execs;
 mod rig;
 mod sys;
 
@@ -17,33 +18,33 @@ use rig::Rig;
 type Case = (&'static str, fn(&Rig));
 
 macro_rules! cases {
-    ($($name:ident),* $(,)?) => { &[$((stringify!($name), cases::$name)),*] };
+    ($($module:ident::$name:ident),* $(,)?) => { &[$((stringify!($name), $module::$name)),*] };
 }
 
 const CASES: &[Case] = cases![
-    a_container_runs_and_leaves_nothing,
-    nothing_runs_before_start,
-    only_the_standard_streams_are_open,
-    a_waiting_init_holds_nothing_of_the_helper,
-    signals_are_as_in_a_fresh_process,
-    the_oom_score_is_neutral_unless_given,
-    a_plain_user_can_reopen_its_streams,
-    capabilities_are_those_of_the_spec,
-    the_environment_is_exactly_as_given,
-    a_missing_program_fails_the_create_by_name,
-    a_program_that_cannot_be_executed_fails_the_start,
-    a_failed_create_leaves_nothing_and_says_why,
-    an_id_in_use_is_refused_and_the_container_lives,
-    exec_runs_as_given_before_and_after_start,
-    a_failing_exec_says_why_and_harms_nothing,
-    terminals_work_for_init_and_exec,
-    an_exec_gets_its_own_terminal,
-    namespaces_can_be_joined_by_path,
-    signals_reach_every_process,
-    device_rules_hold,
-    the_root_of_the_machine_is_out_of_reach,
-    parallel_execs_work,
-    update_changes_limits,
+    cases::a_container_runs_and_leaves_nothing,
+    cases::nothing_runs_before_start,
+    cases::only_the_standard_streams_are_open,
+    cases::a_waiting_init_holds_nothing_of_the_helper,
+    cases::signals_are_as_in_a_fresh_process,
+    cases::the_oom_score_is_neutral_unless_given,
+    cases::a_plain_user_can_reopen_its_streams,
+    cases::capabilities_are_those_of_the_spec,
+    cases::the_environment_is_exactly_as_given,
+    cases::a_missing_program_fails_the_create_by_name,
+    cases::a_program_that_cannot_be_executed_fails_the_start,
+    cases::a_failed_create_leaves_nothing_and_says_why,
+    cases::an_id_in_use_is_refused_and_the_container_lives,
+    execs::exec_runs_as_given_before_and_after_start,
+    execs::a_failing_exec_says_why_and_harms_nothing,
+    cases::terminals_work_for_init_and_exec,
+    execs::an_exec_gets_its_own_terminal,
+    cases::namespaces_can_be_joined_by_path,
+    cases::signals_reach_every_process,
+    cases::device_rules_hold,
+    cases::the_root_of_the_machine_is_out_of_reach,
+    execs::parallel_execs_work,
+    cases::update_changes_limits,
 ];
 
 fn main() -> ExitCode {

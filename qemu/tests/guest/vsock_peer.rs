@@ -8,7 +8,10 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use pattern::Pattern;
 use sys::{accept, dial, dial_from, end_writing, listen, power_off};
+
+mod pattern;
 
 mod sys {
     //! The few calls that std lacks, by their Linux x86_64 ABI.
@@ -142,20 +145,6 @@ mod sys {
         // SAFETY: plain numbers; the call returns only when it fails, and the test then times out.
         unsafe {
             reboot(0x0123_4567);
-        }
-    }
-}
-
-/// The test's byte stream: the same on both sides, different per seed.
-struct Pattern(u64);
-
-impl Pattern {
-    fn fill(&mut self, buffer: &mut [u8]) {
-        for chunk in buffer.chunks_mut(8) {
-            self.0 ^= self.0 << 13;
-            self.0 ^= self.0 >> 7;
-            self.0 ^= self.0 << 17;
-            chunk.copy_from_slice(&self.0.to_le_bytes()[..chunk.len()]);
         }
     }
 }
