@@ -130,7 +130,7 @@ fn the_working_directory_and_the_user_come_from_the_root() {
     spec["process"]["cwd"] = json!("/srv/here");
     spec["process"]["user"] = json!({"username": "app", "uid": 0});
     let got = place.prepare(&spec).unwrap();
-    assert_eq!(mode(&root.join("work/here")), 0o755);
+    assert_eq!(mode(&root.join("srv/here")), 0o755);
     // The name stays: later execs depend on it.
     assert_eq!(
         got.config["process"]["user"],
