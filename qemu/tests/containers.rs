@@ -278,6 +278,30 @@ fn a_start_that_fails_ends_its_container() {
 }
 
 #[test]
+fn a_deletion_gives_up_streams_but_not_the_exit_code() {
+    let (Some(image), Some(vm)) = (Image::open(), common::boot()) else {
+        return;
+    };
+    let container = image.create(&vm, "kept", &["sh", "-c", "echo unread; exit 3"]);
+    let mut process = container.init().start().unwrap();
+    // The host closes nothing, so the exit is not told yet.
+    let held = std::mem::take(&mut process.stdio);
+    let waiting = std::thread::spawn(move || process.wait(LONG));
+    let begun = Instant::now();
+    loop {
+        let dump = vm.dump_stacks().unwrap();
+        if dump.contains("kept Exited") && dump.contains("waiters=1") {
+            break;
+        }
+        assert!(begun.elapsed() < LONG, "{dump}");
+    }
+    vm.remove_layers(&qemu::container::root("kept")).unwrap();
+    vm.delete("kept").unwrap();
+    assert_eq!(waiting.join().unwrap().unwrap(), 3);
+    drop(held);
+}
+
+#[test]
 fn further_processes_run_in_a_container() {
     let (Some(image), Some(vm)) = (Image::open(), common::boot()) else {
         return;

@@ -3,7 +3,6 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use nix::libc::SIGKILL;
 use nix::unistd::Pid;
 use serde_json::Value;
 
@@ -22,7 +21,6 @@ use crate::prot::{
 use crate::runtime::{Order, Report};
 use crate::spec;
 use crate::stdio::Relay;
-use crate::sys;
 
 /// Over the engine's own limit, which can say more.
 const START_LIMIT: Duration = Duration::from_secs(70);
@@ -158,15 +156,7 @@ impl Host {
     /// Its streams are used up, so this init cannot be started again: it ends, and the container
     /// with it, so that it can be deleted and nothing waits for its output.
     fn start_failed(&mut self, ticket: Ticket, id: &str, key: Key, failure: Failure) {
-        if let Some(process) = self.processes.get(&key).filter(|p| !p.has_exited()) {
-            let killed = sys::process::kill(Pid::from_raw(process.pid.cast_signed()), SIGKILL);
-            if let Err(errno) = killed {
-                log::warn!(
-                    "killing the init {} that did not start: {errno}",
-                    process.pid
-                );
-            }
-        }
+        self.kill_child(key);
         self.outbox.answer(ticket, Err(failure));
         // Nobody will wait for it: its notification is not kept back.
         if let Some(container) = self.containers.get_mut(id) {
@@ -256,6 +246,11 @@ impl Host {
         self.outbox
             .answer(ticket, Ok(Reply::Executed { process_id }));
         let key = self.adopt(Role::Exec(id.clone()), pid, relay, None);
+        let container = self.containers.get(&id);
+        if container.is_none_or(|c| c.state >= State::Exited) {
+            // It joined behind the kill that the end of init brought.
+            self.kill_child(key);
+        }
         let Some(container) = self.containers.get_mut(&id) else {
             return self.discard_process(key);
         };

@@ -284,25 +284,31 @@ impl Host {
         self.processes.remove(&key);
     }
 
-    /// Forgets a process with all its streams; its waiters hear that it is gone.
+    /// Forgets a process with all its streams; its waiters hear how it ended, or that it is gone.
     pub(super) fn discard_process(&mut self, key: Key) {
         let Some(process) = self.processes.remove(&key) else {
             return;
         };
         self.children
             .retain(|_, child| *child != Child::Process(key));
-        for waiter in process.waiters {
-            if let Some(timer) = waiter.timer {
-                self.timers.cancel(timer);
-            }
-            let failure = Failure::new(
+        // Of one that has ended only the rest of its output is given up.
+        let answer = match process.exit {
+            Some(status) => Ok(Reply::Exited {
+                exit_code: status.code(),
+            }),
+            None => Err(Failure::new(
                 HResult::NOT_FOUND,
                 format!(
                     "waiting for process {}: its container was deleted",
                     process.pid
                 ),
-            );
-            self.outbox.answer(waiter.ticket, Err(failure));
+            )),
+        };
+        for waiter in process.waiters {
+            if let Some(timer) = waiter.timer {
+                self.timers.cancel(timer);
+            }
+            self.outbox.answer(waiter.ticket, answer.clone());
         }
         note_poll_error("a stream", process.relay.abandon(&mut self.poller));
     }

@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 
 use super::container::State;
 use super::process::Role;
-use super::{End, Host};
+use super::{End, Host, Key};
 use crate::bridge::codec::Reply;
 use crate::bridge::outbox::Ticket;
 use crate::error::Failure;
@@ -59,6 +59,15 @@ impl Host {
                 host.outbox.answer(ticket, sent.map(|()| Reply::Done));
             },
         );
+    }
+
+    /// `SIGKILL` for a process that has not been reaped.
+    pub(super) fn kill_child(&self, key: Key) {
+        if let Some(process) = self.processes.get(&key).filter(|p| !p.has_exited()) {
+            if let Err(failure) = send(process.pid, SIGKILL) {
+                log::warn!("{failure}");
+            }
+        }
     }
 
     pub(super) fn signal(&mut self, ticket: Ticket, base: &MessageBase, pid: u32, signal: i32) {
