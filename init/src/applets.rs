@@ -117,6 +117,9 @@ pub fn serve(words: &[OsString]) -> i32 {
         complain("gcs", format_args!("opening the log: {error}"));
         return 1;
     }
+    if guest.is_some() {
+        service::prepare(&flags);
+    }
     match service::serve(guest, &flags) {
         End::Status(status) => {
             poweroff::flush_log();

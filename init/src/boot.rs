@@ -1,6 +1,7 @@
 //! PID 1 (protocol.md 10.1): a bare kernel in, a serving or program-running machine out.
 
 use std::ffi::{OsStr, OsString};
+use std::io;
 use std::os::fd::OwnedFd;
 
 use gcs::config::{FlagError, Flags};
@@ -13,6 +14,7 @@ use nix::sys::socket::AddressFamily;
 use crate::args::{self, Boot, Command, Surroundings, Wrapped};
 use crate::guest::{self, Guest};
 use crate::poweroff::End;
+use crate::vsock::Dialling;
 use crate::{cgroup, child, entropy, mounts, service, sys, sysctl, vsock};
 
 /// Descriptors a process may have: what programs expect, and what they may raise it to.
@@ -23,14 +25,13 @@ const BAD_FLAGS: End = End::Status(2);
 
 /// Sets the machine up and runs what the words ask for, to its end.
 pub fn run(words: &[OsString]) -> End {
-    mounts::walk(mounts::DEVICES);
+    mounts::walk(mounts::FIRST);
     if let Err(error) = sys::open_standard_streams() {
         log::error!("opening descriptors 0 to 2: {error}");
     }
     if let Err(error) = gcs::log::open_kmsg() {
         log::warn!("no kernel log to write to: {error}");
     }
-    mounts::walk(mounts::BASE);
     // Asked again now that `/proc` is there for certain.
     let Some(guest) = guest::find() else {
         fatal(format_args!(
@@ -38,8 +39,6 @@ pub fn run(words: &[OsString]) -> End {
         ));
         return BAD_LINE;
     };
-    set_up();
-    stamp("mounts");
     let around = Surroundings {
         is_own: &guest::is_own_binary,
         exists: &|word: &OsStr| guest::program(word).is_some(),
@@ -70,29 +69,71 @@ fn set_up() {
 }
 
 fn start(guest: Guest, boot: Boot) -> End {
+    // The host takes its time to answer; the machine is set up meanwhile.
+    let entropy = boot
+        .entropy
+        .map(|port| (port, vsock::begin(guest, &mut Delay, port)));
+    let streams = match &boot.command {
+        Command::Service(wrapped) => begin_streams(guest, wrapped),
+        Command::Program(_) => Vec::new(),
+    };
+    mounts::walk(mounts::BASE);
+    set_up();
     if boot.overlays {
         mounts::walk(mounts::OVERLAYS);
     }
-    if let Some(port) = boot.entropy {
-        entropy::fetch(guest, &mut Delay, port);
-        stamp("entropy");
-    }
+    stamp("mounts");
+    let mix = || {
+        if let Some((port, dialling)) = entropy {
+            entropy::fetch(port, dialling);
+            stamp("entropy");
+        }
+    };
     match boot.command {
-        Command::Service(wrapped) => become_service(guest, wrapped),
-        Command::Program(program) => run_program(&program, boot.shell),
+        Command::Service(wrapped) => {
+            let flags = Flags::parse(&wrapped.words);
+            if let Ok(flags) = &flags {
+                service::prepare(flags);
+                stamp("groups");
+            }
+            mix();
+            become_service(guest, wrapped, flags, streams)
+        }
+        Command::Program(program) => {
+            mix();
+            run_program(&program, boot.shell)
+        }
     }
 }
 
+/// Connections asked for, by port.
+type Streams = Vec<(u32, io::Result<Dialling>)>;
+
+fn begin_streams(guest: Guest, wrapped: &Wrapped) -> Streams {
+    let mut ports: Vec<u32> = [wrapped.stdin, wrapped.stdout, wrapped.stderr]
+        .into_iter()
+        .flatten()
+        .collect();
+    ports.sort_unstable();
+    ports.dedup();
+    let begin = |port| (port, vsock::begin(guest, &mut Delay, port));
+    ports.into_iter().map(begin).collect()
+}
+
 /// PID 1 as the service: what the wrapper and the service would do as programs of their own.
-fn become_service(guest: Guest, wrapped: Wrapped) -> End {
-    let flags = Flags::parse(&wrapped.words);
+fn become_service(
+    guest: Guest,
+    wrapped: Wrapped,
+    flags: Result<Flags, FlagError>,
+    streams: Streams,
+) -> End {
     match &flags {
         Ok(flags) => gcs::log::configure(flags.log_level, flags.log_format),
         // The reason has to reach the host, which reads nothing but JSON.
         Err(_) => gcs::log::configure(Level::Debug, Format::Json),
     }
     let file = flags.as_ref().is_ok_and(|flags| flags.log_file.is_some());
-    let attached = match (&flags, connect_streams(guest, &wrapped)) {
+    let attached = match (&flags, connect_streams(&wrapped, streams)) {
         (Ok(flags), _) if file => service::open_log(flags),
         (_, Some(stderr)) => gcs::log::attach(stderr),
         (_, None) => service::take_stderr().and_then(gcs::log::attach),
@@ -116,9 +157,12 @@ fn refuse(error: &FlagError) {
 
 /// Connects stdin and stdout as asked; the connection for stderr is the caller's. Without a
 /// connection the service still serves: its log then is in the kernel log only.
-fn connect_streams(guest: Guest, wrapped: &Wrapped) -> Option<OwnedFd> {
+fn connect_streams(wrapped: &Wrapped, mut asked: Streams) -> Option<OwnedFd> {
     let streams = vsock::streams([wrapped.stdin, wrapped.stdout, wrapped.stderr], |port| {
-        vsock::dial(guest, &mut Delay, port)
+        let index = asked.iter().position(|(of, _)| *of == port);
+        // One per port, and each port is taken up once.
+        let index = index.ok_or(io::ErrorKind::NotFound)?;
+        asked.swap_remove(index).1?.finish()
     });
     let [stdin, stdout, stderr] = match streams {
         Ok(streams) => streams,

@@ -6,12 +6,11 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use embedded_hal::delay::DelayNs;
 use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::unistd::read;
 
-use crate::guest::Guest;
+use crate::vsock::Dialling;
 use crate::{sys, vsock};
 
 /// The host writes 512 bytes and closes; one that keeps the connection open must not keep us.
@@ -19,9 +18,9 @@ const LIMIT: Duration = Duration::from_secs(3);
 /// Bytes fed at a time (protocol.md 10.1).
 const PIECE: usize = 4096;
 
-/// Reads the port to its end into `/dev/random`; logs what came of it.
-pub fn fetch(guest: Guest, delay: &mut impl DelayNs, port: u32) {
-    let result = vsock::dial(guest, delay, port).and_then(|connection| {
+/// Reads the connection to `port` to its end into `/dev/random`; logs what came of it.
+pub fn fetch(port: u32, dialling: io::Result<Dialling>) {
+    let result = dialling.and_then(Dialling::finish).and_then(|connection| {
         let random = OpenOptions::new().write(true).open("/dev/random")?;
         drain(&connection, Instant::now() + LIMIT, |piece| {
             sys::add_entropy(random.as_fd(), piece)

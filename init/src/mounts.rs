@@ -5,7 +5,8 @@
 
 use std::borrow::Cow;
 use std::fs;
-use std::os::unix::fs::{symlink, DirBuilderExt};
+use std::os::unix::fs::{symlink, DirBuilderExt, MetadataExt};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::mount::{mount, MsFlags};
@@ -81,19 +82,16 @@ const fn dir(path: &'static str, why: &'static str) -> Row {
     }
 }
 
-/// Before everything: the devices, so that descriptors 0..2 and the kernel log can be opened.
-pub static DEVICES: &[Row] = &[row(
-    "dev",
-    "/dev",
-    "devtmpfs",
-    NOSUID_NOEXEC,
-    "",
-    "device nodes; a kernel that mounts its root itself has it mounted already",
-)];
+/// Before everything: the devices, so that descriptors 0..2 and the kernel log can be opened, and
+/// what tells whether this is a machine of ours.
+#[rustfmt::skip]
+pub static FIRST: &[Row] = &[
+    row("dev", "/dev", "devtmpfs", NOSUID_NOEXEC, "", "device nodes; a kernel that mounts its root itself has it mounted already"),
+    row("proc", "/proc", "proc", NODEV_NOSUID_NOEXEC, "", "processes, and the kernel's settings"),
+];
 
 #[rustfmt::skip]
 pub static BASE: &[Row] = &[
-    row("proc", "/proc", "proc", NODEV_NOSUID_NOEXEC, "", "processes, and the kernel's settings"),
     link("/dev/fd", "/proc/self/fd", "shells' process substitution"),
     link("/dev/stdin", "/proc/self/fd/0", "programs that want a file name"),
     link("/dev/stdout", "/proc/self/fd/1", "as stdin"),
@@ -192,9 +190,12 @@ fn make(what: &What) -> Outcome {
         } => {
             // A target that cannot be made is told better by mount itself.
             mkdir(target).ok();
-            let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-            if is_mounted(&table, target, kind) {
-                return Outcome::Found;
+            // The table is long to make and to read; mostly there is nothing to find in it.
+            if may_be_mounted(target) {
+                let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+                if is_mounted(&table, target, kind) {
+                    return Outcome::Found;
+                }
             }
             let data = (!data.is_empty()).then_some(data.as_ref());
             match mount(Some(*source), target.as_ref(), Some(*kind), *flags, data) {
@@ -236,6 +237,16 @@ fn describe(what: &What) -> String {
         What::Link { at, to } => format!("linking {at} to {to}"),
         What::Dir(path) => format!("making {path}"),
     }
+}
+
+/// Whether `target` is in another file system than the directory above it, so that something may
+/// have been mounted there.
+fn may_be_mounted(target: &str) -> bool {
+    let device = |path: &Path| fs::metadata(path).map(|meta| meta.dev()).ok();
+    let target = Path::new(target);
+    target
+        .parent()
+        .is_none_or(|parent| device(target) != device(parent))
 }
 
 /// Whether the topmost mount at `target` is of that kind (proc_pid_mountinfo(5): the mount point
@@ -282,7 +293,7 @@ mod tests {
 
     #[test]
     fn the_table_is_the_references() {
-        let rows: Vec<String> = DEVICES.iter().chain(BASE).map(plain).collect();
+        let rows: Vec<String> = FIRST.iter().chain(BASE).map(plain).collect();
         assert_eq!(
             rows,
             [
@@ -319,7 +330,7 @@ mod tests {
 
     #[test]
     fn every_row_says_why() {
-        for row in DEVICES.iter().chain(BASE).chain(CGROUP_V2).chain(OVERLAYS) {
+        for row in FIRST.iter().chain(BASE).chain(CGROUP_V2).chain(OVERLAYS) {
             assert!(!row.why.is_empty(), "{row:?}");
         }
     }
@@ -339,6 +350,14 @@ mod tests {
         ] {
             assert_eq!(is_mounted(table, target, kind), want, "{target} {kind}");
         }
+    }
+
+    #[test]
+    fn the_table_is_read_only_where_a_file_system_begins() {
+        assert!(may_be_mounted("/proc") && may_be_mounted("/"));
+        assert!(!may_be_mounted("/proc/self"));
+        // Nothing there to be mounted on: mount tells it.
+        assert!(!may_be_mounted("/no/such/place"));
     }
 
     #[test]

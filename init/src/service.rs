@@ -50,18 +50,9 @@ pub fn take_stderr() -> io::Result<OwnedFd> {
     Ok(own)
 }
 
-/// Serves until the bridge ends or the host asks for the machine's end.
-pub fn serve(guest: Option<Guest>, flags: &Flags) -> End {
-    log::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(); "service starts");
-    if guest.is_some() {
-        prepare(flags);
-    }
-    hand_over(guest, flags)
-}
-
-/// What only a machine of our own gets. Each part is logged when it fails and missed later by
-/// what needs it; none is worth the machine.
-fn prepare(flags: &Flags) {
+/// What only a machine of our own gets, before [`serve`]. Each part is logged when it fails and
+/// missed later by what needs it; none is worth the machine.
+pub fn prepare(flags: &Flags) {
     // For itself only: each child starts with the soft limit programs expect (P-296).
     if let Err(errno) = setrlimit(Resource::RLIMIT_NOFILE, NOFILE.1, NOFILE.1) {
         log::warn!("few streams at once: the limit of open files stays: {errno}");
@@ -78,11 +69,11 @@ fn prepare(flags: &Flags) {
         }
     }
     cgroup::prepare(flags);
-    gcs::log::stamp("groups");
 }
 
-/// Runs the service of the `gcs` crate; how it ended says how the machine is to end.
-fn hand_over(guest: Option<Guest>, flags: &Flags) -> End {
+/// Serves until the bridge ends or the host asks for the machine's end.
+pub fn serve(guest: Option<Guest>, flags: &Flags) -> End {
+    log::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(); "service starts");
     let setup = match set_up(guest, flags) {
         Ok(setup) => setup,
         Err(error) => {

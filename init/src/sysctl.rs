@@ -1,19 +1,27 @@
 //! Kernel settings that differ from the kernel's own, each with its reason. The reference sets
 //! none, so a row has to earn its place.
 
-/// Path below `/proc/sys`, value, why.
-static TABLE: &[(&str, &str, &str)] = &[(
-    "kernel/printk_devkmsg",
-    // The kernel takes the word only with a line feed.
-    "on\n",
-    "our lines in the kernel log would be dropped after ten in five seconds",
-)];
+/// File, value, why.
+static TABLE: &[(&str, &str, &str)] = &[
+    (
+        "/proc/sys/kernel/printk_devkmsg",
+        // The kernel takes the word only with a line feed.
+        "on\n",
+        "our lines in the kernel log would be dropped after ten in five seconds",
+    ),
+    (
+        "/sys/kernel/rcu_expedited",
+        "1",
+        "each move into a cgroup and each removal of a disk waits for a grace period, milliseconds \
+         without this; its cost is an interrupt to each of a few processors",
+    ),
+];
 
 /// Writes the table; a setting that the kernel lacks or has locked is logged.
 pub fn apply() {
-    for (name, value, why) in TABLE {
-        if let Err(error) = std::fs::write(format!("/proc/sys/{name}"), value) {
-            log::debug!(reason = *why; "{name} cannot be set to {value:?}: {error}");
+    for (path, value, why) in TABLE {
+        if let Err(error) = std::fs::write(path, value) {
+            log::debug!(reason = *why; "{path} cannot be set to {value:?}: {error}");
         }
     }
 }

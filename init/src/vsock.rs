@@ -24,12 +24,36 @@ const LIMIT: Duration = Duration::from_secs(5);
 const SETTLE_PAUSE_US: u32 = 2_000;
 const SETTLE_LIMIT_US: u64 = 2_000_000;
 
-/// Connects to a port of the host; the descriptor is non-blocking. Waits for the vsock transport
-/// to appear, but not for a listener: protocol.md 1.1 gives these connections one attempt.
+/// A connection that the host has been asked for; it may be taken up any time later.
+#[derive(Debug)]
+pub struct Dialling {
+    fd: OwnedFd,
+    since: Instant,
+}
+
+impl Dialling {
+    /// The connection, once the host has accepted it; the descriptor is non-blocking.
+    ///
+    /// # Errors
+    /// `ECONNRESET` nobody listens, `ETIMEDOUT` no answer.
+    pub fn finish(self) -> io::Result<OwnedFd> {
+        // At least one look, however long the caller was busy.
+        if !wait(&self.fd, PollFlags::POLLOUT, self.since + LIMIT)? {
+            return Err(Errno::ETIMEDOUT.into());
+        }
+        match getsockopt(&self.fd, SocketError)? {
+            0 => Ok(self.fd),
+            errno => Err(Errno::from_raw(errno).into()),
+        }
+    }
+}
+
+/// Begins to connect to a port of the host. Waits for the vsock transport to appear, but not for
+/// a listener: protocol.md 1.1 gives these connections one attempt.
 ///
 /// # Errors
-/// `ENODEV` no transport, `ECONNRESET` nobody listens, `ETIMEDOUT` no answer.
-pub fn dial(_: Guest, delay: &mut impl DelayNs, port: u32) -> io::Result<OwnedFd> {
+/// `ENODEV` no transport.
+pub fn begin(_: Guest, delay: &mut impl DelayNs, port: u32) -> io::Result<Dialling> {
     settle::until(delay, SETTLE_PAUSE_US, SETTLE_LIMIT_US, || {
         match attempt(port) {
             Err(Errno::ENODEV) => ControlFlow::Continue(Errno::ENODEV.into()),
@@ -39,20 +63,21 @@ pub fn dial(_: Guest, delay: &mut impl DelayNs, port: u32) -> io::Result<OwnedFd
     .unwrap_or_else(Err)
 }
 
-fn attempt(port: u32) -> Result<OwnedFd, Errno> {
+/// [`begin`] and [`Dialling::finish`] at once.
+///
+/// # Errors
+/// As theirs.
+pub fn dial(guest: Guest, delay: &mut impl DelayNs, port: u32) -> io::Result<OwnedFd> {
+    begin(guest, delay, port)?.finish()
+}
+
+fn attempt(port: u32) -> Result<Dialling, Errno> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket(AddressFamily::Vsock, SockType::Stream, flags, None)?;
+    let since = Instant::now();
     match connect(fd.as_raw_fd(), &VsockAddr::new(HOST, port)) {
-        Ok(()) => return Ok(fd),
-        Err(Errno::EINPROGRESS) => {}
-        Err(errno) => return Err(errno),
-    }
-    if !wait(&fd, PollFlags::POLLOUT, Instant::now() + LIMIT)? {
-        return Err(Errno::ETIMEDOUT);
-    }
-    match getsockopt(&fd, SocketError)? {
-        0 => Ok(fd),
-        errno => Err(Errno::from_raw(errno)),
+        Ok(()) | Err(Errno::EINPROGRESS) => Ok(Dialling { fd, since }),
+        Err(errno) => Err(errno),
     }
 }
 
@@ -74,7 +99,7 @@ pub fn wait(fd: &impl AsFd, events: PollFlags, deadline: Instant) -> Result<bool
     }
 }
 
-/// One descriptor per standard stream that has a port; equal ports share one connection (P-299).
+/// One connection per standard stream that has a port; equal ports share one connection (P-299).
 ///
 /// # Errors
 /// The first port that could not be reached.
