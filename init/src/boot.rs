@@ -60,11 +60,10 @@ fn set_up() {
     }
     sysctl::apply();
     cgroup::mount();
-    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        match gcs::sys::loopback::up(family) {
-            Ok(()) | Err(Errno::EAFNOSUPPORT) => {}
-            Err(errno) => log::warn!("loopback through {family:?}: {errno}"),
-        }
+    // The flags are the interface's: one family is enough, and no kernel has IPv6 alone.
+    match gcs::sys::loopback::up(AddressFamily::Inet) {
+        Ok(()) | Err(Errno::EAFNOSUPPORT) => {}
+        Err(errno) => log::warn!("loopback: {errno}"),
     }
 }
 
