@@ -65,7 +65,7 @@ become_root() {
 }
 refresh() {
     say "refreshing the package lists"
-    "${root[@]}" apt-get update -o DPkg::Lock::Timeout=300 >>"$log" 2>&1 </dev/null
+    "${root[@]}" apt-get update -o DPkg::Lock::Timeout=300 >>"$log" 2>&1 </dev/null && touch "$target/packages.fresh"
 }
 log=$target/packages.log
 mkdir -p "$target"
@@ -99,6 +99,8 @@ install_all() {
 }
 say "installing for '$*': ${packages[*]} (log: ${log#"$top"/})"
 : >"$log"
+# A new machine has the lists of its image: old versions, or none of the security updates.
+[ -n "$(find "$target/packages.fresh" -mtime -1 2>/dev/null)" ] || refresh || true
 if ! heartbeat "apt-get install" install_all; then
     refresh || true
     if ! heartbeat "apt-get install" install_all; then
