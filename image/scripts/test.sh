@@ -14,7 +14,14 @@ if [ "$(fact profile)" = guest ] && [ "$(fact size)" -gt "$(fact limit)" ]; then
     too_large="out/init has $(fact size) bytes, more than the $(fact limit) allowed"
     say "FAILED: $too_large"
 fi
+# What a passing test says is hidden unless asked for, and a skip must be seen and counted.
+said=$target/test.log
 status=0
-"$cargo" test --locked "$@" || status=$?
+"$cargo" test --locked "$@" -- --show-output 2>&1 | tee "$said" || status=$?
+skipped=$(grep -c '^SKIPPED:' "$said" || true)
+if [ "$skipped" -gt 0 ]; then
+    say "$skipped tests or parts of tests were SKIPPED:"
+    grep '^SKIPPED:' "$said" | sort | uniq -c >&2
+fi
 [ -z "$too_large" ] || exit 1
 exit "$status"
