@@ -149,34 +149,9 @@ impl Service {
 
     /// Requests are not read while the host does not take its answers.
     fn watch_bridge(&mut self) -> io::Result<()> {
-        let read = Interest {
-            read: !self.host.outbox.is_congested(),
-            write: false,
-        };
-        let write = Interest {
-            read: false,
-            write: !self.host.outbox.is_empty(),
-        };
-        let Connection {
-            incoming_registration,
-            outgoing_registration,
-            ..
-        } = &mut self.bridge;
-        let (mut incoming, mut outgoing) = (
-            std::mem::take(incoming_registration),
-            std::mem::take(outgoing_registration),
-        );
-        let poller = &mut self.host.poller;
-        poller.watch(&mut incoming, self.bridge.incoming(), read, Source::Bridge)?;
-        poller.watch(
-            &mut outgoing,
-            self.bridge.outgoing(),
-            write,
-            Source::BridgeOut,
-        )?;
-        self.bridge.incoming_registration = incoming;
-        self.bridge.outgoing_registration = outgoing;
-        Ok(())
+        let read = !self.host.outbox.is_congested();
+        let write = !self.host.outbox.is_empty();
+        self.bridge.watch(&mut self.host.poller, read, write)
     }
 
     /// The log is written as it comes; what its reader did not take waits for readiness.

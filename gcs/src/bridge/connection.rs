@@ -1,11 +1,13 @@
 //! The connection to the host: bytes to frames on the way in.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 
 use super::frame::{Decoder, Frame, FrameError, MAX_FROM_HOST};
-use crate::reactor::Registration;
+use crate::host::Source;
+use crate::reactor::{Interest, Poller, Registration};
 
 /// Bytes read in one turn, so that a busy host does not keep the loop from its other sources.
 const READ_PER_TURN: usize = 64 * 1024;
@@ -14,8 +16,8 @@ const READ_PER_TURN: usize = 64 * 1024;
 pub struct Connection {
     incoming: OwnedFd,
     outgoing: OwnedFd,
-    pub incoming_registration: Registration,
-    pub outgoing_registration: Registration,
+    incoming_registration: Registration,
+    outgoing_registration: Registration,
     decoder: Decoder,
     buffer: Vec<u8>,
 }
@@ -41,12 +43,31 @@ impl Connection {
         }
     }
 
-    pub fn incoming(&self) -> BorrowedFd<'_> {
-        self.incoming.as_fd()
-    }
-
     pub fn outgoing(&self) -> BorrowedFd<'_> {
         self.outgoing.as_fd()
+    }
+
+    /// Tells the loop which directions are awaited.
+    pub fn watch(
+        &mut self,
+        poller: &mut Poller<Source>,
+        read: bool,
+        write: bool,
+    ) -> io::Result<()> {
+        let read = Interest { read, write: false };
+        let write = Interest { read: false, write };
+        poller.watch(
+            &mut self.incoming_registration,
+            self.incoming.as_fd(),
+            read,
+            Source::Bridge,
+        )?;
+        poller.watch(
+            &mut self.outgoing_registration,
+            self.outgoing.as_fd(),
+            write,
+            Source::BridgeOut,
+        )
     }
 
     /// Reads once; whole frames go to `take`.
