@@ -1,4 +1,8 @@
-//! ModifySettings (protocol 4.10, 7): what the host adds to and takes from the utility VM.
+//! ModifySettings (protocol 4.10, 7): what the host adds to and takes from the utility VM. The
+//! table of what goes where; each resource has a file of its own.
+
+mod disk;
+mod layers;
 
 use std::time::Duration;
 
@@ -6,14 +10,7 @@ use super::Host;
 use crate::bridge::codec::Reply;
 use crate::bridge::outbox::Ticket;
 use crate::error::Failure;
-use crate::prot::settings::MappedVirtualDisk;
 use crate::prot::{MessageBase, ModifyRequest, RequestType, Resource, UVM_ID};
-use crate::storage::{disk, layers, scsi, CombinedLayers, Disk, Roots};
-
-/// Over the device's own limit of five seconds and a format's of 240, which can say more; below
-/// the five minutes after which the host gives up.
-const DISK_LIMIT: Duration = Duration::from_secs(270);
-const LAYERS_LIMIT: Duration = Duration::from_secs(60);
 
 impl Host {
     pub(super) fn modify(&mut self, ticket: Ticket, base: &MessageBase, request: ModifyRequest) {
@@ -53,27 +50,14 @@ impl Host {
             (Resource::MappedVirtualDisk(disk), RequestType::Remove) => {
                 self.remove_disk(ticket, disk);
             }
-            (Resource::ScsiDevice(device), RequestType::Remove) => self.modify_task(
-                ticket,
-                format!("removing SCSI disk {}:{}", device.controller, device.lun),
-                DISK_LIMIT,
-                move || scsi::remove(&Roots::default(), device.controller, device.lun),
-            ),
+            (Resource::ScsiDevice(device), RequestType::Remove) => {
+                self.remove_scsi_device(ticket, device);
+            }
             (Resource::CombinedLayers(combined), RequestType::Add) => {
-                let root = &combined.container_root_path;
-                let paths: Vec<_> = combined.layers.iter().map(|layer| &layer.path).collect();
-                let doing = format!("combining layers at {root:?}");
-                match CombinedLayers::new(root, &paths, &combined.scratch_path) {
-                    Ok(order) => {
-                        self.modify_task(ticket, doing, LAYERS_LIMIT, move || layers::add(&order));
-                    }
-                    Err(failure) => self.outbox.answer(ticket, Err(failure)),
-                }
+                self.add_layers(ticket, &combined);
             }
             (Resource::CombinedLayers(combined), RequestType::Remove) => {
-                let root = combined.container_root_path;
-                let doing = format!("removing combined layers at {root:?}");
-                self.modify_task(ticket, doing, LAYERS_LIMIT, move || layers::remove(&root));
+                self.remove_layers(ticket, combined);
             }
             (Resource::SecurityPolicy(policy), _) => {
                 let result = self.set_policy(
@@ -125,59 +109,5 @@ impl Host {
         }
         self.security_policy_set = true;
         Ok(Reply::Done)
-    }
-
-    fn add_disk(&mut self, ticket: Ticket, settings: MappedVirtualDisk) {
-        let path = settings.mount_path.clone();
-        // The path is taken before the disk is looked for: of two requests one is refused.
-        if let Err(failure) = self.disks.begin_add(&path) {
-            return self.outbox.answer(ticket, Err(failure));
-        }
-        let disk = Disk {
-            controller: settings.controller,
-            lun: settings.lun,
-            partition: settings.partition,
-            mount_path: settings.mount_path,
-            read_only: settings.read_only,
-            encrypted: settings.encrypted,
-            options: settings.options,
-            ensure_filesystem: settings.ensure_filesystem,
-            filesystem: settings.filesystem,
-        };
-        let doing = format!(
-            "adding SCSI disk {}:{} at {path:?}",
-            disk.controller, disk.lun
-        );
-        self.run(
-            doing,
-            DISK_LIMIT,
-            move || disk::add(&Roots::default(), &disk),
-            move |host, added: Result<disk::Record, Failure>| {
-                let (record, result) = match added {
-                    Ok(record) => (Some(record), Ok(Reply::Done)),
-                    Err(failure) => (None, Err(failure)),
-                };
-                host.disks.end_add(&path, record);
-                host.outbox.answer(ticket, result);
-            },
-        );
-    }
-
-    fn remove_disk(&mut self, ticket: Ticket, settings: MappedVirtualDisk) {
-        let path = settings.mount_path;
-        let address = (settings.controller, settings.lun, settings.partition);
-        if let Err(failure) = self.disks.begin_remove(&path, address) {
-            return self.outbox.answer(ticket, Err(failure));
-        }
-        let mount_path = path.clone();
-        self.run(
-            format!("removing the disk at {path:?}"),
-            DISK_LIMIT,
-            move || disk::remove(&mount_path),
-            move |host, removed: Result<(), Failure>| {
-                host.disks.end_remove(&path, removed.is_ok());
-                host.outbox.answer(ticket, removed.map(|()| Reply::Done));
-            },
-        );
     }
 }
