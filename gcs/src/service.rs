@@ -12,6 +12,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::bridge::connection::{Connection, Read};
 use crate::bridge::frame::Frame;
+use crate::config::Stance;
 use crate::host::{Host, Source};
 use crate::kmsg;
 use crate::reactor::{Interest, Registration};
@@ -28,6 +29,8 @@ pub struct Setup {
     pub bridge: Option<(OwnedFd, OwnedFd)>,
     /// Messages of the kernel that become log records.
     pub kmsg: Option<kmsg::Reader>,
+    /// What is done with requests until the host sets a security policy.
+    pub stance: Stance,
 }
 
 /// Kernel messages taken in one turn.
@@ -47,7 +50,7 @@ pub fn run(setup: Setup) -> io::Result<End> {
     nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
     let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     process::become_subreaper()?;
-    let host = Host::new(setup.dialer.clone())?;
+    let host = Host::new(setup.dialer.clone(), setup.stance)?;
     let bridge = match setup.bridge {
         Some((incoming, outgoing)) => {
             for fd in [&incoming, &outgoing] {

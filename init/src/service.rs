@@ -128,5 +128,6 @@ fn set_up(guest: Option<Guest>, flags: &Flags) -> io::Result<Setup> {
         dialer,
         bridge,
         kmsg,
+        stance: flags.initial_policy_stance,
     })
 }

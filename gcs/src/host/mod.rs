@@ -11,6 +11,10 @@ mod dials;
 mod dump;
 mod execute;
 mod modify;
+#[allow(dead_code)] // Create of pods, which comes next, uses the rest.
+mod namespaces;
+#[allow(dead_code)] // The security context directory, which comes next, has the texts.
+mod policy;
 mod process;
 mod programs;
 mod properties;
@@ -26,6 +30,7 @@ use std::time::Instant;
 use nix::unistd::Pid;
 
 use crate::bridge::outbox::Outbox;
+use crate::config::Stance;
 use crate::reactor::{Poller, Timers};
 use crate::stdio::StreamKind;
 use crate::storage::DiskTable;
@@ -33,6 +38,8 @@ use crate::sys::process::ExitStatus;
 use crate::transport::Dialer;
 
 use container::Container;
+use namespaces::Namespaces;
+use policy::Policy;
 use process::Process;
 
 /// Names a record for its lifetime; never repeats.
@@ -110,11 +117,18 @@ pub struct Host {
     externals: BTreeMap<u32, Key>,
     containers: BTreeMap<String, Container>,
     disks: DiskTable,
-    security_policy_set: bool,
+    namespaces: Namespaces,
+    policy: Policy,
 }
 
 impl Host {
-    pub fn new(dialer: Dialer) -> io::Result<Self> {
+    /// `stance` is what is done with requests until the host sets a security policy.
+    ///
+    /// # Errors
+    /// The kernel refuses the loop's descriptors.
+    pub fn new(dialer: Dialer, stance: Stance) -> io::Result<Self> {
+        let policy = Policy::new(stance);
+        crate::log::mute(policy.permit(policy::Act::LogOutput).is_err());
         Ok(Self {
             poller: Poller::new()?,
             timers: Timers::default(),
@@ -132,7 +146,8 @@ impl Host {
             externals: BTreeMap::new(),
             containers: BTreeMap::new(),
             disks: DiskTable::default(),
-            security_policy_set: false,
+            namespaces: Namespaces::default(),
+            policy,
         })
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::policy::Act;
 use super::Host;
 use crate::bridge::codec::{self, Reply, Request};
 use crate::bridge::frame::Frame;
@@ -26,7 +27,14 @@ impl Host {
             frame.sequence,
             base.container_id
         );
-        match self.admit(frame.id).and(incoming.request) {
+        let request = self.admit(frame.id).and(incoming.request);
+        let permitted = request.and_then(|request| {
+            if let Some(act) = Act::of(&request, &base.container_id) {
+                self.policy.permit(act)?;
+            }
+            Ok(request)
+        });
+        match permitted {
             Ok(request) => self.dispatch(ticket, &base, request),
             Err(failure) => self.outbox.answer(ticket, Err(failure)),
         }

@@ -57,6 +57,8 @@ struct State {
     kmsg: Option<File>,
     /// Whether somebody else flushes the sink, once for many records.
     batched: bool,
+    /// Whether the security policy keeps records inside the VM.
+    muted: bool,
 }
 
 impl State {
@@ -70,10 +72,17 @@ impl State {
             sink: None,
             kmsg: None,
             batched: false,
+            muted: false,
         }
     }
 
     fn take(&mut self, record: Record) {
+        if self.muted {
+            // Nor later: what was recorded now is not for the next sink either.
+            self.ring.push(record);
+            self.unsent = self.ring.next();
+            return;
+        }
         if std::process::id() != self.owner {
             // A task child: the sink's lines would tangle with the owner's, and its descriptor
             // may be closed or another by now. The kernel log is safe; PID 1 reads it there.
@@ -247,6 +256,12 @@ pub fn wants_write() -> bool {
 pub fn batch(batched: bool) {
     with_state(|state| state.batched = batched);
     flush();
+}
+
+/// While muted, records go to the ring alone and are never sent: the security policy denies log
+/// output.
+pub fn mute(muted: bool) {
+    with_state(|state| state.muted = muted);
 }
 
 /// Writes what the sink takes now; never waits.

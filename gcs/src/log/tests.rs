@@ -136,3 +136,19 @@ fn a_process_that_is_not_the_owner_leaves_the_connection_alone() {
     say(Level::Error, "from the owner");
     assert_eq!(messages(&mut theirs), ["from the owner"]);
 }
+
+#[test]
+fn while_muted_nothing_goes_out_nor_later() {
+    configure(Level::Debug, Format::Json);
+    let (ours, mut theirs) = connection();
+    attach(ours).expect("a socket");
+    mute(true);
+    say(Level::Info, "kept inside");
+    mute(false);
+    let (again, mut next) = connection();
+    attach(again).expect("a socket");
+    say(Level::Info, "open again");
+    assert!(messages(&mut theirs).is_empty());
+    assert_eq!(messages(&mut next), ["open again"]);
+    assert!(recent(1 << 16).contains("kept inside"));
+}

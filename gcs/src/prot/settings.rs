@@ -107,6 +107,30 @@ wire! {
         pub encap_overhead: u16 = "EncapOverhead" unless "is_default",
         /// The adapter is a PCI function.
         pub vpci_assigned: bool = "VPCIAssigned" unless "is_default",
+        /// Newer hosts (12.3): not empty, it and the next two replace the single addresses.
+        pub ip_configs: Vec<IpConfig> = "IPConfigs" unless "is_default",
+        pub routes: Vec<NetworkRoute> = "Routes" unless "is_default",
+        pub policy_based_routing: bool = "PolicyBasedRouting" unless "is_default",
+    }
+}
+
+wire! {
+    /// One address of an adapter (12.3).
+    #[derive(Eq)]
+    pub struct IpConfig {
+        pub ip_address: String = "IPAddress" unless "is_default",
+        pub prefix_length: u8 = "PrefixLength" unless "is_default",
+    }
+}
+
+wire! {
+    /// One route of an adapter (12.3).
+    #[derive(Eq)]
+    pub struct NetworkRoute {
+        pub next_hop: String = "NextHop" unless "is_default",
+        /// Address and prefix length.
+        pub destination_prefix: String = "DestinationPrefix" unless "is_default",
+        pub metric: u32 = "Metric" unless "is_default",
     }
 }
 

@@ -6,6 +6,7 @@ mod layers;
 
 use std::time::Duration;
 
+use super::policy::{self, Act};
 use super::Host;
 use crate::bridge::codec::Reply;
 use crate::bridge::outbox::Ticket;
@@ -60,10 +61,12 @@ impl Host {
                 self.remove_layers(ticket, combined);
             }
             (Resource::SecurityPolicy(policy), _) => {
-                let result = self.set_policy(
-                    policy.encoded_security_policy.is_empty() && policy.enforcer_type.is_empty(),
-                );
-                self.outbox.answer(ticket, result);
+                let set = self.policy.set(policy, policy::is_confidential());
+                crate::log::mute(self.policy.permit(Act::LogOutput).is_err());
+                self.outbox.answer(ticket, set.map(|()| Reply::Done));
+            }
+            (Resource::SecurityPolicyFragment(_), _) => {
+                self.outbox.answer(ticket, Err(policy::fragment_refused()));
             }
             (
                 resource @ (Resource::MappedVirtualDisk(_)
@@ -75,8 +78,8 @@ impl Host {
                 let text = format!("{kind:?} knows no request {request_type:?}");
                 self.outbox.answer(ticket, Err(Failure::unspecified(text)));
             }
-            // Nothing is remembered of adapters yet, so there is none to find: a success.
-            (Resource::Network(_), RequestType::Remove) => {
+            (Resource::Network(adapter), RequestType::Remove) => {
+                self.namespaces.remove(&adapter.namespace_id, &adapter.id);
                 self.outbox.answer(ticket, Ok(Reply::Done));
             }
             (resource, _) => {
@@ -96,18 +99,5 @@ impl Host {
         self.run(doing, limit, job, move |host, done: Result<(), Failure>| {
             host.outbox.answer(ticket, done.map(|()| Reply::Done));
         });
-    }
-
-    /// Only the empty policy is known, once: everything is allowed (protocol 7.11).
-    fn set_policy(&mut self, empty: bool) -> Result<Reply, Failure> {
-        if self.security_policy_set {
-            return Err(Failure::unspecified("the security policy is set already"));
-        }
-        if !empty {
-            let text = "this guest enforces no security policy: only the empty one is accepted";
-            return Err(Failure::unspecified(text));
-        }
-        self.security_policy_set = true;
-        Ok(Reply::Done)
     }
 }
