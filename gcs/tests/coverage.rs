@@ -1,8 +1,8 @@
 //! Every type, member, constant and function of the protocol package has its counterpart.
 //!
 //! `testdata/prot_names.json` lists what the package documents. The tables below say what
-//! stands for it here; `src/prot/COVERAGE.md` shows them to people. Write it anew with
-//! `UPDATE_COVERAGE=1 cargo test -p gcs --test coverage`.
+//! stands for it here; `src/prot/COVERAGE.md` and a table in the README show them to people. Write
+//! both anew with `UPDATE_COVERAGE=1 cargo test -p gcs --test coverage`.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -262,4 +262,32 @@ fn the_coverage_page_shows_these_tables() {
     }
     let there = std::fs::read_to_string(path).unwrap_or_default();
     assert_eq!(there, page, "write it anew with UPDATE_COVERAGE=1");
+}
+
+/// Between this line and the next empty one, the README has the types by module.
+const README_TABLE: &str = "| module of `gcs::prot` | types of the package `prot` |\n";
+
+#[test]
+fn the_readme_names_the_module_of_every_type() {
+    let mut modules: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (name, path, _) in types() {
+        let module = path.strip_prefix("gcs::prot::").unwrap_or(path);
+        // `SequenceID` is a number here, and stands with the header that holds it.
+        let module = module.rsplit_once("::").map_or("header", |(of, _)| of);
+        modules.entry(module).or_default().push(name);
+    }
+    let mut table = format!("{README_TABLE}|---|---|\n");
+    for (module, names) in modules {
+        writeln!(table, "| `{module}` | `{}` |", names.join("` `")).unwrap();
+    }
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
+    let readme = std::fs::read_to_string(path).unwrap();
+    let (before, rest) = readme.split_once(README_TABLE).unwrap();
+    let (there, after) = rest.split_once("\n\n").unwrap();
+    if std::env::var_os("UPDATE_COVERAGE").is_some() {
+        std::fs::write(path, format!("{before}{table}\n{after}")).unwrap();
+        return;
+    }
+    let there = format!("{README_TABLE}{there}\n");
+    assert_eq!(there, table, "write it anew with UPDATE_COVERAGE=1");
 }
