@@ -6,10 +6,10 @@ use gcs::bridge::codec::{self, Reply, Request};
 use gcs::bridge::frame::{self, Decoder, FrameError, MAX_FROM_HOST, MAX_TO_HOST};
 use gcs::error::Failure;
 use gcs::prot::json::{self, MAX_DEPTH};
-use gcs::prot::stats::{Blkio, BlkioEntry, Memory, Metrics};
+use gcs::prot::stats::{Blkio, BlkioEntry, Hugetlb, Memory, Metrics};
 use gcs::prot::{
     ContainerGetPropertiesResponse, ContainerNotification, DumpStacksResponse, HResult,
-    MessageBase, MessageId, MessageResponseBase, NotificationType, PropertiesV2,
+    MessageBase, MessageId, MessageResponseBase, NotificationType, ProcessDetails, PropertiesV2,
 };
 use vectors::{all_vector_frames, only_frame, request};
 
@@ -313,9 +313,26 @@ fn statistics_that_do_not_fit_lose_block_io_first() {
         ..Metrics::default()
     };
     assert_eq!(properties(metrics.clone()).result, HResult::OK);
-    // Nothing left to drop: an error, not a broken bridge.
     metrics.cpu.get_or_insert_default().usage.per_cpu = vec![u64::MAX; 10_000];
+    assert_eq!(properties(metrics.clone()).result, HResult::OK);
+    // Nothing left to drop: an error, not a broken bridge.
+    metrics.hugetlb = vec![Hugetlb::default(); 30_000];
     assert_eq!(properties(metrics).result, HResult::FAIL);
+}
+
+#[test]
+fn a_list_of_processes_that_does_not_fit_is_cut() {
+    for (count, told) in [(2000, 2000), (100_000, 2000)] {
+        let process_id = u32::MAX;
+        let reply = Reply::Properties(PropertiesV2 {
+            process_list: vec![ProcessDetails { process_id }; count],
+            ..PropertiesV2::default()
+        });
+        let bytes = codec::encode_response(MessageId::GET_PROPERTIES, 1, "a", &Ok(reply));
+        let payload = only_frame(&bytes).payload;
+        let response: ContainerGetPropertiesResponse = json::from_slice(&payload).unwrap();
+        assert_eq!(response.properties.process_list.len(), told);
+    }
 }
 
 #[test]

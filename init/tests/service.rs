@@ -100,6 +100,11 @@ impl Guest {
         self.ask(MessageId::EXECUTE_PROCESS, json!({"Settings": settings}))
     }
 
+    fn dump(&mut self) -> String {
+        let dump = self.ask(MessageId::DUMP_STACKS, json!({}));
+        dump["GuestStacks"].as_str().unwrap().to_owned()
+    }
+
     fn exit_code(&mut self, started: &Value) -> Value {
         let body = json!({"ProcessId": started["ProcessId"], "TimeoutInMs": u32::MAX});
         self.ask(MessageId::WAIT_FOR_PROCESS, body)["ExitCode"].take()
@@ -124,8 +129,7 @@ fn a_lost_log_connection_ends_nothing() {
         assert_eq!(started["Result"], 0, "{started}");
         assert_eq!(guest.exit_code(&started), code);
     }
-    let dump = guest.ask(MessageId::DUMP_STACKS, json!({}));
-    let text = dump["GuestStacks"].as_str().unwrap();
+    let text = guest.dump();
     assert!(text.contains("the log connection is lost"), "{text}");
 }
 
@@ -182,6 +186,53 @@ fn answers_that_nobody_reads_do_not_block_the_service() {
     for sequence in dumps.into_iter().chain([last]) {
         assert_eq!(guest.answer(sequence)["Result"], 0);
     }
+}
+
+#[test]
+fn a_dump_tells_all_and_fits_its_frame_when_everything_is_full() {
+    let mut guest = Guest::start();
+    let started = guest.execute(&["sleep", "1000"], None);
+    let pid = started["ProcessId"].as_u64().unwrap();
+    let text = guest.dump();
+    for words in [
+        "received 3 frames",
+        "sent 2 frames",
+        "pending requests (1)",
+        &format!("pid {pid} External"),
+        "open descriptors ",
+        "last log records (",
+    ] {
+        assert!(text.contains(words), "{words} is not in {text}");
+    }
+    assert!(!text.contains("are cut"), "{text}");
+
+    // Fills the list of requests and their deadlines, then the log.
+    let wait = |limit: u32| json!({"ProcessId": pid, "TimeoutInMs": limit});
+    for _ in 0..1000 {
+        guest.send(MessageId::WAIT_FOR_PROCESS, wait(3_600_000));
+    }
+    for _ in 0..1000 {
+        let unknown = json!({"ProcessId": pid + 1, "TimeoutInMs": 0});
+        let answer = guest.ask(MessageId::WAIT_FOR_PROCESS, unknown);
+        assert_eq!(answer["Result"], 0x8007_0490_u32.cast_signed(), "{answer}");
+    }
+    let text = guest.dump();
+    for words in [
+        "pending requests (1001)",
+        "waiters=1000",
+        "deadlines (1000)",
+        &format!("time-out of a wait for process {pid}"),
+        "more\n",
+        "older ones are cut)",
+        "counts (7)",
+    ] {
+        assert!(text.contains(words), "{words} is not in {text}");
+    }
+    // The newest record is the one that stays.
+    let last = text.lines().last().unwrap();
+    assert!(last.contains("DumpStacks"), "{last}");
+    let size = serde_json::to_vec(&text).unwrap().len();
+    assert!((50_000..60_100).contains(&size), "{size} bytes");
 }
 
 #[test]

@@ -225,6 +225,8 @@ pub fn encode_notification(notification: &ContainerNotification) -> Vec<u8> {
 
 /// Bytes for each of the two error texts, as JSON: one becomes at most six.
 const TEXT_LIMIT: usize = 30_000;
+/// Bytes for the text of DumpStacks, as JSON.
+pub const STACKS_LIMIT: usize = 60_000;
 const CUT_NOTE: &str = " … (shortened)";
 
 fn framed(id: MessageId, sequence: SequenceId, payload: &[u8]) -> Vec<u8> {
@@ -299,7 +301,7 @@ fn success(activity_id: &str, reply: &Reply) -> Result<Vec<u8>, Failure> {
         Reply::Properties(properties) => properties_payload(base, properties.clone()),
         Reply::Stacks(stacks) => json_bytes(&DumpStacksResponse {
             base,
-            guest_stacks: fit(stacks, 60_000),
+            guest_stacks: fit(stacks, STACKS_LIMIT),
         }),
     };
     if payload.len() > MAX_PAYLOAD_TO_HOST {
@@ -325,9 +327,22 @@ fn properties_payload(base: MessageResponseBase, properties: PropertiesV2) -> Ve
         metrics.blkio = None;
         metrics.rdma = None;
         metrics.network.clear();
+        if let Some(cpu) = &mut metrics.cpu {
+            cpu.usage.per_cpu.clear();
+        }
     }
+    let payload = json_bytes(&response);
+    if payload.len() <= MAX_PAYLOAD_TO_HOST {
+        return payload;
+    }
+    let list = &mut response.properties.process_list;
+    log::warn!("a list of {} processes is cut to {PROCESSES}", list.len());
+    list.truncate(PROCESSES);
     json_bytes(&response)
 }
+
+/// Processes told of at most: each takes up to 28 bytes.
+const PROCESSES: usize = 2000;
 
 fn json_bytes(message: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(message).unwrap_or_else(|error| {
@@ -350,7 +365,12 @@ fn fit(text: &str, limit: usize) -> String {
     text.to_owned()
 }
 
-/// Bytes of one character inside a JSON string as serde_json writes it.
+/// Bytes of a text inside a JSON string as serde_json writes it.
+#[must_use]
+pub fn json_length(text: &str) -> usize {
+    text.chars().map(json_size).sum()
+}
+
 fn json_size(c: char) -> usize {
     match c {
         '"' | '\\' | '\n' | '\r' | '\t' | '\u{8}' | '\u{c}' => 2,

@@ -54,6 +54,8 @@ pub struct Outbox {
     /// Bytes of the first frame that are sent already.
     sent: usize,
     queued: usize,
+    /// Frames and bytes that left, for the state dump.
+    total: (u64, u64),
 }
 
 impl Outbox {
@@ -143,7 +145,9 @@ impl Outbox {
             match nix::unistd::write(connection, &frame[self.sent..]) {
                 Ok(count) => {
                     self.sent += count;
+                    self.total.1 += count as u64;
                     if self.sent == frame.len() {
+                        self.total.0 += 1;
                         self.queued -= frame.len();
                         self.sent = 0;
                         self.queue.pop_front();
@@ -155,6 +159,13 @@ impl Outbox {
             }
         }
         Ok(())
+    }
+
+    /// What went to the host and what waits to go, for the state dump.
+    pub fn describe(&self) -> String {
+        let (frames, bytes) = self.total;
+        let (queue, queued) = (self.queue.len(), self.queued);
+        format!("sent {frames} frames, {bytes} bytes; to be sent {queue} frames, {queued} bytes")
     }
 
     /// Requests not yet answered, oldest first, for the state dump.

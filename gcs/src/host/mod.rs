@@ -4,6 +4,7 @@
 //! replies go to the outbox. Nothing here waits: what takes time is a task, a dial or a started
 //! program, each with a deadline and with the code that goes on when it is through.
 
+mod constraints;
 mod container;
 mod create;
 mod delete;
@@ -104,6 +105,8 @@ pub struct Host {
     pub timers: Timers<Deadline>,
     pub outbox: Outbox,
     pub end: Option<End>,
+    /// Frames and bytes from the host, for the state dump.
+    received: (u64, u64),
     dialer: Dialer,
     negotiated: bool,
     next_key: Key,
@@ -134,6 +137,7 @@ impl Host {
             timers: Timers::default(),
             outbox: Outbox::default(),
             end: None,
+            received: (0, 0),
             dialer,
             negotiated: false,
             next_key: 1,

@@ -10,12 +10,14 @@ use crate::bridge::outbox::Ticket;
 use crate::error::Failure;
 use crate::prot::{
     ContainerWaitForProcess, GcsCapabilities, HResult, MessageBase, MessageId, NegotiateProtocol,
-    ProtocolVersion, INFINITE_WAIT_TIMEOUT, UVM_ID,
+    ProtocolVersion, INFINITE_WAIT_TIMEOUT, MESSAGE_HEADER_SIZE, UVM_ID,
 };
 
 impl Host {
     /// Handles one frame. Its answer is owed from here on; see [`Ticket`].
     pub fn on_frame(&mut self, frame: &Frame) {
+        self.received.0 += 1;
+        self.received.1 += (MESSAGE_HEADER_SIZE + frame.payload.len()) as u64;
         let incoming = codec::decode(frame);
         let base = incoming.base;
         let ticket = self
@@ -69,10 +71,7 @@ impl Host {
             Request::ResizeConsole(body) => self.resize(ticket, base, &body),
             Request::GetProperties(body) => self.properties(ticket, base, body.query.into_inner()),
             Request::ModifySettings(body) => self.modify(ticket, base, body.request),
-            Request::DumpStacks => {
-                let dump = self.dump();
-                self.outbox.answer(ticket, Ok(Reply::Stacks(dump)));
-            }
+            Request::DumpStacks => self.dump(ticket),
             Request::DeleteContainerState(_) => self.delete(ticket, base),
         }
     }

@@ -219,8 +219,14 @@ impl Host {
         self.tasks.values().map(line).collect()
     }
 
-    /// Kernel stacks of children at work, for the state dump.
-    pub(super) fn task_pids(&self) -> impl Iterator<Item = Pid> + '_ {
-        self.tasks.values().map(|task| task.pid)
+    /// The label and the child of each task, for the state dump.
+    pub(super) fn task_children(&self) -> impl Iterator<Item = (&str, Pid)> {
+        self.tasks
+            .values()
+            .map(|task| (task.label.as_str(), task.pid))
+    }
+
+    pub(super) fn task_label(&self, key: Key) -> Option<&str> {
+        self.tasks.get(&key).map(|task| task.label.as_str())
     }
 }

@@ -51,6 +51,11 @@ impl<T> Timers<T> {
         (entry.key().at <= now).then(|| entry.remove())
     }
 
+    /// All of them in the order of their time, for the state dump.
+    pub fn iter(&self) -> impl Iterator<Item = (Instant, &T)> {
+        self.pending.iter().map(|(key, what)| (key.at, what))
+    }
+
     pub fn len(&self) -> usize {
         self.pending.len()
     }

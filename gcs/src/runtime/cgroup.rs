@@ -16,6 +16,7 @@ const GONE: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub(super) struct Group {
+    mount: PathBuf,
     /// v2: exactly one. v1: one per hierarchy that has the group.
     dirs: Vec<PathBuf>,
     v2: bool,
@@ -26,6 +27,7 @@ impl Group {
     pub fn open(mount: &Path, path: &Path) -> Self {
         if is_v2(mount) {
             return Self {
+                mount: mount.to_owned(),
                 dirs: vec![mount.join(path)],
                 v2: true,
             };
@@ -41,7 +43,35 @@ impl Group {
             .filter(|dir| dir.join("cgroup.procs").exists())
             .collect();
         dirs.sort();
-        Self { dirs, v2: false }
+        Self {
+            mount: mount.to_owned(),
+            dirs,
+            v2: false,
+        }
+    }
+
+    /// Where the hierarchies are mounted.
+    pub fn mount(&self) -> &Path {
+        &self.mount
+    }
+
+    /// Whether there is anything of it.
+    pub fn exists(&self) -> bool {
+        self.dirs.iter().any(|dir| dir.is_dir())
+    }
+
+    /// The directory with the files of `controller`, by the name it has in `/proc/cgroups`.
+    pub fn controller(&self, controller: &str) -> Option<&Path> {
+        if self.v2 {
+            return self.unified();
+        }
+        // Hierarchies of several are mounted as `cpu,cpuacct`.
+        let of = |dir: &&PathBuf| {
+            let below = dir.strip_prefix(&self.mount).ok();
+            let hierarchy = below.and_then(|path| path.iter().next()?.to_str());
+            hierarchy.is_some_and(|names| names.split(',').any(|name| name == controller))
+        };
+        self.dirs.iter().find(of).map(PathBuf::as_path)
     }
 
     /// The directory of v2; `None` in v1.

@@ -7,7 +7,6 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use libcgroups::common::{create_cgroup_manager, CgroupConfig, CgroupManager, ControllerOpt};
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
 use nix::sched::{setns, CloneFlags};
@@ -76,9 +75,6 @@ fn serve(order: File) -> Result<Outcome, Failure> {
         } => exec(&roots, &trace, &id, &process, terminal)
             .map_err(|f| f.during(format_args!("run a process in container {id}"))),
         Order::Delete { id } => roots.delete(&id).map(|()| Outcome::default()),
-        Order::Update { id, resources } => update(&trace, &id, resources)
-            .map(|()| Outcome::default())
-            .map_err(|f| f.during(format_args!("update container {id}"))),
     }
 }
 
@@ -305,25 +301,6 @@ fn exec(
         pid: Some(pid),
         master,
     })
-}
-
-fn update(trace: &Trace, id: &str, resources: Value) -> Result<(), Failure> {
-    let resources = serde_json::from_value(resources)
-        .map_err(|e| Failure::new(HResult::INVALID_JSON, format!("decode resources: {e}")))?;
-    let manager = create_cgroup_manager(CgroupConfig {
-        cgroup_path: Path::new("/containers").join(id),
-        systemd_cgroup: false,
-        container_name: id.to_owned(),
-    })
-    .map_err(|e| trace.failure(&e))?;
-    manager
-        .apply(&ControllerOpt {
-            resources: &resources,
-            disable_oom_killer: false,
-            oom_score_adj: None,
-            freezer_state: None,
-        })
-        .map_err(|e| trace.failure(&e))
 }
 
 /// A directory that goes with its owner.

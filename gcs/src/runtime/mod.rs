@@ -16,6 +16,7 @@
 mod cgroup;
 #[cfg(feature = "engine")]
 mod console;
+mod constraints;
 #[cfg(any(feature = "engine", test))]
 mod devices;
 #[cfg(feature = "engine")]
@@ -25,6 +26,7 @@ mod executor;
 #[cfg(any(feature = "engine", test))]
 mod normal;
 mod state;
+mod statistics;
 #[cfg(feature = "engine")]
 mod trace;
 
@@ -34,6 +36,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::Failure;
+use crate::prot::stats::Metrics;
 
 #[cfg(feature = "engine")]
 pub use engine::applet;
@@ -65,8 +68,6 @@ pub enum Order {
     },
     /// As [`delete`], for callers that are at the helper anyway.
     Delete { id: String },
-    /// Apply OCI `linux.resources` to the running container.
-    Update { id: String, resources: Value },
 }
 
 /// How it went. The pid is that of the new process in the UVM's pid namespace.
@@ -121,6 +122,16 @@ impl Roots {
         self.cgroup(id).pids()
     }
 
+    /// What the control groups of the container count (protocol 4.9.1).
+    pub fn statistics(&self, id: &str) -> Result<Metrics, Failure> {
+        statistics::collect(&self.cgroup(id))
+    }
+
+    /// Changes the limits that `resources` names, leaves the others and the device rules.
+    pub fn constrain(&self, id: &str, resources: &Value) -> Result<(), Failure> {
+        constraints::apply(&self.cgroup(id), resources)
+    }
+
     /// Removes a container whose init exited or was never started; kills what is left of it.
     /// `INVALID_STATE` while its started init runs (P-230), success when nothing is there.
     pub fn delete(&self, id: &str) -> Result<(), Failure> {
@@ -146,6 +157,16 @@ pub fn signal_all(id: &str, signal: i32) -> Result<(), Failure> {
 /// [`Roots::pids`] of the default roots.
 pub fn pids(id: &str) -> Result<Vec<i32>, Failure> {
     Roots::default().pids(id)
+}
+
+/// [`Roots::statistics`] of the default roots.
+pub fn statistics(id: &str) -> Result<Metrics, Failure> {
+    Roots::default().statistics(id)
+}
+
+/// [`Roots::constrain`] of the default roots.
+pub fn constrain(id: &str, resources: &Value) -> Result<(), Failure> {
+    Roots::default().constrain(id, resources)
 }
 
 /// [`Roots::delete`] of the default roots.

@@ -35,7 +35,7 @@ pub trait Stream {
     }
     /// Whether all that has to arrive has arrived.
     fn is_done(&self) -> bool;
-    /// The state in a word, for the state dump.
+    /// The state and the bytes moved, for the state dump.
     fn describe(&self) -> String;
 }
 
@@ -67,7 +67,7 @@ impl Input {
         let transfer = if terminal {
             Transfer::buffered()
         } else {
-            Transfer::Splice(PipeEnd::Sink)
+            Transfer::spliced(PipeEnd::Sink)
         };
         let state = InputState::Flow(Side::Connection);
         Self {
@@ -148,7 +148,7 @@ impl Stream for Input {
     }
 
     fn describe(&self) -> String {
-        format!("{:?}", self.state)
+        format!("{:?}:{}B", self.state, self.transfer.moved())
     }
 }
 
@@ -182,7 +182,7 @@ impl Output {
         let transfer = if terminal {
             Transfer::buffered()
         } else {
-            Transfer::Splice(PipeEnd::Source)
+            Transfer::spliced(PipeEnd::Source)
         };
         let state = OutputState::Flow(Side::Process);
         Self {
@@ -289,6 +289,6 @@ impl Stream for Output {
     }
 
     fn describe(&self) -> String {
-        format!("{:?}", self.state)
+        format!("{:?}:{}B", self.state, self.transfer.moved())
     }
 }

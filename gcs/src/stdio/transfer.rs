@@ -36,30 +36,60 @@ pub enum PipeEnd {
 
 /// The state between two steps.
 #[derive(Debug)]
-pub enum Transfer {
+pub struct Transfer {
+    way: Way,
+    /// Bytes that arrived at the sink, for the state dump.
+    moved: u64,
+}
+
+#[derive(Debug)]
+enum Way {
     Splice(PipeEnd),
     Buffer { bytes: Vec<u8>, start: usize },
 }
 
-impl Transfer {
-    pub fn buffered() -> Self {
+impl Way {
+    const fn buffered() -> Self {
         Self::Buffer {
             bytes: Vec::new(),
             start: 0,
         }
     }
+}
+
+impl Transfer {
+    pub const fn buffered() -> Self {
+        Self {
+            way: Way::buffered(),
+            moved: 0,
+        }
+    }
+
+    pub const fn spliced(pipe: PipeEnd) -> Self {
+        Self {
+            way: Way::Splice(pipe),
+            moved: 0,
+        }
+    }
+
+    /// Bytes that arrived at the sink.
+    pub const fn moved(&self) -> u64 {
+        self.moved
+    }
 
     /// Moves what can be moved now, [`STEP`] bytes at most.
     pub fn step(&mut self, source: BorrowedFd<'_>, sink: BorrowedFd<'_>) -> Step {
-        match self {
-            Self::Splice(pipe) => match splice_once(*pipe, source, sink) {
+        match &mut self.way {
+            Way::Splice(pipe) => match splice_once(*pipe, source, sink, &mut self.moved) {
                 Some(step) => step,
                 None => {
-                    *self = Self::buffered();
+                    self.way = Way::buffered();
                     self.step(source, sink)
                 }
             },
-            Self::Buffer { bytes, start } => buffer_once(bytes, start, source, sink),
+            Way::Buffer { bytes, start } => {
+                buffer_once(bytes, start, source, sink, &mut self.moved)
+            }
         }
     }
 
@@ -76,11 +106,19 @@ impl Transfer {
 }
 
 /// `None`: the kernel cannot splice these two.
-fn splice_once(pipe: PipeEnd, source: BorrowedFd<'_>, sink: BorrowedFd<'_>) -> Option<Step> {
+fn splice_once(
+    pipe: PipeEnd,
+    source: BorrowedFd<'_>,
+    sink: BorrowedFd<'_>,
+    moved: &mut u64,
+) -> Option<Step> {
     let flags = SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK;
     Some(match splice(source, None, sink, None, STEP, flags) {
         Ok(0) => Step::SourceEnd,
-        Ok(_) => Step::Moved,
+        Ok(count) => {
+            *moved += count as u64;
+            Step::Moved
+        }
         Err(Errno::EINVAL) => return None,
         // EAGAIN does not tell which end is not ready.
         Err(Errno::EAGAIN | Errno::EINTR) if readable(source) => Step::SinkFull,
@@ -101,6 +139,7 @@ fn buffer_once(
     start: &mut usize,
     source: BorrowedFd<'_>,
     sink: BorrowedFd<'_>,
+    moved: &mut u64,
 ) -> Step {
     if *start == bytes.len() {
         bytes.resize(STEP, 0);
@@ -121,6 +160,7 @@ fn buffer_once(
     }
     match write(sink, &bytes[*start..]) {
         Ok(count) => {
+            *moved += count as u64;
             *start += count;
             if *start < bytes.len() {
                 Step::SinkFull

@@ -44,7 +44,7 @@ const CASES: &[Case] = cases![
     cases::device_rules_hold,
     cases::the_root_of_the_machine_is_out_of_reach,
     execs::parallel_execs_work,
-    cases::update_changes_limits,
+    cases::limits_change_while_it_runs,
 ];
 
 fn main() -> ExitCode {

@@ -15,6 +15,9 @@ use crate::prot::{MessageBase, ModifyRequest, RequestType, Resource, UVM_ID};
 
 impl Host {
     pub(super) fn modify(&mut self, ticket: Ticket, base: &MessageBase, request: ModifyRequest) {
+        if let Resource::ContainerConstraints(settings) = request.resource {
+            return self.constrain(ticket, &base.container_id, settings);
+        }
         match self.modify_checked(base, &request) {
             Err(failure) => self.outbox.answer(ticket, Err(failure)),
             Ok(()) => self.modify_uvm(ticket, request),
@@ -28,17 +31,13 @@ impl Host {
         request: &ModifyRequest,
     ) -> Result<(), Failure> {
         let id = &base.container_id;
-        let for_container = matches!(request.resource, Resource::ContainerConstraints(_));
-        if id == UVM_ID && !for_container {
+        if id == UVM_ID {
             return Ok(());
         }
         self.container(id)?;
         let kind = request.resource.resource_type();
-        Err(Failure::unspecified(if for_container {
-            format!("{kind:?} of a container is not supported yet")
-        } else {
-            format!("{kind:?} belongs to the utility VM, not to container {id:?}")
-        }))
+        let text = format!("{kind:?} belongs to the utility VM, not to container {id:?}");
+        Err(Failure::unspecified(text))
     }
 
     fn modify_uvm(&mut self, ticket: Ticket, request: ModifyRequest) {
