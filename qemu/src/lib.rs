@@ -4,6 +4,7 @@
 pub mod bench;
 pub mod choice;
 pub mod cli;
+pub mod conformance;
 pub mod console;
 pub mod container;
 pub mod host;

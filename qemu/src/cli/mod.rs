@@ -6,6 +6,7 @@
 
 mod bench;
 mod boot;
+mod conformance;
 mod doctor;
 mod exec;
 mod options;
@@ -53,6 +54,8 @@ enum Command {
     Exec(exec::Exec),
     /// Runs the vhost-user-vsock device alone, for any QEMU
     Vsock(vsock::Vsock),
+    /// Runs the checklist of the protocol against any LCOW kernel and initrd
+    Conformance(conformance::Conformance),
     /// Measures the guest beside the floors of this machine
     Bench(bench::Bench),
     /// Says what this machine has and what would be used
@@ -68,6 +71,7 @@ pub fn main() -> ExitCode {
     }
     let outcome = match cli.command {
         Command::Bench(bench) => bench.run(),
+        Command::Conformance(conformance) => conformance.run(),
         Command::Run(run) => run.run(),
         Command::Boot(boot) => boot.run(),
         Command::Exec(exec) => exec.run(),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value};
 
 use super::end::{End, HostError};
-use super::state::{Call, Notification, Shared};
+use super::state::{Answer, Call, Notification, Shared};
 use super::strict;
 use super::wire::{self, Frame, Rpc};
 
@@ -116,7 +116,11 @@ fn take(shared: &Shared, frame: &Frame, is_strict: bool) -> Result<(), String> {
         if call.forgotten {
             state.calls.remove(&frame.id);
         } else {
-            call.answer = Some(members);
+            call.answer = Some(Answer {
+                message: frame.message,
+                payload: frame.payload.clone(),
+                members,
+            });
         }
         judgement
     })
@@ -152,6 +156,11 @@ impl Pending {
 
     /// The answer's members whatever its `Result`; a time-out keeps the call outstanding.
     pub fn raw(&mut self, limit: Duration) -> Result<Map<String, Value>, HostError> {
+        self.answer(limit).map(|answer| answer.members)
+    }
+
+    /// The whole answer whatever its `Result`; a time-out keeps the call outstanding.
+    pub fn answer(&mut self, limit: Duration) -> Result<Answer, HostError> {
         let id = self.id;
         self.shared.wait(&self.doing, limit, |state| {
             let ready = state
@@ -200,6 +209,31 @@ impl Drop for Pending {
     }
 }
 
+/// Registers a call whose frame goes out in another way, with the next id or one of the caller's.
+pub(crate) fn expect(shared: &Shared, message: u32, id: Option<u64>, doing: String) -> Pending {
+    let call = Call {
+        message,
+        answer: None,
+        forgotten: false,
+    };
+    let id = shared.update(|state| {
+        let id = id.unwrap_or_else(|| {
+            while state.calls.contains_key(&state.next_call) {
+                state.next_call += 1;
+            }
+            state.next_call += 1;
+            state.next_call - 1
+        });
+        state.calls.insert(id, call);
+        id
+    });
+    Pending {
+        shared: shared.clone(),
+        id,
+        doing,
+    }
+}
+
 /// Registers a call and writes its frame. One writer at a time: `writer` is its lock.
 pub(crate) fn send(
     shared: &Shared,
@@ -211,24 +245,8 @@ pub(crate) fn send(
     let guard = writer
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
-    let id = shared.update(|state| {
-        let id = state.next_call;
-        state.next_call += 1;
-        state.calls.insert(
-            id,
-            Call {
-                message,
-                answer: None,
-                forgotten: false,
-            },
-        );
-        id
-    });
-    let pending = Pending {
-        shared: shared.clone(),
-        id,
-        doing,
-    };
+    let pending = expect(shared, message, None, doing);
+    let id = pending.id;
     let frame = Frame {
         message,
         id,

@@ -31,7 +31,7 @@ pub use ports::{Ports, Transport};
 pub use process::{Launch, Output, Process, Stdio};
 pub use pump::{Drained, STREAM_GRACE};
 pub use requests::{Disk, RPC_LIMIT, UVM_ID};
-pub use state::Notification;
+pub use state::{Answer, Notification};
 
 use state::Shared;
 

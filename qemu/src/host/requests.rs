@@ -36,6 +36,12 @@ impl Host {
         bridge::send(self.shared(), &self.0.writer, message, payload, doing)
     }
 
+    /// Expects the answer to a frame that is yet to be written with [`Host::send_bytes`]; `id`
+    /// instead of the next one. It must not be that of another call.
+    pub fn expect(&self, message: u32, id: Option<u64>) -> Pending {
+        bridge::expect(self.shared(), message, id, super::wire::name(message))
+    }
+
     /// Writes bytes to the bridge as they are. The guest may close it for that.
     pub fn send_bytes(&self, bytes: &[u8]) -> Result<(), HostError> {
         let guard = self
@@ -187,6 +193,12 @@ impl Host {
             });
         }
         outcome
+    }
+
+    /// Expects a container whose Create goes out by hand: its notification is then no breach.
+    pub fn register(&self, container: &str) {
+        self.shared()
+            .update(|state| state.containers.insert(container.to_owned(), None));
     }
 
     /// Create from an OCI spec.

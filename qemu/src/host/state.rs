@@ -12,11 +12,21 @@ use super::end::{End, HostError};
 use super::log::Record;
 
 /// Log records kept for reports.
-const KEPT_RECORDS: usize = 200;
+const KEPT_RECORDS: usize = 1000;
+
+/// An answer as it came.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// The type of its frame.
+    pub message: u32,
+    pub payload: Vec<u8>,
+    /// The payload read as a host reads it: known members by their canonical names, no nulls.
+    pub members: Map<String, Value>,
+}
 
 pub(crate) struct Call {
     pub message: u32,
-    pub answer: Option<Map<String, Value>>,
+    pub answer: Option<Answer>,
     /// Nobody will fetch the answer; it is dropped when it comes.
     pub forgotten: bool,
 }

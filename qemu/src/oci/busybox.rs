@@ -15,7 +15,7 @@ use super::tree::{Kind, Meta, Tree};
 use super::Image;
 
 /// Changes whenever the recipe below does.
-const RECIPE: &str = "busybox-v1";
+const RECIPE: &str = "busybox-v2";
 const CANDIDATES: [&str; 4] = [
     "/usr/bin/busybox",
     "/bin/busybox",
@@ -115,7 +115,10 @@ fn recipe_tree(binary: &Path, bytes: u64, staging: &Path) -> Result<Tree> {
     }
     // The links first: an applet must not take the place of a file of the recipe.
     for path in applets(binary)? {
-        put(&path, 0o777, Kind::Symlink(b"/bin/busybox".to_vec()))?;
+        // Relative, so that they also lead somewhere where the disk is no root.
+        let up = "../".repeat(path.matches('/').count());
+        let target = format!("{up}bin/busybox");
+        put(&path, 0o777, Kind::Symlink(target.into_bytes()))?;
     }
     let data = binary.to_path_buf();
     put("bin/busybox", 0o755, Kind::File { data, bytes })?;

@@ -33,7 +33,20 @@ pub fn initrd() -> Option<PathBuf> {
     built("UVM_INITRD", "initrd-debug.img")
 }
 
-/// A profile with the built kernel and initrd.
+/// A profile with the built kernel and the initrd that ships: `UVM_INITRD` or `out/initrd.img`.
+pub fn shipped_profile() -> Option<Profile> {
+    Some(Profile::new(
+        kernel()?,
+        Some(built("UVM_INITRD", "initrd.img")?),
+    ))
+}
+
+/// Where tests keep layer disks.
+pub fn layer_cache() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/layers")
+}
+
+/// A profile with the built kernel and the initrd with a shell.
 pub fn profile() -> Option<Profile> {
     Some(Profile::new(kernel()?, Some(initrd()?)))
 }

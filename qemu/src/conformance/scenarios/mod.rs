@@ -1,0 +1,35 @@
+//! The scenarios, one file an area.
+
+mod boot;
+mod create;
+mod delete;
+mod errors;
+mod json;
+mod negotiate;
+mod network;
+mod process;
+mod properties;
+mod reconnect;
+mod storage;
+mod transport;
+mod v1;
+mod wait;
+
+use super::{Area, Scenario};
+
+pub const AREAS: &[Area] = &[
+    transport::AREA,
+    reconnect::AREA,
+    json::AREA,
+    errors::AREA,
+    negotiate::AREA,
+    create::AREA,
+    process::AREA,
+    wait::AREA,
+    properties::AREA,
+    delete::AREA,
+    storage::AREA,
+    network::AREA,
+    boot::AREA,
+    v1::AREA,
+];

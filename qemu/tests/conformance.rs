@@ -1,0 +1,35 @@
+//! The checklist of the protocol against our own guest: the shipped initrd, which has no shell.
+
+mod common;
+
+use qemu::choice::AccelWish;
+use qemu::conformance::{run, Order, Selection};
+
+#[test]
+fn our_guest_fails_no_line_of_the_checklist() {
+    for tool in ["mke2fs", "debugfs", "busybox", qemu::vm::QEMU] {
+        if qemu::choice::program(tool).is_none() {
+            eprintln!("SKIPPED: {tool} is not there");
+            return;
+        }
+    }
+    let Some(profile) = common::shipped_profile() else {
+        return;
+    };
+    let order = Order {
+        profile,
+        accel: AccelWish::default(),
+        selection: Selection::default(),
+        jobs: std::thread::available_parallelism().map_or(1, usize::from),
+        fail_fast: false,
+        cache: Some(common::layer_cache()),
+        log: None,
+    };
+    let report = run(order, |outcome| println!("{outcome}")).unwrap();
+    println!("{}", report.table());
+    let fails: Vec<String> = report
+        .fails()
+        .map(|fail| format!("{fail}\n    {}", fail.log.join("\n    ")))
+        .collect();
+    assert!(fails.is_empty(), "{}", fails.join("\n"));
+}
