@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 
 use crate::error::Failure;
-use crate::net::Adapter;
+use crate::net::{Adapter, Assignment};
 use crate::prot::HResult;
 use crate::spec;
 
@@ -38,17 +38,11 @@ struct Nic {
     place: Place,
 }
 
-/// An adapter to be moved now, with what depends on the others.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Assignment {
-    pub adapter: Adapter,
-    /// The policy routing table when it has the low metric.
-    pub table: Option<u32>,
-}
-
 #[derive(Debug, Default)]
 struct Namespace {
     container: Option<String>,
+    /// The container's init, from the time its adapters are moved.
+    init: Option<i32>,
     nics: Vec<Nic>,
     /// Routing tables given out in this binding.
     tables: u32,
@@ -124,6 +118,7 @@ impl Namespaces {
         for namespace in self.0.values_mut() {
             if namespace.container.as_deref() == Some(container) {
                 namespace.container = None;
+                namespace.init = None;
                 namespace.tables = 0;
                 for nic in &mut namespace.nics {
                     if nic.place != Place::Resolving {
@@ -192,17 +187,21 @@ impl Namespaces {
         self.forget_empty(|name| !there || name == id);
     }
 
-    /// The container bound to the namespace.
-    pub fn container(&self, id: &str) -> Option<&str> {
-        self.0.get(&id.to_lowercase())?.container.as_deref()
+    /// The container bound to the namespace, and its init once adapters are moved to it.
+    pub fn bound(&self, id: &str) -> Option<(&str, Option<i32>)> {
+        let namespace = self.0.get(&id.to_lowercase())?;
+        Some((namespace.container.as_deref()?, namespace.init))
     }
 
-    /// Takes the adapters that wait in the namespace of `container`, in order; each has to be
-    /// answered by [`assigned`](Self::assigned) or [`forget`](Self::forget).
-    pub fn assign(&mut self, container: &str) -> Vec<Assignment> {
+    /// The init of `container` is there: takes the adapters that wait in its namespace, in
+    /// order, for [`assigned`](Self::assigned).
+    pub fn assign(&mut self, container: &str, init: i32) -> Vec<Assignment> {
         let bound = |ns: &&mut Namespace| ns.container.as_deref() == Some(container);
         match self.0.values_mut().find(bound) {
-            Some(namespace) => namespace.assign(|_| true),
+            Some(namespace) => {
+                namespace.init = Some(init);
+                namespace.assign(|_| true)
+            }
             None => Vec::new(),
         }
     }

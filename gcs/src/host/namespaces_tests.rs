@@ -62,7 +62,7 @@ fn a_namespace_has_one_container_at_a_time() {
     assert_eq!(refused.code, HResult::FAIL);
     assert!(refused.message.contains("one"));
     namespaces.unbind("two");
-    assert_eq!(namespaces.container("n"), Some("one"));
+    assert_eq!(namespaces.bound("n"), Some(("one", None)));
     namespaces.unbind("one");
     namespaces.bind(Some("n"), "two").unwrap();
 }
@@ -73,7 +73,7 @@ fn an_empty_namespace_is_never_registered() {
     for id in [None, Some("")] {
         for container in ["one", "two"] {
             namespaces.bind(id, container).unwrap();
-            assert!(namespaces.assign(container).is_empty());
+            assert!(namespaces.assign(container, 7).is_empty());
         }
     }
     assert!(namespaces.describe().is_empty());
@@ -91,14 +91,16 @@ fn a_standalone_containers_own_namespace_goes_with_it() {
 #[test]
 fn adapters_are_assigned_once_per_binding() {
     let mut namespaces = with(&["aa", "bb"]);
-    assert!(namespaces.assign("pod").is_empty(), "not bound");
+    assert!(namespaces.assign("pod", 7).is_empty(), "not bound");
     namespaces.bind(Some("n"), "pod").unwrap();
     let both = [("aa", None), ("bb", Some(101))];
-    assert_eq!(ids(&namespaces.assign("pod")), both);
-    assert!(namespaces.assign("pod").is_empty(), "under way");
+    assert_eq!(ids(&namespaces.assign("pod", 7)), both);
+    assert!(namespaces.assign("pod", 7).is_empty(), "under way");
     namespaces.assigned("pod", "aa");
     namespaces.assigned("pod", "bb");
-    assert!(namespaces.assign("pod").is_empty(), "there");
+    assert!(namespaces.assign("pod", 7).is_empty(), "there");
+
+    assert_eq!(namespaces.bound("N"), Some(("pod", Some(7))));
 
     // One that comes later moves alone, with a table of its own.
     namespaces.begin_add("n", adapter("CC", "")).unwrap();
@@ -108,9 +110,10 @@ fn adapters_are_assigned_once_per_binding() {
     assert_eq!(ids(&[late]), [("cc", Some(102))]);
 
     namespaces.unbind("pod");
+    assert_eq!(namespaces.bound("n"), None);
     namespaces.bind(Some("n"), "next").unwrap();
     let all = [("aa", None), ("bb", Some(101)), ("cc", Some(102))];
-    assert_eq!(ids(&namespaces.assign("next")), all);
+    assert_eq!(ids(&namespaces.assign("next", 8)), all);
 }
 
 #[test]

@@ -3,10 +3,18 @@
 //!
 //! ```text
 //! prot.NetworkAdapter ── settings: parsed, or refused ── Adapter
-//! Adapter ── device: VMBus instance → interface name, waits for it
-//! Adapter + its place among the others ── plan: pure ── steps ── apply: netlink, in a task
+//! Adapter ── device: VMBus instance → interface, waits for it
+//! Adapter + its place among the others ── plan: pure ── steps ── assign ── netlink
 //! ```
+//!
+//! `device` and `assign` block: they run in tasks, and what enters another network namespace is
+//! a task's own process.
 
+pub mod assign;
+pub mod device;
+mod netlink;
+mod plan;
 pub mod settings;
 
+pub use assign::Assignment;
 pub use settings::Adapter;

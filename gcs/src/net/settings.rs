@@ -219,7 +219,7 @@ fn address_of_family(name: &str, text: &str, family: IpAddr) -> Result<Option<Ip
 }
 
 fn prefix(ip: IpAddr, length: u8, name: &str) -> Result<Prefix, String> {
-    let most = if ip.is_ipv4() { 32 } else { 128 };
+    let most = Prefix::whole(ip).length;
     if length > most {
         return Err(format!("{name} is {length}, at most {most} is possible"));
     }
@@ -235,8 +235,14 @@ fn net(text: &str) -> Result<Prefix, String> {
         None => (text, None),
     };
     let ip: IpAddr = ip.parse().map_err(|_| wrong())?;
-    let whole = if ip.is_ipv4() { 32 } else { 128 };
-    prefix(ip, length.unwrap_or(whole), NAME).map(Prefix::masked)
+    let length = length.unwrap_or(Prefix::whole(ip).length);
+    prefix(ip, length, NAME).map(Prefix::masked)
+}
+
+impl std::fmt::Display for Prefix {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.ip, self.length)
+    }
 }
 
 impl Prefix {
@@ -254,6 +260,23 @@ impl Prefix {
             }
         };
         Self { ip, ..self }
+    }
+
+    /// The one address.
+    pub fn whole(ip: IpAddr) -> Self {
+        let length = if ip.is_ipv4() { 32 } else { 128 };
+        Self { ip, length }
+    }
+
+    /// The address of all in the net, where there is one.
+    pub fn broadcast(self) -> Option<IpAddr> {
+        match self.ip {
+            IpAddr::V4(ip) if self.length < 31 => {
+                let hosts = u32::MAX >> self.length;
+                Some(Ipv4Addr::from_bits(ip.to_bits() | hosts).into())
+            }
+            _ => None,
+        }
     }
 
     /// Whether the address is in the net.

@@ -18,7 +18,7 @@ mod path;
 pub mod scsi;
 mod table;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod tree;
 mod undo;
 

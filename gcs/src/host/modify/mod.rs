@@ -77,9 +77,11 @@ impl Host {
                 let text = format!("{kind:?} knows no request {request_type:?}");
                 self.outbox.answer(ticket, Err(Failure::unspecified(text)));
             }
+            (Resource::Network(adapter), RequestType::Add) => {
+                self.add_network(ticket, &adapter);
+            }
             (Resource::Network(adapter), RequestType::Remove) => {
-                self.namespaces.remove(&adapter.namespace_id, &adapter.id);
-                self.outbox.answer(ticket, Ok(Reply::Done));
+                self.remove_network(ticket, &adapter);
             }
             (resource, _) => {
                 let text = format!("{:?} is not supported yet", resource.resource_type());

@@ -1,0 +1,216 @@
+//! Moves adapters into a container's network namespace and sets them up there (7.8). Blocks, and
+//! leaves the process in the other namespace: for a task that ends with it.
+
+use std::fs::{self, File};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
+use nix::sched::{setns, CloneFlags};
+
+use super::device;
+use super::netlink::{Netlink, Request};
+use super::plan::{plan, Step};
+use super::settings::Adapter;
+use crate::error::Failure;
+use crate::uevent;
+
+/// An adapter to be moved now, with what depends on the others of its namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assignment {
+    pub adapter: Adapter,
+    /// The policy routing table when it has the low metric.
+    pub table: Option<u32>,
+}
+
+/// What is known of an adapter before it is moved.
+struct Ready<'a> {
+    id: &'a str,
+    name: String,
+    index: u32,
+    steps: Vec<Step>,
+}
+
+/// Looks for the interfaces of all adapters, waiting for late ones, then moves each into the
+/// network namespace of process `pid` and sets it up. `sys` is where sysfs is mounted.
+///
+/// # Errors
+/// What failed for which adapter. All that were moved are moved back then.
+pub fn assign(sys: &Path, assignments: &[Assignment], pid: i32) -> Result<(), Failure> {
+    // At once: the number of a process that is gone can be another's soon.
+    let there = namespace(&format!("/proc/{pid}/ns/net"), "of the container")?;
+    let here = namespace("/proc/self/ns/net", "of the VM")?;
+    let mut ready = Vec::new();
+    for assignment in assignments {
+        ready.push(look(sys, assignment)?);
+    }
+    let doing = |what: &str, error: Errno| {
+        Failure::unspecified(format!("network of process {pid}: {what}: {error}"))
+    };
+    let open = |what: &str| {
+        Netlink::open().map_err(|error| {
+            Failure::unspecified(format!("rtnetlink for the namespace {what}: {error}"))
+        })
+    };
+    let mut outside = open("of the VM")?;
+    setns(&there, CloneFlags::CLONE_NEWNET)
+        .map_err(|error| doing("entering its namespace", error))?;
+    let mut inside = open("of the container")?;
+
+    let mut moved = Vec::new();
+    for adapter in &ready {
+        let step = move_in(&mut outside, adapter, &there).and_then(|name| {
+            moved.push((adapter, name.clone()));
+            set_up(&mut inside, adapter, &name)
+        });
+        if let Err(failure) = step {
+            for (adapter, name) in &moved {
+                move_back(&mut inside, adapter, name, &here);
+            }
+            return Err(failure.during(format!("network adapter {:?}", adapter.id)));
+        }
+    }
+    Ok(())
+}
+
+fn namespace(path: &str, whose: &str) -> Result<OwnedFd, Failure> {
+    File::open(path).map(OwnedFd::from).map_err(|error| {
+        Failure::unspecified(format!("opening the network namespace {whose}: {error}"))
+    })
+}
+
+fn look<'a>(sys: &Path, assignment: &'a Assignment) -> Result<Ready<'a>, Failure> {
+    let adapter = &assignment.adapter;
+    let deadline = Instant::now() + device::ARRIVAL;
+    let name = device::find(sys, adapter, uevent::Socket::subscribe, deadline)?;
+    let about = |what: &str, why: String| {
+        let id = &adapter.id;
+        Failure::unspecified(format!("network adapter {id:?} ({name}): {what}: {why}"))
+    };
+    let file = sys.join("class/net").join(&name).join("mtu");
+    let mtu = fs::read_to_string(file)
+        .map_err(|error| error.to_string())
+        .and_then(|text| text.trim_end().parse().map_err(|_| "no number".to_owned()))
+        .map_err(|why| about("its MTU", why))?;
+    let index = if_nametoindex(name.as_str()).map_err(|e| about("its index", e.to_string()))?;
+    Ok(Ready {
+        id: &adapter.id,
+        steps: plan(adapter, assignment.table, mtu)?,
+        name,
+        index,
+    })
+}
+
+/// Takes the interface down and moves it. It keeps its name unless another has that there: both
+/// namespaces count from `eth0`.
+fn move_in(outside: &mut Netlink, adapter: &Ready<'_>, there: &OwnedFd) -> Result<String, Failure> {
+    let index = adapter.index;
+    let name = free_name(&adapter.name);
+    outside
+        .request(Request::Link { index, up: false })
+        .and_then(|()| {
+            outside.request(Request::Move {
+                index,
+                namespace: there.as_fd(),
+                name: &name,
+            })
+        })
+        .map_err(|error| {
+            let text = format!("moving {} into the container: {error}", adapter.name);
+            Failure::unspecified(text)
+        })?;
+    Ok(name)
+}
+
+/// The name if it is free in this process's namespace, else the first that is, of the same kind.
+fn free_name(name: &str) -> String {
+    let free = |name: &str| if_nametoindex(name).is_err();
+    let kind = name.trim_end_matches(|c: char| c.is_ascii_digit());
+    let numbered = (0..).map(|number: u32| format!("{kind}{number}"));
+    let mut names = std::iter::once(name.to_owned()).chain(numbered);
+    names.find(|name| free(name)).unwrap_or_default()
+}
+
+fn set_up(inside: &mut Netlink, adapter: &Ready<'_>, name: &str) -> Result<(), Failure> {
+    let index = if_nametoindex(name)
+        .map_err(|error| Failure::unspecified(format!("{name} did not arrive: {error}")))?;
+    for step in &adapter.steps {
+        apply(inside, index, step)?;
+    }
+    Ok(())
+}
+
+fn apply(inside: &mut Netlink, index: u32, step: &Step) -> Result<(), Failure> {
+    let (request, what) = match *step {
+        Step::Mtu(mtu) => (Request::Mtu { index, mtu }, format!("MTU {mtu}")),
+        Step::Up => (Request::Link { index, up: true }, "link up".into()),
+        Step::Dhcp => {
+            return Err(Failure::unspecified(
+                "the settings have no address, and this guest has no DHCP client yet",
+            ))
+        }
+        Step::Address(address) => (
+            Request::Address { index, address },
+            format!("address {address}"),
+        ),
+        Step::Rule {
+            from,
+            priority,
+            table,
+        } => (
+            Request::Rule {
+                from,
+                priority,
+                table,
+            },
+            format!("rule from {from} to table {table}"),
+        ),
+        Step::Route {
+            destination,
+            next_hop,
+            on_link,
+            metric,
+            table,
+        } => {
+            let request = Request::Route {
+                index,
+                destination,
+                next_hop,
+                on_link,
+                metric,
+                table,
+            };
+            let via = next_hop.map_or("the link".into(), |hop| hop.to_string());
+            (request, format!("route {destination} by {via}"))
+        }
+    };
+    match inside.request(request) {
+        Ok(()) => Ok(()),
+        // A kernel without policy routing for IPv6 has the route in its one table.
+        Err(Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP) if matches!(step, Step::Rule { .. }) => {
+            log::warn!("{what}: this kernel has no such rules; the route is in the main table");
+            Ok(())
+        }
+        Err(error) => Err(Failure::unspecified(format!("{what}: {error}"))),
+    }
+}
+
+/// So that a failed request can be repeated. What cannot go back comes with the namespace's end.
+fn move_back(inside: &mut Netlink, adapter: &Ready<'_>, name: &str, here: &OwnedFd) {
+    let back = if_nametoindex(name).and_then(|index| {
+        inside.request(Request::Link { index, up: false })?;
+        inside.request(Request::Move {
+            index,
+            namespace: here.as_fd(),
+            name: &adapter.name,
+        })
+    });
+    if let Err(error) = back {
+        log::warn!(
+            "network adapter {:?}: moving {name} back: {error}",
+            adapter.id
+        );
+    }
+}

@@ -1,0 +1,178 @@
+//! From an adapter's id to the name of its interface: by the VMBus instance in sysfs (7.8).
+//!
+//! A VM that has no VMBus at all (QEMU) knows its adapters by their MAC addresses instead; on
+//! Hyper-V those stay what they are there, informational.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::settings::Adapter;
+use crate::error::Failure;
+use crate::uevent::{self, Matcher, Source, Uevent};
+
+/// How long an adapter that the host has attached may take to appear (7.8).
+pub const ARRIVAL: Duration = Duration::from_secs(5);
+
+struct Net;
+
+/// An interface came, or the bus device it belongs to.
+impl Matcher for Net {
+    fn is_match(&self, event: &Uevent) -> bool {
+        matches!(event.subsystem.as_str(), "net" | "vmbus" | "pci")
+    }
+}
+
+/// The name of the adapter's interface; waits for it until the deadline (P-273). `sys` is where
+/// sysfs is mounted.
+///
+/// # Errors
+/// There is none by then, or there are several.
+pub fn find<S: Source>(
+    sys: &Path,
+    adapter: &Adapter,
+    subscribe: impl FnOnce() -> io::Result<S>,
+    deadline: Instant,
+) -> Result<String, Failure> {
+    let doing = || format!("network adapter {:?}", adapter.id);
+    let place = Place::of(sys, adapter).map_err(|failure| failure.during(doing()))?;
+    let started = Instant::now();
+    let found = uevent::wait_for(subscribe, &Net, deadline, || {
+        place.look().map_err(Waiting::Look)
+    });
+    match found {
+        Ok(Some(name)) => Ok(name),
+        Ok(None) => Err(Failure::unspecified(format!(
+            "{}: no interface {place} after {:.1} s: was it attached to the VM?",
+            doing(),
+            started.elapsed().as_secs_f64()
+        ))),
+        Err(Waiting::Look(failure)) => Err(failure.during(doing())),
+        Err(Waiting::Events(error)) => Err(Failure::unspecified(format!(
+            "{}: cannot wait for device events: {error}",
+            doing()
+        ))),
+    }
+}
+
+enum Waiting {
+    Look(Failure),
+    Events(io::Error),
+}
+
+impl From<io::Error> for Waiting {
+    fn from(error: io::Error) -> Self {
+        Self::Events(error)
+    }
+}
+
+/// Where the interface shows up.
+enum Place {
+    /// The directory of the VMBus device.
+    VmBus(PathBuf),
+    /// The same; a PCI function below it has the interface.
+    Pci(PathBuf),
+    /// Among all interfaces, the one with this address.
+    Mac(PathBuf, String),
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::VmBus(device) | Self::Pci(device) => write!(f, "below {}", device.display()),
+            Self::Mac(_, mac) => write!(f, "with MacAddress {mac}"),
+        }
+    }
+}
+
+impl Place {
+    fn of(sys: &Path, adapter: &Adapter) -> Result<Self, Failure> {
+        let id_is_name = !adapter.id.contains('/') && !adapter.id.starts_with('.');
+        let bus = sys.join("bus/vmbus");
+        match (bus.exists(), adapter.mac) {
+            (true, _) if !id_is_name => Err(Failure::unspecified("the ID is no VMBus instance")),
+            (true, _) => {
+                let device = bus.join("devices").join(&adapter.id);
+                Ok(match adapter.vpci {
+                    true => Self::Pci(device),
+                    false => Self::VmBus(device),
+                })
+            }
+            (false, Some(mac)) => {
+                let bytes: Vec<String> = mac.iter().map(|byte| format!("{byte:02x}")).collect();
+                Ok(Self::Mac(sys.join("class/net"), bytes.join(":")))
+            }
+            (false, None) => Err(Failure::unspecified(
+                "this VM has no VMBus, so the settings need the MacAddress",
+            )),
+        }
+    }
+
+    /// The interface if it is there by now.
+    fn look(&self) -> Result<Option<String>, Failure> {
+        let found = match self {
+            Self::VmBus(device) => names(&device.join("net"))?,
+            Self::Pci(device) => {
+                let Some(function) = pci_function(device)? else {
+                    return Ok(None);
+                };
+                names(&function.join("net"))?
+            }
+            Self::Mac(all, mac) => {
+                let has = |name: &String| {
+                    let address = fs::read_to_string(all.join(name).join("address"));
+                    address.is_ok_and(|address| address.trim_end() == mac)
+                };
+                names(all)?.into_iter().filter(has).collect()
+            }
+        };
+        match found.as_slice() {
+            [] => Ok(None),
+            [name] => Ok(Some(name.clone())),
+            several => Err(Failure::unspecified(format!(
+                "{} interfaces {self}: {}",
+                several.len(),
+                several.join(", ")
+            ))),
+        }
+    }
+}
+
+/// `<device>/pciXXXX:XX/XXXX:XX...`: the function that a VMBus device passes through.
+fn pci_function(device: &Path) -> Result<Option<PathBuf>, Failure> {
+    for bus in names(device)? {
+        let Some(number) = bus.strip_prefix("pci") else {
+            continue;
+        };
+        let bus_dir = device.join(&bus);
+        let mut functions = names(&bus_dir)?;
+        functions.retain(|name| name.starts_with(number));
+        return Ok(functions.first().map(|name| bus_dir.join(name)));
+    }
+    Ok(None)
+}
+
+/// What a directory has, in order; nothing when it is not there.
+fn names(directory: &Path) -> Result<Vec<String>, Failure> {
+    let list = || -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(directory)? {
+            names.push(entry?.file_name().to_string_lossy().into_owned());
+        }
+        names.sort();
+        Ok(names)
+    };
+    match list() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        // A device that goes away while it is looked at.
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(Vec::new()),
+        listed => listed.map_err(|error| {
+            Failure::unspecified(format!("cannot list {}: {error}", directory.display()))
+        }),
+    }
+}
+
+#[cfg(test)]
+#[path = "device_tests.rs"]
+mod tests;
