@@ -1,5 +1,6 @@
 //! The service: the loop that turns readiness, deadlines and ended children into changes of the
-//! [`Host`], until the bridge ends or power-off is asked for.
+//! [`Host`], until power-off is asked for. A bridge that is lost is dialled again; only one that
+//! was given as it is (`-use-inouterr`) takes the service along.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,7 +12,6 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::bridge::connection::{Connection, Read};
-use crate::bridge::frame::Frame;
 use crate::config::Stance;
 use crate::host::{Host, Source};
 use crate::kmsg;
@@ -51,6 +51,7 @@ pub fn run(setup: Setup) -> io::Result<End> {
     let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     process::become_subreaper()?;
     let host = Host::new(setup.dialer.clone(), setup.stance)?;
+    let replaceable = setup.bridge.is_none();
     let bridge = match setup.bridge {
         Some((incoming, outgoing)) => {
             for fd in [&incoming, &outgoing] {
@@ -64,7 +65,8 @@ pub fn run(setup: Setup) -> io::Result<End> {
     crate::log::report_boot();
     Service {
         host,
-        bridge,
+        bridge: Some(bridge),
+        replaceable,
         signals,
         log: None,
         kmsg: setup.kmsg,
@@ -85,11 +87,7 @@ fn dial_bridge(dialer: &Dialer) -> io::Result<Connection> {
             PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
         };
         match dial.advance(ready, Instant::now()) {
-            DialStep::Done(mut fds) => {
-                let incoming = fds.remove(0);
-                let outgoing = incoming.try_clone()?;
-                return Ok(Connection::new(incoming, outgoing));
-            }
+            DialStep::Done(mut fds) => return both_ways(fds.remove(0)),
             DialStep::Failed(failure) => return Err(failure.into()),
             _ if Instant::now() >= limit => return Err(io::ErrorKind::TimedOut.into()),
             DialStep::Writable(fd, at) => {
@@ -104,9 +102,17 @@ fn dial_bridge(dialer: &Dialer) -> io::Result<Connection> {
     }
 }
 
+fn both_ways(socket: OwnedFd) -> io::Result<Connection> {
+    let outgoing = socket.try_clone()?;
+    Ok(Connection::new(socket, outgoing))
+}
+
 struct Service {
     host: Host,
-    bridge: Connection,
+    /// None while it is dialled again.
+    bridge: Option<Connection>,
+    /// Whether the bridge was dialled, and so can be again.
+    replaceable: bool,
     signals: SignalFd,
     /// The log's descriptor while it is watched: it may change under way.
     log: Option<(Rc<OwnedFd>, Registration)>,
@@ -136,11 +142,10 @@ impl Service {
                 self.handle(source);
             }
             self.guarded("deadlines", |host| host.on_time(Instant::now()));
+            self.take_frames();
             self.host.outbox.answer_lost();
-            if let Err(errno) = self.host.outbox.flush(self.bridge.outgoing()) {
-                log::error!("writing to the bridge: {errno}");
-                self.host.end.get_or_insert(End::BridgeLost);
-            }
+            self.take_new_bridge();
+            self.write_bridge();
             crate::log::flush();
             if let Some(end) = self.host.end {
                 self.farewell();
@@ -150,11 +155,75 @@ impl Service {
         }
     }
 
-    /// Requests are not read while the host does not take its answers.
+    /// Requests are not read while there is enough to do, or the host does not take its answers.
     fn watch_bridge(&mut self) -> io::Result<()> {
         let read = !self.host.outbox.is_congested();
         let write = !self.host.outbox.is_empty();
-        self.bridge.watch(&mut self.host.poller, read, write)
+        match &mut self.bridge {
+            Some(bridge) => bridge.watch(&mut self.host.poller, read, write),
+            None => Ok(()),
+        }
+    }
+
+    fn read_bridge(&mut self) {
+        let ended = |bridge: &mut Connection| bridge.read() == Read::Ended;
+        if self.bridge.as_mut().is_some_and(ended) {
+            self.bridge_lost(End::BridgeLost);
+        }
+    }
+
+    /// Handles the requests that were read, up to what may be worked on at once.
+    fn take_frames(&mut self) {
+        while self.host.end.is_none() && !self.host.outbox.is_congested() {
+            match self.bridge.as_mut().map(Connection::next_frame) {
+                Some(Ok(Some(frame))) => {
+                    let what = format!("request {} {}", frame.id, frame.sequence);
+                    self.guarded(&what, |host| host.on_frame(&frame));
+                    // A request that was dropped is not at work.
+                    self.host.outbox.answer_lost();
+                }
+                Some(Err(error)) => {
+                    log::error!("the bridge cannot go on: {error}");
+                    return self.bridge_lost(End::BadFraming);
+                }
+                Some(Ok(None)) | None => return,
+            }
+        }
+    }
+
+    fn write_bridge(&mut self) {
+        let outbox = &mut self.host.outbox;
+        let written = self.bridge.as_ref().map(|b| outbox.flush(b.outgoing()));
+        if let Some(Err(errno)) = written {
+            log::error!("writing to the bridge: {errno}");
+            self.bridge_lost(End::BridgeLost);
+        }
+    }
+
+    /// `end` is what it means when there can be no other bridge.
+    fn bridge_lost(&mut self, end: End) {
+        if !self.replaceable {
+            self.host.end.get_or_insert(end);
+            return;
+        }
+        if let Some(bridge) = self.bridge.take() {
+            log::warn!("the bridge is lost; it is dialled again");
+            if let Err(error) = bridge.close(&mut self.host.poller) {
+                log::error!("closing the bridge: {error}");
+            }
+            self.host.bridge_lost();
+        }
+    }
+
+    fn take_new_bridge(&mut self) {
+        match self.host.take_bridge().map(both_ways) {
+            Some(Ok(bridge)) => self.bridge = Some(bridge),
+            Some(Err(error)) => {
+                log::error!("the new bridge cannot be used: {error}");
+                self.host.bridge_lost();
+            }
+            None => {}
+        }
     }
 
     /// The log is written as it comes; what its reader did not take waits for readiness.
@@ -200,24 +269,6 @@ impl Service {
         }
     }
 
-    fn read_bridge(&mut self) {
-        let mut frames: Vec<Frame> = Vec::new();
-        let read = self.bridge.read(|frame| frames.push(frame));
-        for frame in frames {
-            let what = format!("request {} {}", frame.id, frame.sequence);
-            self.guarded(&what, |host| host.on_frame(&frame));
-        }
-        let end = match read {
-            Ok(Read::Open) => return,
-            Ok(Read::Ended) => End::BridgeLost,
-            Err(error) => {
-                log::error!("the bridge cannot go on: {error}");
-                End::BadFraming
-            }
-        };
-        self.host.end.get_or_insert(end);
-    }
-
     fn reap(&mut self) {
         // The signal only says that there is something to reap.
         while let Ok(Some(_)) = self.signals.read_signal() {}
@@ -243,18 +294,16 @@ impl Service {
     /// Gives the last answers a moment to leave; a closed or stuck bridge ends it.
     fn farewell(&mut self) {
         use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+        let Some(bridge) = &self.bridge else { return };
         let until = Instant::now() + FAREWELL;
         while !self.host.outbox.is_empty() && Instant::now() < until {
-            if self.host.outbox.flush(self.bridge.outgoing()).is_err() {
+            if self.host.outbox.flush(bridge.outgoing()).is_err() {
                 return;
             }
-            let mut fds = [PollFd::new(self.bridge.outgoing(), PollFlags::POLLOUT)];
+            let mut fds = [PollFd::new(bridge.outgoing(), PollFlags::POLLOUT)];
             let left = until.saturating_duration_since(Instant::now());
-            poll(
-                &mut fds,
-                PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO),
-            )
-            .ok();
+            let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+            poll(&mut fds, left).ok();
         }
     }
 }

@@ -3,121 +3,14 @@
 
 #![allow(clippy::disallowed_methods)] // The test is the host; it may wait for its child.
 
-use std::io::{Read, Write};
-use std::os::fd::AsFd;
-use std::os::unix::net::UnixListener;
-use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
-use std::time::Duration;
+mod guest;
 
-use gcs::bridge::frame::{self, Decoder, MAX_FROM_HOST};
-use gcs::prot::{MessageId, UVM_ID};
-use gcs::sys::pidfd;
-use serde_json::{json, Value};
+use std::io::Read;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+use gcs::prot::MessageId;
+use serde_json::json;
 
-struct Guest {
-    child: Child,
-    bridge: Option<(ChildStdin, ChildStdout)>,
-    log: Option<ChildStderr>,
-    decoder: Decoder,
-    sequence: u64,
-    dir: tempfile::TempDir,
-}
-
-impl Guest {
-    fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_init"))
-            .args(["gcs", "-use-inouterr", "-loglevel", "debug", "-dial-unix"])
-            .arg(dir.path().join("v"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let bridge = child.stdin.take().zip(child.stdout.take());
-        let log = child.stderr.take();
-        let mut guest = Self {
-            child,
-            bridge,
-            log,
-            decoder: Decoder::new(MAX_FROM_HOST),
-            sequence: 0,
-            dir,
-        };
-        let versions = json!({"MinimumVersion": 4, "MaximumVersion": 4});
-        let answer = guest.ask(MessageId::NEGOTIATE_PROTOCOL, versions);
-        assert_eq!(answer["Result"], 0, "{answer}");
-        guest
-    }
-
-    fn send(&mut self, message: MessageId, mut body: Value) -> u64 {
-        self.sequence += 1;
-        body["ContainerId"] = UVM_ID.into();
-        body["ActivityId"] = UVM_ID.into();
-        let payload = serde_json::to_vec(&body).unwrap();
-        let bytes = frame::encode(message, self.sequence, &payload, 1 << 20).unwrap();
-        let (stdin, _) = self.bridge.as_mut().unwrap();
-        stdin.write_all(&bytes).unwrap();
-        self.sequence
-    }
-
-    fn answer(&mut self, sequence: u64) -> Value {
-        let (_, stdout) = self.bridge.as_mut().unwrap();
-        let mut buffer = [0; 4096];
-        loop {
-            if let Some(frame) = self.decoder.next().unwrap() {
-                assert_eq!(frame.sequence, sequence, "answers come in order here");
-                return serde_json::from_slice(&frame.payload).unwrap();
-            }
-            assert!(
-                pidfd::readable(stdout.as_fd(), PATIENCE).unwrap(),
-                "no answer to {sequence}"
-            );
-            let count = stdout.read(&mut buffer).unwrap();
-            assert_ne!(count, 0, "the service has ended");
-            self.decoder.feed(&buffer[..count]);
-        }
-    }
-
-    fn ask(&mut self, message: MessageId, body: Value) -> Value {
-        let sequence = self.send(message, body);
-        self.answer(sequence)
-    }
-
-    /// ExecuteProcess of a process of the utility VM, its stdout at the port given.
-    fn execute(&mut self, args: &[&str], stdout: Option<u32>) -> Value {
-        let parameters = json!({
-            "CommandArgs": args,
-            "Environment": {"PATH": "/usr/bin:/bin"},
-            "CreateStdOutPipe": stdout.is_some(),
-        });
-        let settings = json!({
-            "ProcessParameters": parameters.to_string(),
-            "VsockStdioRelaySettings": {"StdOut": stdout.unwrap_or(0)},
-        });
-        self.ask(MessageId::EXECUTE_PROCESS, json!({"Settings": settings}))
-    }
-
-    fn dump(&mut self) -> String {
-        let dump = self.ask(MessageId::DUMP_STACKS, json!({}));
-        dump["GuestStacks"].as_str().unwrap().to_owned()
-    }
-
-    fn exit_code(&mut self, started: &Value) -> Value {
-        let body = json!({"ProcessId": started["ProcessId"], "TimeoutInMs": u32::MAX});
-        self.ask(MessageId::WAIT_FOR_PROCESS, body)["ExitCode"].take()
-    }
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        // Ends by itself when its bridge does; this is for tests that fail.
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
+use guest::{accept, Guest, PATIENCE};
 
 #[test]
 fn a_lost_log_connection_ends_nothing() {
@@ -137,12 +30,11 @@ fn a_lost_log_connection_ends_nothing() {
 fn no_child_reaches_the_bridge_through_the_services_own_streams() {
     let mut guest = Guest::start();
     let script = "for fd in 0 1; do readlink /proc/$PPID/fd/$fd; done; ls /proc/$$/fd | wc -l";
-    let path = guest.dir.path().join("v_7");
-    let listener = UnixListener::bind(&path).unwrap();
+    let listener = guest.listen(7);
     let started = guest.execute(&["sh", "-c", script], Some(7));
     assert_eq!(started["Result"], 0, "{started}");
     let mut said = String::new();
-    let (mut stream, _) = listener.accept().unwrap();
+    let mut stream = accept(&listener);
     assert_eq!(guest.exit_code(&started), 0);
     stream.read_to_string(&mut said).unwrap();
     assert_eq!(said.lines().take(2).collect::<Vec<_>>(), ["/dev/null"; 2]);
@@ -236,8 +128,22 @@ fn a_dump_tells_all_and_fits_its_frame_when_everything_is_full() {
 }
 
 #[test]
-fn the_end_of_the_bridge_ends_the_service() {
+fn the_end_of_a_given_bridge_ends_the_service() {
     let mut guest = Guest::start();
-    drop(guest.bridge.take());
+    guest.disconnect();
     assert!(!guest.child.wait().unwrap().success());
+}
+
+#[test]
+fn more_requests_than_are_worked_on_at_once_are_each_answered() {
+    let mut guest = Guest::start();
+    // More than the bound, and in one piece, so that they are read together.
+    let started: Vec<u64> = (0..600)
+        .map(|_| guest.send_execute(&["true"], None))
+        .collect();
+    for sequence in started {
+        let answer = guest.answer(sequence);
+        assert_eq!(answer["Result"], 0, "{answer}");
+        assert_eq!(guest.exit_code(&answer), 0);
+    }
 }

@@ -84,12 +84,9 @@ fn notification_type(vm: &Uvm, id: &str) -> String {
 
 /// A number of the state dump.
 fn counted(dump: &str, what: &str) -> usize {
-    let line = dump
-        .lines()
-        .map(str::trim)
-        .find(|line| line.starts_with(what));
-    let line = line.unwrap_or_else(|| panic!("no {what:?} in {dump}"));
-    line.rsplit(' ').next().unwrap().parse().unwrap()
+    let number = |line: &str| line.trim().strip_prefix(what)?.trim().parse().ok();
+    let found = dump.lines().find_map(number);
+    found.unwrap_or_else(|| panic!("no number of {what:?} in {dump}"))
 }
 
 #[test]
@@ -351,6 +348,54 @@ fn further_processes_run_in_a_container() {
         .map(drop)
         .unwrap_err();
     assert!(missing.to_string().contains("/nowhere"), "{missing}");
+    vm.shutdown("c", true).unwrap();
+    drop(std::mem::take(&mut init.stdio));
+    assert_eq!(init.wait(LONG).unwrap(), 137);
+    container.remove().unwrap();
+}
+
+#[test]
+fn a_process_whose_engine_is_killed_does_not_live_on() {
+    let (Some(image), Some(vm)) = (Image::open(), common::boot()) else {
+        return;
+    };
+    let container = image.create(&vm, "c", &["sleep", "1000"]);
+    let mut init = container.init().start().unwrap();
+    // Each engine somewhat later than the one before, whatever it is doing by then.
+    let script = "seen=0; after=0; while :; do for p in /proc/[0-9]*; do \
+                  name=; read -r name < $p/cmdline; case \"$name\" in gcs-oci*) \
+                  seen=$((seen + 1)); if [ $seen -ge $after ]; then kill -9 ${p#/proc/}; \
+                  seen=0; after=$(((after + 1) % 12)); fi;; esac; done; done 2>/dev/null";
+    let mut killer = vm.external(&["sh", "-c", script]).start().unwrap();
+    let sleep = serde_json::json!({"args": ["sleep", "1000"], "cwd": "/", "env": ["PATH=/bin"]});
+    let mut pids = BTreeSet::from([u64::from(init.pid)]);
+    let mut refused = 0;
+    for _ in 0..40 {
+        match vm.exec("c", &sleep).start() {
+            Ok(process) => drop(pids.insert(process.pid.into())),
+            Err(refusal) => {
+                assert!(refusal.refused().is_some(), "{refusal}");
+                refused += 1;
+            }
+        }
+    }
+    killer.signal(9).unwrap();
+    assert_eq!(killer.wait(LONG).unwrap(), 137);
+    assert!(refused > 0, "the killer hit nothing");
+    eprintln!("{refused} of 40 engines were killed");
+    // What was named is dead when its request is answered; what was not may still be on its way
+    // to find the engine gone.
+    let begun = Instant::now();
+    loop {
+        let list = vm.properties("c", &["ProcessList"]).unwrap();
+        let list = list["ProcessList"].as_array().unwrap().iter();
+        let running: BTreeSet<u64> = list.map(|p| p["ProcessId"].as_u64().unwrap()).collect();
+        // A reported one may have been hit before it was the program.
+        if running.is_subset(&pids) {
+            break;
+        }
+        assert!(begun.elapsed() < LONG, "{running:?} of {pids:?}");
+    }
     vm.shutdown("c", true).unwrap();
     drop(std::mem::take(&mut init.stdio));
     assert_eq!(init.wait(LONG).unwrap(), 137);

@@ -70,23 +70,34 @@ impl Connection {
         )
     }
 
-    /// Reads once; whole frames go to `take`.
+    /// Reads once; the frames are then at [`Self::next_frame`].
+    pub fn read(&mut self) -> Read {
+        match nix::unistd::read(&self.incoming, &mut self.buffer) {
+            Ok(0) => Read::Ended,
+            Ok(count) => {
+                self.decoder.feed(&self.buffer[..count]);
+                Read::Open
+            }
+            Err(Errno::EAGAIN | Errno::EINTR) => Read::Open,
+            Err(errno) => {
+                log::error!("reading the bridge: {errno}");
+                Read::Ended
+            }
+        }
+    }
+
+    /// The next whole frame of what was read.
     ///
     /// # Errors
     /// The host sent a size that no frame has: nothing behind it can be understood.
-    pub fn read(&mut self, mut take: impl FnMut(Frame)) -> Result<Read, FrameError> {
-        match nix::unistd::read(&self.incoming, &mut self.buffer) {
-            Ok(0) => return Ok(Read::Ended),
-            Ok(count) => self.decoder.feed(&self.buffer[..count]),
-            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(Read::Open),
-            Err(errno) => {
-                log::error!("reading the bridge: {errno}");
-                return Ok(Read::Ended);
-            }
-        }
-        while let Some(frame) = self.decoder.next()? {
-            take(frame);
-        }
-        Ok(Read::Open)
+    pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
+        self.decoder.next()
+    }
+
+    /// Ends both directions.
+    pub fn close(mut self, poller: &mut Poller<Source>) -> io::Result<()> {
+        let incoming = poller.forget(&mut self.incoming_registration, self.incoming.as_fd());
+        let outgoing = poller.forget(&mut self.outgoing_registration, self.outgoing.as_fd());
+        incoming.and(outgoing)
     }
 }

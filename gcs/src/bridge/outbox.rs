@@ -3,6 +3,10 @@
 //! Every request is opened here and gets a [`Ticket`]; answering takes the ticket, so that
 //! nothing is answered twice. A ticket that is dropped unanswered (a handler panicked, a path
 //! was forgotten) is answered with an error: every request gets exactly one answer.
+//!
+//! When the bridge is lost, answers not yet sent are lost with it: the host has given up on
+//! their requests. Notifications are kept, and go out, as do answers of requests that still
+//! run, once a session is opened on the next connection (protocol 12.1).
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -18,6 +22,11 @@ use crate::prot::{ContainerNotification, MessageId};
 
 /// While more than this waits to be sent, no further requests are read.
 const BACKLOG: usize = 4 * 1024 * 1024;
+/// Requests worked on at once, each perhaps by a child; more are read as these are answered.
+/// All of them have deadlines, so the host is never locked out.
+const AT_WORK: usize = 256;
+/// WaitForProcess requests at once: they cost only memory, but may stay for ever.
+const WAITS: usize = 64 * 1024;
 
 type Lost = Rc<RefCell<Vec<u64>>>;
 
@@ -42,15 +51,41 @@ struct Open {
     sequence: u64,
     activity: String,
     since: Instant,
+    /// The connection it came by.
+    connection: u64,
+}
+
+/// A frame to be sent.
+struct Outgoing {
+    bytes: Vec<u8>,
+    /// Survives the loss of the connection.
+    notification: bool,
+}
+
+/// Whether there is a host to take frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Link {
+    /// Connected, and no session opened yet.
+    #[default]
+    Fresh,
+    Open,
+    Down,
 }
 
 /// The queue, and the requests not yet answered.
 #[derive(Default)]
 pub struct Outbox {
     open: BTreeMap<u64, Open>,
+    /// How many of those wait for a process.
+    waits: usize,
     next: u64,
     lost: Lost,
-    queue: VecDeque<Vec<u8>>,
+    link: Link,
+    /// Counts connections.
+    connection: u64,
+    queue: VecDeque<Outgoing>,
+    /// For the session that is not open yet.
+    held: VecDeque<Outgoing>,
     /// Bytes of the first frame that are sent already.
     sent: usize,
     queued: usize,
@@ -67,7 +102,9 @@ impl Outbox {
             sequence,
             activity,
             since: Instant::now(),
+            connection: self.connection,
         };
+        self.waits += usize::from(message == MessageId::WAIT_FOR_PROCESS);
         self.open.insert(self.next, request);
         Ticket {
             number: self.next,
@@ -84,11 +121,17 @@ impl Outbox {
     /// Forgets a request that by the protocol has no answer (power-off of the utility VM).
     pub fn leave_unanswered(&mut self, mut ticket: Ticket) {
         ticket.answered = true;
-        self.open.remove(&ticket.number);
+        self.close(ticket.number);
+    }
+
+    fn close(&mut self, number: u64) -> Option<Open> {
+        let request = self.open.remove(&number)?;
+        self.waits -= usize::from(request.message == MessageId::WAIT_FOR_PROCESS);
+        Some(request)
     }
 
     fn answer_number(&mut self, number: u64, result: Result<Reply, Failure>) {
-        let Some(request) = self.open.remove(&number) else {
+        let Some(request) = self.close(number) else {
             return;
         };
         if let Err(failure) = &result {
@@ -105,17 +148,61 @@ impl Outbox {
             &request.activity,
             &result,
         );
-        self.push(frame);
+        let frame = Outgoing {
+            bytes: frame,
+            notification: false,
+        };
+        match self.link {
+            Link::Down => log::warn!(
+                "the answer to {} {} is lost: there is no bridge",
+                request.message,
+                request.sequence
+            ),
+            Link::Fresh if request.connection != self.connection => self.held.push_back(frame),
+            Link::Fresh | Link::Open => self.push(frame),
+        }
     }
 
     /// Queues an exit notification; the caller sees to it that there is one per container.
     pub fn notify(&mut self, notification: &ContainerNotification) {
-        self.push(codec::encode_notification(notification));
+        let frame = Outgoing {
+            bytes: codec::encode_notification(notification),
+            notification: true,
+        };
+        match self.link {
+            Link::Open => self.push(frame),
+            Link::Fresh | Link::Down => self.held.push_back(frame),
+        }
     }
 
-    fn push(&mut self, frame: Vec<u8>) {
-        self.queued += frame.len();
+    fn push(&mut self, frame: Outgoing) {
+        self.queued += frame.bytes.len();
         self.queue.push_back(frame);
+    }
+
+    /// The connection is gone. A frame sent in part was not received, and its rest would mean
+    /// nothing to the next connection.
+    pub fn disconnect(&mut self) {
+        self.link = Link::Down;
+        self.connection += 1;
+        self.sent = 0;
+        self.queued = 0;
+        let unsent = std::mem::take(&mut self.queue).into_iter();
+        let held = std::mem::take(&mut self.held).into_iter();
+        self.held = unsent.chain(held).filter(|f| f.notification).collect();
+    }
+
+    /// There is a new connection.
+    pub fn connect(&mut self) {
+        self.link = Link::Fresh;
+    }
+
+    /// The host has agreed on a version: it can take what was held back for it.
+    pub fn open_session(&mut self) {
+        self.link = Link::Open;
+        for frame in std::mem::take(&mut self.held) {
+            self.push(frame);
+        }
     }
 
     /// Answers the tickets that were dropped.
@@ -127,13 +214,24 @@ impl Outbox {
         }
     }
 
+    /// Whether answers have where to go.
+    pub fn is_connected(&self) -> bool {
+        self.link != Link::Down
+    }
+
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
 
-    /// Whether the host takes its answers too slowly for more requests to be read.
+    /// Whether no more requests are to be read for now: the host takes its answers too slowly,
+    /// or there is enough to do.
     pub fn is_congested(&self) -> bool {
-        self.queued > BACKLOG
+        self.queued > BACKLOG || self.open.len() - self.waits >= AT_WORK
+    }
+
+    /// Whether one more request that may wait for ever is too much.
+    pub fn has_too_many_waits(&self) -> bool {
+        self.waits > WAITS
     }
 
     /// Writes as much as the connection takes now.
@@ -142,13 +240,13 @@ impl Outbox {
     /// The connection is broken.
     pub fn flush(&mut self, connection: BorrowedFd<'_>) -> Result<(), Errno> {
         while let Some(frame) = self.queue.front() {
-            match nix::unistd::write(connection, &frame[self.sent..]) {
+            match nix::unistd::write(connection, &frame.bytes[self.sent..]) {
                 Ok(count) => {
                     self.sent += count;
                     self.total.1 += count as u64;
-                    if self.sent == frame.len() {
+                    if self.sent == frame.bytes.len() {
                         self.total.0 += 1;
-                        self.queued -= frame.len();
+                        self.queued -= frame.bytes.len();
                         self.sent = 0;
                         self.queue.pop_front();
                     }
@@ -175,3 +273,7 @@ impl Outbox {
             .map(|open| (open.message, open.sequence, open.since.elapsed()))
     }
 }
+
+#[cfg(test)]
+#[path = "outbox_tests.rs"]
+mod tests;

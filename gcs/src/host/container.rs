@@ -12,7 +12,6 @@ use super::{Deadline, Host, Key};
 use crate::bridge::outbox::Ticket;
 use crate::error::Failure;
 use crate::prot::{ContainerNotification, HResult, NotificationType};
-use crate::spec::Made;
 
 /// How long an exit that nobody waited for yet is kept back.
 const WAITER_GRACE: Duration = Duration::from_secs(5);
@@ -52,8 +51,6 @@ pub struct Container {
     pub scratch: PathBuf,
     /// The spec it runs by, as written to its bundle.
     pub config: Value,
-    /// What its Create made for the whole pod, until it has succeeded.
-    pub shared: Made,
     /// With its own pid namespace the kernel ends all its processes when init ends.
     pub owns_pid_namespace: bool,
     pub streams: Option<InitStreams>,
@@ -77,7 +74,6 @@ impl Container {
             bundle,
             scratch,
             config: Value::Null,
-            shared: Made::default(),
             owns_pid_namespace: false,
             streams: None,
             init: None,
@@ -118,27 +114,34 @@ impl Host {
         })
     }
 
-    /// Init was reaped: without a pid namespace of its own what is left of the container is
-    /// killed, else its streams would never end (protocol 6.5).
+    /// Init was reaped: what is left of the container is killed, else its streams would never
+    /// end (protocol 6.5).
     pub(super) fn init_exited(&mut self, id: &str) {
         let Some(container) = self.containers.get_mut(id) else {
             return;
         };
         container.state = container.state.max(State::Exited);
         container.streams = None;
-        if !container.owns_pid_namespace {
-            let id = id.to_owned();
-            self.run(
-                format!("killing what is left of container {id:?}"),
-                super::shutdown::SIGNAL_LIMIT,
-                move || crate::runtime::signal_all(&id, nix::libc::SIGKILL),
-                |_, result: Result<(), Failure>| {
-                    if let Err(failure) = result {
-                        log::warn!("{failure}");
-                    }
-                },
-            );
+        self.kill_leftovers(id);
+    }
+
+    /// Kills what the end of init has left running (P-213): a pid namespace of the container's
+    /// own sees to that itself.
+    pub(super) fn kill_leftovers(&mut self, id: &str) {
+        if self.containers.get(id).is_none_or(|c| c.owns_pid_namespace) {
+            return;
         }
+        let id = id.to_owned();
+        self.run(
+            format!("killing what is left of container {id:?}"),
+            super::shutdown::SIGNAL_LIMIT,
+            move || crate::runtime::signal_all(&id, nix::libc::SIGKILL),
+            |_, result: Result<(), Failure>| {
+                if let Err(failure) = result {
+                    log::warn!("{failure}");
+                }
+            },
+        );
     }
 
     /// Init's exit is known to all who waited: the notification follows. When nobody has waited
@@ -172,6 +175,16 @@ impl Host {
         }) = self.processes.get(&key)
         {
             self.notify_exit(&id.clone());
+        }
+    }
+
+    /// The notification of a container that the host thinks may have exited: when its exit is
+    /// known to all who wait for it, who are to hear it first (P-023).
+    pub(super) fn notify_if_known(&mut self, id: &str) {
+        let init = self.containers.get(id).and_then(|c| c.init);
+        let process = init.and_then(|key| self.processes.get(&key));
+        if process.is_some_and(Process::is_published) {
+            self.notify_exit(id);
         }
     }
 

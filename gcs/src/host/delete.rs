@@ -1,11 +1,11 @@
 //! DeleteContainerState (protocol 6.11).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::libc::SIGKILL;
 
 use super::container::State;
-use super::Host;
+use super::{Deadline, Host, Key};
 use crate::bridge::codec::Reply;
 use crate::bridge::outbox::Ticket;
 use crate::error::Failure;
@@ -13,6 +13,8 @@ use crate::prot::{HResult, MessageBase};
 use crate::spec::{self, Context};
 
 const DELETE_LIMIT: Duration = Duration::from_secs(120);
+/// How long a killed init may take to end; a host has given up on the container by then.
+const DEATH_LIMIT: Duration = Duration::from_secs(60);
 
 impl Host {
     pub(super) fn delete(&mut self, ticket: Ticket, base: &MessageBase) {
@@ -24,6 +26,10 @@ impl Host {
         match container.state {
             State::Exited => {
                 container.state = State::Deleting;
+                // Whoever still waits hears the exit code before the notification goes out.
+                if let Some(init) = container.init {
+                    self.publish(init);
+                }
                 self.notify_exit(&id);
                 self.delete_files(id, ticket);
             }
@@ -31,19 +37,18 @@ impl Host {
             State::Created => {
                 container.state = State::Deleting;
                 container.delete = Some(ticket);
+                if let Some(init) = container.init {
+                    self.timers
+                        .add(Instant::now() + DEATH_LIMIT, Deadline::Deletion(init));
+                }
                 let name = id.clone();
                 self.run(
                     format!("killing the never started container {id:?}"),
                     super::shutdown::SIGNAL_LIMIT,
                     move || crate::runtime::signal_all(&name, SIGKILL),
                     move |host, killed: Result<(), Failure>| {
-                        let Err(failure) = killed else { return };
-                        let Some(container) = host.containers.get_mut(&id) else {
-                            return;
-                        };
-                        if let Some(ticket) = container.delete.take() {
-                            container.state = State::Created;
-                            host.outbox.answer(ticket, Err(failure));
+                        if let Err(failure) = killed {
+                            host.deletion_failed(&id, failure);
                         }
                     },
                 );
@@ -54,6 +59,27 @@ impl Host {
                 self.outbox
                     .answer(ticket, Err(Failure::new(HResult::INVALID_STATE, text)));
             }
+        }
+    }
+
+    /// The init was killed and lives on, stuck in the kernel: the container stays.
+    pub(super) fn deletion_overdue(&mut self, init: Key) {
+        let of_init = self.containers.iter().find(|(_, c)| c.init == Some(init));
+        if let Some(id) = of_init.map(|(id, _)| id.clone()) {
+            let text =
+                format!("deleting container {id:?}: its init was killed {DEATH_LIMIT:?} ago and has not ended");
+            self.deletion_failed(&id, Failure::new(HResult::INVALID_STATE, text));
+        }
+    }
+
+    /// Takes back a deletion that waits for its init to end.
+    fn deletion_failed(&mut self, id: &str, failure: Failure) {
+        let Some(container) = self.containers.get_mut(id) else {
+            return;
+        };
+        if let Some(ticket) = container.delete.take() {
+            container.state = State::Created;
+            self.outbox.answer(ticket, Err(failure));
         }
     }
 
@@ -73,7 +99,6 @@ impl Host {
                 engine.and(files)
             },
             move |host, deleted: Result<(), Failure>| {
-                host.namespaces.unbind(&id);
                 if let Some(container) = host.containers.remove(&id) {
                     let keys = container
                         .init

@@ -10,6 +10,7 @@ use super::container::{Container, InitStreams, State};
 use super::process::Role;
 use super::programs::{Command, Started};
 use super::streams::{null_streams, Connections, Ports};
+use super::tasks::kill_named;
 use super::{Host, Key};
 use crate::bridge::codec::Reply;
 use crate::bridge::outbox::Ticket;
@@ -43,9 +44,7 @@ impl Host {
             Some(_) => self
                 .container(&id)
                 .and_then(|container| match container.state {
-                    State::Exited | State::Deleting => Err(Failure::unspecified(format!(
-                        "running a process in container {id:?}: it has exited"
-                    ))),
+                    State::Exited | State::Deleting => Err(has_exited(&id)),
                     _ => Ok(()),
                 }),
         };
@@ -54,10 +53,10 @@ impl Host {
             Err(failure) => return self.outbox.answer(ticket, Err(failure)),
         };
         let mut init = None;
-        if !external && parameters.oci_process.is_none() {
-            if let Some(container) = self.containers.get_mut(&id) {
+        if let (false, Some(container)) = (external, self.containers.get_mut(&id)) {
+            init = container.init;
+            if parameters.oci_process.is_none() {
                 container.state = State::Starting;
-                init = container.init;
             }
         }
         self.dial(
@@ -75,7 +74,7 @@ impl Host {
                 if external {
                     host.run_external(ticket, parameters, connections);
                 } else if let Some(process) = parameters.oci_process {
-                    host.run_exec(ticket, id, process.0, connections);
+                    host.run_exec(ticket, id, init, process.0, connections);
                 } else {
                     host.start_init(ticket, id, init, connections);
                 }
@@ -167,10 +166,17 @@ impl Host {
         }
     }
 
-    fn run_exec(&mut self, ticket: Ticket, id: String, process: Value, connections: Connections) {
-        let container = match self.container(&id) {
-            Ok(container) => container,
-            Err(failure) => return self.outbox.answer(ticket, Err(failure)),
+    fn run_exec(
+        &mut self,
+        ticket: Ticket,
+        id: String,
+        init: Option<Key>,
+        process: Value,
+        connections: Connections,
+    ) {
+        let same = |c: &&Container| c.init == init && c.state < State::Exited;
+        let Some(container) = self.containers.get(&id).filter(same) else {
+            return self.outbox.answer(ticket, Err(has_exited(&id)));
         };
         let (config, bundle) = (container.config.clone(), container.bundle.clone());
         self.run(
@@ -218,11 +224,15 @@ impl Host {
         let doing = format!("running a process in container {id:?}");
         self.run_helper(doing, EXEC_LIMIT, &order, stdio, move |host, result| {
             let made = result.and_then(|(report, mut fds)| match report {
-                Report::Failed(failure) => Err(failure),
+                Report::Done { pid: Some(pid) } => Ok((pid, terminal.then(|| fds.pop()).flatten())),
                 Report::Done { pid: None } => {
                     Err(Failure::unspecified("the engine's report lacks the pid"))
                 }
-                Report::Done { pid: Some(pid) } => Ok((pid, fds.pop())),
+                Report::Failed(failure) => {
+                    // It may have got as far as to wait for a word from the engine.
+                    kill_named(&fds);
+                    Err(failure)
+                }
             });
             let made = made.and_then(|(pid, master)| match (streams, master) {
                 (ExecStreams::Pipes(relay), _) => Ok((pid, relay)),
@@ -248,8 +258,9 @@ impl Host {
         let key = self.adopt(Role::Exec(id.clone()), pid, relay, None);
         let container = self.containers.get(&id);
         if container.is_none_or(|c| c.state >= State::Exited) {
-            // It joined behind the kill that the end of init brought.
+            // It joined behind the kill that the end of init brought, and may have forked since.
             self.kill_child(key);
+            self.kill_leftovers(&id);
         }
         let Some(container) = self.containers.get_mut(&id) else {
             return self.discard_process(key);
@@ -341,6 +352,12 @@ impl Host {
             .map_err(|error| Failure::unspecified(format!("making the streams: {error}")))?;
         Ok((command, stdio, relay))
     }
+}
+
+fn has_exited(id: &str) -> Failure {
+    Failure::unspecified(format!(
+        "running a process in container {id:?}: it has exited"
+    ))
 }
 
 /// What a process in a container will be relayed through, while the engine makes it.

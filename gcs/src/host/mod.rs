@@ -22,6 +22,7 @@ mod process;
 mod programs;
 mod properties;
 mod requests;
+mod session;
 mod shutdown;
 mod streams;
 mod tasks;
@@ -36,7 +37,7 @@ use crate::bridge::outbox::Outbox;
 use crate::config::Stance;
 use crate::reactor::{Poller, Timers};
 use crate::stdio::StreamKind;
-use crate::storage::MountTable;
+use crate::storage::DiskTable;
 use crate::sys::process::ExitStatus;
 use crate::transport::Dialer;
 
@@ -44,6 +45,7 @@ use container::Container;
 use namespaces::Namespaces;
 use policy::Policy;
 use process::Process;
+use session::{Redial, Session};
 
 /// Names a record for its lifetime; never repeats.
 pub type Key = u64;
@@ -73,10 +75,12 @@ pub enum Deadline {
     Terminal(Key),
     /// An exit of this init that nobody waited for.
     Notification(Key),
-    /// The server of a mapped directory is silent.
-    Share(Key),
     /// A WaitForProcess with a time-out: process and waiter.
     Waiter(Key, Key),
+    /// The killed init of a container that is being deleted should have ended.
+    Deletion(Key),
+    /// The bridge is to be dialled again.
+    Redial,
 }
 
 /// Whose exit a pid's exit is.
@@ -92,16 +96,15 @@ enum Child {
 pub enum End {
     /// The host asked the utility VM to power off (protocol section 6.9).
     PowerOff,
-    /// The bridge is gone (P-018).
+    /// The bridge is gone and cannot be dialled again: it was given (`-use-inouterr`).
     BridgeLost,
-    /// The host sent a header that cannot be one (P-008, P-009).
+    /// So it was given, and the host sent a header that cannot be one (P-008, P-009).
     BadFraming,
 }
 
-/// Exits of processes not yet known: the container engine reports a pid after making it.
-const UNCLAIMED_EXITS: usize = 256;
-/// Exit status of a process whose own was lost.
-const UNKNOWN_STATUS: u8 = 255;
+/// Exits of processes not yet known: the container engine reports a pid after making it. Orphans
+/// of containers come here too, any number of them.
+const UNCLAIMED_EXITS: usize = 4096;
 
 /// Everything the service knows.
 pub struct Host {
@@ -112,7 +115,8 @@ pub struct Host {
     /// Frames and bytes from the host, for the state dump.
     received: (u64, u64),
     dialer: Dialer,
-    negotiated: bool,
+    session: Session,
+    redial: Redial,
     next_key: Key,
     children: HashMap<Pid, Child>,
     unclaimed: VecDeque<(Pid, ExitStatus)>,
@@ -123,9 +127,7 @@ pub struct Host {
     /// Processes of the utility VM itself, by pid.
     externals: BTreeMap<u32, Key>,
     containers: BTreeMap<String, Container>,
-    mounts: MountTable,
-    /// Connections to the servers of mapped directories, as long as those are mounted.
-    shares: HashMap<Key, modify::Share>,
+    disks: DiskTable,
     namespaces: Namespaces,
     policy: Policy,
 }
@@ -145,7 +147,8 @@ impl Host {
             end: None,
             received: (0, 0),
             dialer,
-            negotiated: false,
+            session: Session::default(),
+            redial: Redial::default(),
             next_key: 1,
             children: HashMap::new(),
             unclaimed: VecDeque::new(),
@@ -155,8 +158,7 @@ impl Host {
             processes: BTreeMap::new(),
             externals: BTreeMap::new(),
             containers: BTreeMap::new(),
-            mounts: MountTable::default(),
-            shares: HashMap::new(),
+            disks: DiskTable::default(),
             namespaces: Namespaces::default(),
             policy,
         })
@@ -188,8 +190,9 @@ impl Host {
                 Deadline::Program(key) => self.program_overdue(key),
                 Deadline::Terminal(key) => self.terminal_due(key),
                 Deadline::Notification(key) => self.notification_due(key),
-                Deadline::Share(key) => self.share_overdue(key),
                 Deadline::Waiter(key, waiter) => self.waiter_overdue(key, waiter),
+                Deadline::Deletion(key) => self.deletion_overdue(key),
+                Deadline::Redial => self.redial_due(),
             }
         }
     }
@@ -226,7 +229,7 @@ impl Host {
         // a wrong status is better than a wait without end.
         if process_gone(pid) {
             log::error!("process {pid} ended unseen: its exit status is not known");
-            return Some(ExitStatus::Exited(UNKNOWN_STATUS));
+            return Some(ExitStatus::Unknown);
         }
         self.children.insert(pid, child);
         None

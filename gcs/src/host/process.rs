@@ -57,6 +57,11 @@ impl Process {
         self.exit.is_some()
     }
 
+    /// Whether its exit was made known to all who waited for it.
+    pub fn is_published(&self) -> bool {
+        self.published
+    }
+
     /// Whether a waiter got the exit code.
     pub fn is_collected(&self) -> bool {
         self.collected
@@ -174,17 +179,25 @@ impl Host {
 
     /// Makes an exit known once the process was reaped and its streams are drained.
     fn publish_if_over(&mut self, key: Key) {
+        if self.processes.get(&key).is_some_and(|p| p.relay.is_done()) {
+            self.publish(key);
+        }
+    }
+
+    /// Makes the exit of a reaped process known, and gives up what its streams still hold.
+    pub(super) fn publish(&mut self, key: Key) {
         let Some(process) = self.processes.get_mut(&key) else {
             return;
         };
-        let Some(status) = process.exit else { return };
-        if process.published || !process.relay.is_done() {
+        let Some(status) = process.exit.filter(|_| !process.published) else {
             return;
-        }
+        };
         process.published = true;
-        process.relay = Relay::default();
+        let relay = std::mem::take(&mut process.relay);
+        note_poll_error("a stream", relay.abandon(&mut self.poller));
         let waiters = std::mem::take(&mut process.waiters);
-        process.collected |= !waiters.is_empty();
+        // An answer without a bridge is lost: its host will ask again (protocol 12.1).
+        process.collected |= !waiters.is_empty() && self.outbox.is_connected();
         let role = process.role.clone();
         for waiter in waiters {
             if let Some(timer) = waiter.timer {
@@ -212,7 +225,8 @@ impl Host {
         })
     }
 
-    /// Waits for a process. `limit` none: for ever; zero: the answer is due now.
+    /// Waits for a process. `limit` none: for ever; zero: to the end of this turn of the loop,
+    /// which may still bring the exit.
     pub(super) fn wait_for(&mut self, key: Key, ticket: Ticket, limit: Option<Duration>) {
         let waiter = self.key();
         let Some(process) = self.processes.get_mut(&key) else {
@@ -231,9 +245,6 @@ impl Host {
                 self.notify_exit(&id);
             }
             return self.drop_collected(key);
-        }
-        if limit == Some(Duration::ZERO) {
-            return self.outbox.answer(ticket, Err(wait_timeout(process.pid)));
         }
         let timer = limit.map(|limit| {
             self.timers

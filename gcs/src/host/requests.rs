@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::policy::Act;
+use super::session::Session;
 use super::Host;
 use crate::bridge::codec::{self, Reply, Request};
 use crate::bridge::frame::Frame;
@@ -44,10 +45,13 @@ impl Host {
 
     /// What may be asked before and after the version was agreed (P-074, P-075).
     fn admit(&self, message: MessageId) -> Result<(), Failure> {
-        if self.negotiated != (message == MessageId::NEGOTIATE_PROTOCOL) {
-            return Ok(());
-        }
-        let when = if self.negotiated { "after" } else { "before" };
+        let negotiates = message == MessageId::NEGOTIATE_PROTOCOL;
+        let when = match self.session {
+            Session::Unnegotiated if negotiates => return Ok(()),
+            Session::V4 if !negotiates => return Ok(()),
+            Session::Unnegotiated => "before",
+            Session::V4 => "after",
+        };
         let text = format!("{message} cannot be sent {when} the version was negotiated");
         Err(Failure::new(HResult::NOT_IMPLEMENTED, text))
     }
@@ -55,8 +59,12 @@ impl Host {
     fn dispatch(&mut self, ticket: Ticket, base: &MessageBase, request: Request) {
         match request {
             Request::Negotiate(body) => {
-                let reply = self.negotiate(&body);
+                let reply = Self::negotiate(&body);
+                let agreed = reply.is_ok();
                 self.outbox.answer(ticket, reply);
+                if agreed {
+                    self.open_session(Session::V4);
+                }
             }
             Request::Create(body) => self.create(ticket, base, body.container_config.into_inner()),
             // The program starts with ExecuteProcess, which alone knows the stream ports.
@@ -76,7 +84,7 @@ impl Host {
         }
     }
 
-    fn negotiate(&mut self, body: &NegotiateProtocol) -> Result<Reply, Failure> {
+    fn negotiate(body: &NegotiateProtocol) -> Result<Reply, Failure> {
         let ProtocolVersion(ours) = ProtocolVersion::V4;
         if body.maximum_version < ours || body.minimum_version > ours {
             let text = format!(
@@ -85,7 +93,6 @@ impl Host {
             );
             return Err(Failure::new(HResult::UNSUPPORTED_PROTOCOL_VERSION, text));
         }
-        self.negotiated = true;
         log::info!("negotiated protocol version {ours}");
         let capabilities = GcsCapabilities::linux();
         Ok(Reply::Negotiated {
@@ -96,6 +103,10 @@ impl Host {
 
     fn wait(&mut self, ticket: Ticket, base: &MessageBase, body: &ContainerWaitForProcess) {
         let (id, pid) = (&base.container_id, body.process_id);
+        if self.outbox.has_too_many_waits() {
+            let text = format!("waiting for process {pid}: too many requests wait already");
+            return self.outbox.answer(ticket, Err(Failure::unspecified(text)));
+        }
         let key = if id == UVM_ID {
             // An unknown pid has another code here than for signals (protocol 4.5, 4.6).
             self.external(pid).map_err(|failure| Failure {

@@ -33,18 +33,18 @@ impl Host {
             Ok(container) => container,
             Err(failure) => return self.outbox.answer(ticket, Err(failure)),
         };
+        if container.state >= State::Exited {
+            self.outbox.answer(ticket, Ok(Reply::Done));
+            // The host may be waiting for it (protocol 6.10).
+            return self.notify_if_known(id);
+        }
         // Noted first: the container may be gone before the signal task has reported.
-        let before = container.exit_type.clone();
-        container.exit_type = if signal == SIGKILL {
+        let noted = if signal == SIGKILL {
             NotificationType::ForcedExit
         } else {
             NotificationType::GracefulExit
         };
-        if container.state >= State::Exited {
-            self.outbox.answer(ticket, Ok(Reply::Done));
-            // The host may be waiting for it (protocol 6.10).
-            return self.notify_exit(id);
-        }
+        let before = std::mem::replace(&mut container.exit_type, noted.clone());
         let (name, id) = (id.to_owned(), id.to_owned());
         self.run(
             format!("sending signal {signal} to container {id:?}"),
@@ -53,7 +53,10 @@ impl Host {
             move |host, sent: Result<(), Failure>| {
                 if sent.is_err() {
                     if let Some(container) = host.containers.get_mut(&id) {
-                        container.exit_type = before;
+                        // Unless a later signal has got through.
+                        if container.exit_type == noted {
+                            container.exit_type = before;
+                        }
                     }
                 }
                 host.outbox.answer(ticket, sent.map(|()| Reply::Done));

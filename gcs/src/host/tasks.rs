@@ -4,6 +4,8 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::libc::SIGKILL;
 use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 use serde::Serialize;
@@ -12,6 +14,7 @@ use super::{note_poll_error, Child, Deadline, Host, Key, Source};
 use crate::error::Failure;
 use crate::prot::HResult;
 use crate::reactor::{Interest, Registration, TimerKey};
+use crate::sys::pidfd;
 use crate::sys::process::{self, ExitStatus};
 use crate::task::{self, Channel, Received, Running};
 
@@ -36,6 +39,19 @@ pub struct Task {
     then: Option<Then>,
 }
 
+/// Ends the processes whose pidfds are among `fds`: the engine names one that it is making, and
+/// has failed or was killed since. Other descriptors are left alone.
+pub(super) fn kill_named(fds: &[OwnedFd]) {
+    for fd in fds {
+        match pidfd::signal(fd, SIGKILL) {
+            Ok(()) => log::info!("a process that the container engine left half-made is killed"),
+            // Gone already, or no pidfd.
+            Err(Errno::ESRCH | Errno::EBADF | Errno::EINVAL) => {}
+            Err(errno) => log::error!("killing a half-made process: {errno}"),
+        }
+    }
+}
+
 impl Host {
     /// Runs `job` in a child and goes on with `then`. `doing` names the work in errors.
     pub fn run<T, J, F>(&mut self, doing: impl Into<String>, limit: Duration, job: J, then: F)
@@ -44,24 +60,9 @@ impl Host {
         J: FnOnce() -> Result<T, Failure>,
         F: FnOnce(&mut Self, Result<T, Failure>) + 'static,
     {
-        self.run_with(doing, limit, &[], job, then);
-    }
-
-    /// The same with descriptors that stay open in the child, beside its channel.
-    pub fn run_with<T, J, F>(
-        &mut self,
-        doing: impl Into<String>,
-        limit: Duration,
-        keep: &[BorrowedFd<'_>],
-        job: J,
-        then: F,
-    ) where
-        T: Serialize + DeserializeOwned,
-        J: FnOnce() -> Result<T, Failure>,
-        F: FnOnce(&mut Self, Result<T, Failure>) + 'static,
-    {
-        let started = task::fork(keep, job);
-        self.supervise(doing.into(), limit, started, move |host, finished| {
+        let doing = doing.into();
+        let started = task::fork(job);
+        self.supervise(doing, limit, started, move |host, finished| {
             then(
                 host,
                 finished.and_then(|f| task::decode::<T>(&f.bytes, f.exit)),
@@ -70,7 +71,8 @@ impl Host {
     }
 
     /// Has the container engine carry out `order` in a process of its own; `then` also gets the
-    /// descriptors that came with the report.
+    /// descriptors that came with the report. A process that it named by a pidfd dies when it
+    /// does not come to a report.
     pub fn run_helper<T, R, F>(
         &mut self,
         doing: impl Into<String>,
@@ -86,7 +88,8 @@ impl Host {
         let started = task::helper(crate::runtime::APPLET, order, stdio);
         self.supervise(doing.into(), limit, started, move |host, finished| {
             let result = finished.and_then(|f| {
-                let report = task::decode_report(&f.bytes, f.exit)?;
+                let report =
+                    task::decode_report(&f.bytes, f.exit).inspect_err(|_| kill_named(&f.fds))?;
                 Ok((report, f.fds))
             });
             then(host, result);
@@ -142,7 +145,7 @@ impl Host {
             return;
         };
         match task.received.read(channel) {
-            Ok(Channel::Open) => return,
+            Ok(Channel::Open(_)) => return,
             Ok(Channel::Ended) => {}
             Err(error) => {
                 log::error!("{}: reading the result: {error}", task.label);
@@ -199,6 +202,10 @@ impl Host {
         }
         // Nobody reads it any more, and an orphan of the child may hold it open for ever.
         if let Some((channel, mut registration)) = task.channel.take() {
+            // The last chance to learn of a process made; with the channel closed, one that was
+            // not named yet fails to do so and goes no further.
+            while matches!(task.received.read(&channel), Ok(Channel::Open(1..))) {}
+            kill_named(&task.received.fds);
             let forgotten = self.poller.forget(&mut registration, channel.as_fd());
             note_poll_error(&task.label, forgotten);
         }

@@ -11,6 +11,7 @@ use std::convert::Infallible;
 use std::ffi::CString;
 use std::fs::File;
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -21,7 +22,7 @@ use libcontainer::workload::{
 use nix::unistd::{access, execve, AccessFlags};
 
 use super::{ORDER_FD, REPORT_FD};
-use crate::sys::fds;
+use crate::sys::{channel, fds, pidfd};
 
 #[derive(Clone)]
 pub(super) struct Program {
@@ -62,10 +63,16 @@ impl Program {
 
 impl Executor for Program {
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
+        let named = match self.failure {
+            // Init is found by its cgroup.
+            Some(_) => Ok(()),
+            None => name_to_service(),
+        };
         // Init may wait long for its start; the helper's end must be seen before that.
         fds::close_copy(ORDER_FD);
         fds::close_copy(REPORT_FD);
-        process(spec)
+        named
+            .and_then(|()| process(spec))
             .and_then(find)
             .map(drop)
             .map_err(ExecutorValidationError::ArgValidationError)
@@ -90,6 +97,19 @@ impl Executor for Program {
         // 126 as a shell would end.
         std::process::exit(if told.is_ok() { 126 } else { 255 });
     }
+}
+
+/// Gives the service a pidfd of this process, with a blank for a message. From here on it runs
+/// also when the engine is killed before it could report: then the service ends it. One that
+/// the service does not hear of goes no further.
+fn name_to_service() -> Result<(), String> {
+    let own = pidfd::open(nix::unistd::getpid().as_raw())
+        .map_err(|e| format!("open a pidfd of the new process: {e}"))?
+        .ok_or("the new process is not there")?;
+    fds::with_copy(REPORT_FD, |service| {
+        channel::send(service, b" ", Some(own.as_fd()))
+    })
+    .map_err(|e| format!("name the new process to the service: {}", e.desc()))
 }
 
 fn process(spec: &Spec) -> Result<&Process, String> {

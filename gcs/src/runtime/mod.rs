@@ -45,7 +45,8 @@ pub use engine::applet;
 pub const APPLET: &str = "gcs-oci";
 /// The helper's fd with the JSON [`Order`], read from offset 0 to its end.
 pub const ORDER_FD: i32 = 3;
-/// The helper's `SOCK_SEQPACKET` socket for its one [`Report`].
+/// The helper's `SOCK_SEQPACKET` socket for its one [`Report`]. Of an exec a blank comes first,
+/// with a pidfd of the new process: should there be no report, the reader kills it.
 pub const REPORT_FD: i32 = 4;
 /// Longest report datagram in bytes.
 pub const REPORT_MAX: usize = 60 * 1024;

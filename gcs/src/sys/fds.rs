@@ -1,7 +1,7 @@
 //! File descriptors and signals as a re-executed helper finds and leaves them.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::fcntl::{fcntl, FcntlArg, FdFlag};
 use nix::sys::signal::{sigprocmask, SigSet, SigmaskHow};
@@ -24,6 +24,13 @@ pub fn null() -> io::Result<OwnedFd> {
     let mut options = std::fs::File::options();
     options.read(true).write(true);
     options.open("/dev/null").map(OwnedFd::from)
+}
+
+/// Lends a number that the other side of a fork owns.
+pub fn with_copy<T>(number: i32, work: impl FnOnce(BorrowedFd<'_>) -> T) -> T {
+    // SAFETY: in a forked child, where nothing else closes it meanwhile; a number that is not
+    // open makes the calls on it fail.
+    work(unsafe { BorrowedFd::borrow_raw(number) })
 }
 
 /// Closes a number that the other side of a fork owns; closed already is fine.

@@ -1,7 +1,7 @@
 //! Signals and waits by process, for code in tasks (it may block).
 
 use std::io;
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -23,6 +23,21 @@ pub fn open(pid: i32) -> io::Result<Option<OwnedFd>> {
         e if e.raw_os_error() == Some(libc::ESRCH) => Ok(None),
         e => Err(e),
     }
+}
+
+/// `pidfd_send_signal(2)`: the process meant, whatever has become of its number.
+pub fn signal(process: impl AsFd, signal: i32) -> Result<(), Errno> {
+    // SAFETY: no signal information is given, which the null pointer says.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            process.as_fd().as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    Errno::result(done).map(drop)
 }
 
 /// `kill(2)`; a process that is gone is no error.

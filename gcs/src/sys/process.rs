@@ -258,6 +258,8 @@ pub fn reap_one() -> nix::Result<Option<(Pid, ExitStatus)>> {
 pub enum ExitStatus {
     Exited(u8),
     Signaled(i32),
+    /// It could not be collected.
+    Unknown,
 }
 
 impl ExitStatus {
@@ -269,11 +271,12 @@ impl ExitStatus {
         }
     }
 
-    /// `ExitCode` on the wire (protocol section 6.7): the status, or 128 + signal.
+    /// `ExitCode` on the wire (protocol section 6.7): the status, or 128 + signal, or -1.
     pub fn code(self) -> u32 {
         match self {
             Self::Exited(code) => u32::from(code),
             Self::Signaled(signal) => 128 + signal.unsigned_abs(),
+            Self::Unknown => u32::MAX,
         }
     }
 }

@@ -33,16 +33,10 @@ pub struct Running {
     pub channel: OwnedFd,
 }
 
-/// Runs `job` in a forked child, which has no descriptors but `keep`. Its result is read back by
-/// [`decode`].
-pub fn fork<T: Serialize>(
-    keep: &[BorrowedFd<'_>],
-    job: impl FnOnce() -> Result<T, Failure>,
-) -> io::Result<Running> {
+/// Runs `job` in a forked child. Its result is read back by [`decode`].
+pub fn fork<T: Serialize>(job: impl FnOnce() -> Result<T, Failure>) -> io::Result<Running> {
     let (ours, theirs) = channel(SockType::Stream)?;
-    let mut kept = vec![theirs.as_fd()];
-    kept.extend_from_slice(keep);
-    let pid = process::fork_child(&kept, || {
+    let pid = process::fork_child(&[theirs.as_fd()], || {
         let result = job();
         match serde_json::to_vec(&result) {
             Ok(bytes) => i32::from(send_all(&theirs, &bytes).is_err()),
@@ -53,7 +47,8 @@ pub fn fork<T: Serialize>(
 }
 
 /// Starts this program again as `applet`: descriptors 0..2 are `stdio`, 3 a memory file with
-/// `order` as JSON, 4 the channel, on which it sends one datagram.
+/// `order` as JSON, 4 the channel, on which it sends one datagram; before it perhaps a blank with
+/// a descriptor.
 pub fn helper<T: Serialize>(
     applet: &str,
     order: &T,
@@ -100,7 +95,8 @@ pub struct Received {
 /// Whether more can come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Channel {
-    Open,
+    /// So many bytes came.
+    Open(usize),
     Ended,
 }
 
@@ -110,7 +106,7 @@ impl Received {
         let mut buffer = vec![0; 64 * 1024];
         let count = match receive(channel.as_fd(), &mut buffer, &mut self.fds) {
             Ok(count) => count,
-            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(Channel::Open),
+            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(Channel::Open(0)),
             Err(errno) => return Err(errno.into()),
         };
         if count == 0 {
@@ -120,7 +116,7 @@ impl Received {
             return Err(io::Error::other("the result is over 1 MiB"));
         }
         self.bytes.extend_from_slice(&buffer[..count]);
-        Ok(Channel::Open)
+        Ok(Channel::Open(count))
     }
 }
 
@@ -133,6 +129,7 @@ fn unusable(exit: ExitStatus, error: &serde_json::Error) -> Failure {
     let ended = match exit {
         ExitStatus::Exited(code) => format!("ended with status {code}"),
         ExitStatus::Signaled(signal) => format!("was killed by signal {signal}"),
+        ExitStatus::Unknown => "ended unseen".to_owned(),
     };
     Failure::unspecified(format!(
         "the child doing the work {ended} and left no usable result ({error})"

@@ -221,7 +221,21 @@ impl Made {
     }
 }
 
+/// The report, behind the naming of an exec's process.
 fn report(socket: &OwnedFd) -> (Report, Option<File>) {
+    let (text, named) = datagram(socket);
+    let (text, master) = if text == b" " {
+        assert!(named.is_some(), "a name without a pidfd");
+        datagram(socket)
+    } else {
+        (text, named)
+    };
+    let report = serde_json::from_slice(&text)
+        .unwrap_or_else(|e| panic!("report {:?}: {e}", String::from_utf8_lossy(&text)));
+    (report, master)
+}
+
+fn datagram(socket: &OwnedFd) -> (Vec<u8>, Option<File>) {
     let mut text = vec![0; 64 * 1024];
     let mut space = nix::cmsg_space!(i32);
     let mut iov = [std::io::IoSliceMut::new(&mut text)];
@@ -232,14 +246,13 @@ fn report(socket: &OwnedFd) -> (Report, Option<File>) {
         MsgFlags::MSG_CMSG_CLOEXEC,
     )
     .unwrap();
-    let master = message.cmsgs().unwrap().find_map(|c| match c {
+    let fd = message.cmsgs().unwrap().find_map(|c| match c {
         ControlMessageOwned::ScmRights(fds) => fds.first().map(|fd| File::from(sys::own(*fd))),
         _ => None,
     });
     let length = message.bytes;
-    let report = serde_json::from_slice(&text[..length])
-        .unwrap_or_else(|e| panic!("report {:?}: {e}", String::from_utf8_lossy(&text[..length])));
-    (report, master)
+    text.truncate(length);
+    (text, fd)
 }
 
 /// Exit code as the bridge reports it.

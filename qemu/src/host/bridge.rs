@@ -16,21 +16,28 @@ use super::wire::{self, Frame, Rpc};
 /// How long the cause of a lost bridge (a panic on the console, QEMU's exit) may take to show.
 const SETTLE: Duration = Duration::from_secs(3);
 
-/// Reads the bridge to its end, or to the end of the run. Runs on a thread of its own.
-pub(crate) fn read(shared: &Shared, mut from: impl Read, is_strict: bool) {
+/// Reads a bridge, the one of this `number`, to its end or to the end of the run. Runs on a
+/// thread of its own.
+pub(crate) fn read(shared: &Shared, mut from: impl Read, number: u32, is_strict: bool) {
+    let closed = |end| closed(shared, number, end);
     loop {
-        let said = match wire::read_frame(&mut from) {
+        let frame = wire::read_frame(&mut from);
+        if shared.lock().bridge_number != number {
+            // Dropped from this side: what it still brings is not read by a host either.
+            return;
+        }
+        let said = match frame {
             Ok(Some(frame)) => take(shared, &frame, is_strict),
-            Ok(None) => return closed(shared, End::BridgeClosed),
+            Ok(None) => return closed(End::BridgeClosed),
             Err(e @ wire::FrameError::Size { .. }) => {
                 // There is no way to find the next frame, strict or not.
                 shared.end(End::Violation(e.to_string()));
                 return;
             }
             Err(e @ wire::FrameError::Cut { .. }) => {
-                return closed(shared, End::Violation(e.to_string()));
+                return closed(End::Violation(e.to_string()));
             }
-            Err(wire::FrameError::Io(_)) => return closed(shared, End::BridgeClosed),
+            Err(wire::FrameError::Io(_)) => return closed(End::BridgeClosed),
         };
         if let Err(violation) = said {
             if is_strict {
@@ -43,9 +50,11 @@ pub(crate) fn read(shared: &Shared, mut from: impl Read, is_strict: bool) {
 }
 
 /// A guest that dies takes the bridge along: its own last words explain more.
-fn closed(shared: &Shared, end: End) {
+fn closed(shared: &Shared, number: u32, end: End) {
     let leaving = shared.update(|state| {
-        state.bridge = None;
+        if state.bridge_number == number {
+            state.bridge = None;
+        }
         state.leaving
     });
     if leaving && end == End::BridgeClosed {

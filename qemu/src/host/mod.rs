@@ -71,6 +71,7 @@ pub struct Host(Arc<Inner>);
 
 struct Inner {
     shared: Shared,
+    strict: bool,
     ports: Ports,
     writer: Arc<Mutex<()>>,
     next_port: AtomicU32,
@@ -107,24 +108,11 @@ impl Host {
         };
         ports.open(LOG_PORT, Box::new(taker)).map_err(io)?;
 
-        let to = shared.clone();
-        let taker = move |stream: UnixStream| {
-            let read = stream
-                .set_write_timeout(Some(WRITE_LIMIT))
-                .and_then(|()| stream.try_clone());
-            let Ok(read) = read else {
-                return to.end(End::BridgeClosed);
-            };
-            to.update(|state| {
-                state.bridge_at = Some(Instant::now());
-                state.bridge = Some(Arc::new(stream));
-            });
-            reader("bridge", move || bridge::read(&to, read, strict));
-        };
-        ports.open(BRIDGE_PORT, Box::new(taker)).map_err(io)?;
+        open_bridge(&ports, &shared, strict).map_err(io)?;
 
         Ok(Self(Arc::new(Inner {
             shared,
+            strict,
             ports,
             writer: Arc::default(),
             next_port: AtomicU32::new(FIRST_STDIO_PORT),
@@ -209,6 +197,29 @@ impl Host {
         }
     }
 
+    /// Drops the bridge, as a host does that is restarted while its VM lives on. Requests on
+    /// their way stay outstanding: a guest may answer them on the next bridge (protocol.md 12.1).
+    /// The guest's dials are refused until [`Self::accept_bridge`].
+    pub fn drop_bridge(&self) {
+        let bridge = self.shared().update(|state| {
+            state.bridge_number += 1;
+            state.bridge.take()
+        });
+        if let Some(stream) = bridge {
+            // It may be gone already, which is what is wanted.
+            drop(stream.shutdown(std::net::Shutdown::Both));
+        }
+    }
+
+    /// Listens for the next bridge, and waits for the guest to dial it.
+    pub fn accept_bridge(&self, limit: Duration) -> Result<(), HostError> {
+        open_bridge(&self.0.ports, self.shared(), self.0.strict)
+            .map_err(HostError::io("listening on the bridge port again"))?;
+        let doing = "waiting for the guest to dial the bridge port again";
+        self.shared()
+            .wait(doing, limit, |state| state.bridge.is_some().then_some(()))
+    }
+
     pub(crate) fn shared(&self) -> &Shared {
         &self.0.shared
     }
@@ -251,6 +262,26 @@ impl Drop for Inner {
             drop(stream.shutdown(std::net::Shutdown::Both));
         }
     }
+}
+
+/// Listens for one connection of the bridge.
+fn open_bridge(ports: &Ports, shared: &Shared, strict: bool) -> std::io::Result<()> {
+    let to = shared.clone();
+    let taker = move |stream: UnixStream| {
+        let read = stream
+            .set_write_timeout(Some(WRITE_LIMIT))
+            .and_then(|()| stream.try_clone());
+        let Ok(read) = read else {
+            return to.end(End::BridgeClosed);
+        };
+        let number = to.update(|state| {
+            state.bridge_at = Some(Instant::now());
+            state.bridge = Some(Arc::new(stream));
+            state.bridge_number
+        });
+        reader("bridge", move || bridge::read(&to, read, number, strict));
+    };
+    ports.open(BRIDGE_PORT, Box::new(taker))
 }
 
 fn reader(name: &str, run: impl FnOnce() + Send + 'static) {

@@ -51,6 +51,8 @@ pub(crate) struct State {
     pub log_at: Option<Instant>,
     pub bridge_at: Option<Instant>,
     pub bridge: Option<Arc<UnixStream>>,
+    /// Counts the bridges that this side has dropped.
+    pub bridge_number: u32,
     /// The guest was told to power off: the bridge may go away.
     pub leaving: bool,
     /// Violations met with strict mode off.
