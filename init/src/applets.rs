@@ -18,6 +18,8 @@ pub enum Applet {
     Service,
     /// The container engine, in a process of its own.
     Engine,
+    /// `mkfs.ext4`, for hosts that have their scratch disks made here.
+    Mkfs,
 }
 
 /// Says which applet the words ask for, and how many of them are its names.
@@ -31,6 +33,7 @@ pub fn choose(words: &[OsString], pid: u32) -> (Applet, usize) {
         _ if pid == 1 => (Applet::Init, 1),
         (Some("vsockexec"), _) => (Applet::Wrapper, 1),
         (Some("gcs"), _) => (Applet::Service, 1),
+        (Some("mkfs.ext4"), _) => (Applet::Mkfs, 1),
         (_, Some("gcs-oci")) => (Applet::Engine, 2),
         (_, Some("vsockexec")) => (Applet::Wrapper, 2),
         (_, Some("gcs")) => (Applet::Service, 2),
@@ -85,6 +88,17 @@ fn blocking(fd: OwnedFd) -> io::Result<OwnedFd> {
     use nix::fcntl::{fcntl, FcntlArg, OFlag};
     fcntl(&fd, FcntlArg::F_SETFL(OFlag::empty()))?;
     Ok(fd)
+}
+
+/// The command `mkfs.ext4`.
+pub fn mkfs(words: &[OsString]) -> i32 {
+    match gcs::storage::mkfs::command(words) {
+        Ok(()) => 0,
+        Err(text) => {
+            complain("mkfs.ext4", text);
+            1
+        }
+    }
 }
 
 /// PID 1's work asked of a process that is not PID 1 of a machine of ours.
@@ -145,6 +159,7 @@ mod tests {
             ("/x/init gcs-oci", 7, (Applet::Engine, 2)),
             ("/x/init gcs -v4", 7, (Applet::Service, 2)),
             ("/x/init vsockexec", 7, (Applet::Wrapper, 2)),
+            ("/sbin/mkfs.ext4 -q /dev/sda", 7, (Applet::Mkfs, 1)),
             ("/x/init", 7, (Applet::Init, 1)),
             ("", 7, (Applet::Init, 1)),
         ] {

@@ -37,6 +37,7 @@ fn start(words: Vec<OsString>) -> i32 {
     match applet {
         Applet::Init => pid_1(words),
         Applet::Wrapper => guarded(|| applets::wrapper(words)),
+        Applet::Mkfs => guarded(|| applets::mkfs(words)),
         Applet::Service => {
             gcs::log::init();
             guarded(|| applets::serve(words))

@@ -12,6 +12,7 @@ use super::{Deadline, Host, Key};
 use crate::bridge::outbox::Ticket;
 use crate::error::Failure;
 use crate::prot::{ContainerNotification, HResult, NotificationType};
+use crate::spec::Made;
 
 /// How long an exit that nobody waited for yet is kept back.
 const WAITER_GRACE: Duration = Duration::from_secs(5);
@@ -51,6 +52,8 @@ pub struct Container {
     pub scratch: PathBuf,
     /// The spec it runs by, as written to its bundle.
     pub config: Value,
+    /// What its Create made for the whole pod, until it has succeeded.
+    pub shared: Made,
     /// With its own pid namespace the kernel ends all its processes when init ends.
     pub owns_pid_namespace: bool,
     pub streams: Option<InitStreams>,
@@ -74,6 +77,7 @@ impl Container {
             bundle,
             scratch,
             config: Value::Null,
+            shared: Made::default(),
             owns_pid_namespace: false,
             streams: None,
             init: None,

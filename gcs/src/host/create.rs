@@ -10,17 +10,19 @@ use serde_json::Value;
 
 use super::container::{Container, InitStreams, State};
 use super::process::Role;
-use super::Host;
+use super::{namespaces, Host};
 use crate::bridge::codec::Reply;
 use crate::bridge::outbox::Ticket;
 use crate::error::Failure;
 use crate::prot::{HResult, MessageBase, SchemaVersion, VmHostedContainerSettingsV2};
 use crate::runtime::{Order, Report};
-use crate::spec::{self, Context, Prepared};
+use crate::spec::{self, Context, Kind, Made, Prepared, Security};
 use crate::stdio::{input_pipe, output_pipe, Relay};
 
-const PREPARE_LIMIT: Duration = Duration::from_secs(60);
+/// Over the time that assigned devices may take to appear.
+const PREPARE_LIMIT: Duration = Duration::from_secs(90);
 const ENGINE_LIMIT: Duration = Duration::from_secs(120);
+const CLEAN_UP_LIMIT: Duration = Duration::from_secs(60);
 
 impl Host {
     pub(super) fn create(
@@ -35,15 +37,41 @@ impl Host {
         };
         let id = base.container_id.clone();
         let name = id.clone();
+        let namespace = spec::network_namespace(&oci);
+        let context = self.context(&oci, namespace.as_deref());
         self.run(
             format!("creating container {id:?}"),
             PREPARE_LIMIT,
-            move || spec::prepare(&name, &bundle, oci, &Context::default()),
+            move || spec::prepare(&name, &bundle, oci, &context),
             move |host, result| match result {
-                Ok(prepared) => host.create_in_engine(ticket, id, prepared),
+                Ok(prepared) => host.prepared(ticket, id, namespace.as_deref(), prepared),
                 Err(failure) => host.create_failed(ticket, id, failure),
             },
         );
+    }
+
+    /// The files are there: takes the network namespace, which a workload has from its sandbox.
+    fn prepared(
+        &mut self,
+        ticket: Ticket,
+        id: String,
+        namespace: Option<&str>,
+        prepared: Prepared,
+    ) {
+        let Some(container) = self.containers.get_mut(&id) else {
+            return;
+        };
+        container.owns_pid_namespace = prepared.owns_pid_namespace;
+        container.config = prepared.config;
+        container.shared = prepared.shared;
+        let bound = match prepared.kind {
+            Kind::Workload { .. } => Ok(()),
+            Kind::Sandbox | Kind::Standalone => self.namespaces.bind(namespace, &id),
+        };
+        match bound {
+            Ok(()) => self.create_in_engine(ticket, id, prepared.terminal),
+            Err(failure) => self.create_failed(ticket, id, failure),
+        }
     }
 
     /// Checks what can be checked without touching anything, then takes the id.
@@ -65,23 +93,57 @@ impl Host {
             let text = format!("there is a container {id:?} already");
             return Err(Failure::new(HResult::SYSTEM_ALREADY_EXISTS, text));
         }
+        let context = Context::default();
         let bundle = match config.oci_bundle_path.as_str() {
-            "" => Context::default().root(id),
+            "" => context.bundle(id),
             path => PathBuf::from(path),
         };
         let scratch = PathBuf::from(config.scratch_dir_path);
+        context.check_removable("OciBundlePath", &bundle)?;
+        context.check_removable("ScratchDirPath", &scratch)?;
+        self.check_unshared(&bundle)?;
         let container = Container::creating(base.activity_id.clone(), bundle.clone(), scratch);
         self.containers.insert(id.clone(), container);
         Ok((bundle, oci.0))
     }
 
-    fn create_in_engine(&mut self, ticket: Ticket, id: String, prepared: Prepared) {
+    /// The bundle is removed with its container: it must not be, hold or lie in another's.
+    fn check_unshared(&self, bundle: &Path) -> Result<(), Failure> {
+        let overlaps = |other: &Path| bundle.starts_with(other) || other.starts_with(bundle);
+        match self.containers.iter().find(|(_, c)| overlaps(&c.bundle)) {
+            None => Ok(()),
+            Some((other, _)) => Err(Failure::new(
+                HResult::INVALID_ARGUMENT,
+                format!("OciBundlePath {bundle:?}: container {other:?} has its bundle there"),
+            )),
+        }
+    }
+
+    /// What the spec is rewritten against, of all that this host knows.
+    fn context(&self, oci: &Value, namespace: Option<&str>) -> Context {
+        let mut context = Context {
+            adapters: match namespace {
+                Some(id) if self.namespaces.known(id) => Ok(self.namespaces.adapters(id)),
+                id => Err(namespaces::unknown(id)),
+            },
+            security: Security {
+                policy: self.policy.encoded().to_owned(),
+                reference: self.policy.reference().to_owned(),
+            },
+            ..Context::default()
+        };
+        context.sandbox = spec::sandbox_id(oci).and_then(|sandbox| {
+            let bundle = &self.containers.get(sandbox)?.bundle;
+            Some(context.root(sandbox, bundle))
+        });
+        context
+    }
+
+    fn create_in_engine(&mut self, ticket: Ticket, id: String, terminal: bool) {
         let Some(container) = self.containers.get_mut(&id) else {
             return;
         };
-        container.owns_pid_namespace = prepared.owns_pid_namespace;
-        container.config = prepared.config;
-        let streams = if prepared.terminal {
+        let streams = if terminal {
             Ok(None)
         } else {
             Pipes::new().map(Some)
@@ -102,7 +164,7 @@ impl Host {
         let order = Order::Create {
             id: id.clone(),
             bundle: container.bundle.clone(),
-            terminal: prepared.terminal,
+            terminal,
         };
         let doing = format!("creating container {id:?} in the engine");
         self.run_helper(doing, ENGINE_LIMIT, &order, stdio, move |host, result| {
@@ -128,6 +190,7 @@ impl Host {
             return;
         };
         container.state = State::Created;
+        container.shared = Made::default();
         container.streams = Some(streams);
         self.outbox.answer(ticket, Ok(Reply::Created));
         // Behind the reply: an init that is gone already is reported next.
@@ -139,26 +202,47 @@ impl Host {
 
     /// Undoes what a failed Create left, then frees the id and answers (P-131, P-093).
     fn create_failed(&mut self, ticket: Ticket, id: String, failure: Failure) {
-        let Some(container) = self.containers.get(&id) else {
+        let Some(container) = self.containers.get_mut(&id) else {
             return;
         };
         let bundle = container.bundle.clone();
+        let shared = std::mem::take(&mut container.shared);
+        let others = self.used_by_others(&id);
         let name = id.clone();
         self.run(
             format!("cleaning up after the failed create of {id:?}"),
-            PREPARE_LIMIT,
+            CLEAN_UP_LIMIT,
             move || {
                 let engine = crate::runtime::purge(&name);
+                shared.undo(|path| {
+                    let used = |sources: &[PathBuf]| sources.iter().any(|s| s.starts_with(path));
+                    !path.starts_with(&bundle) && others.as_deref().is_none_or(used)
+                });
                 spec::remove_files(&name, Path::new(""), &bundle, &Context::default()).and(engine)
             },
             move |host, cleaned: Result<(), Failure>| {
                 if let Err(left) = cleaned {
                     log::error!("{left}");
                 }
+                host.namespaces.unbind(&id);
                 host.containers.remove(&id);
                 host.outbox.answer(ticket, Err(failure));
             },
         );
+    }
+
+    /// The mount sources of all containers but this one; none while that is not known, because
+    /// one of them is being created.
+    fn used_by_others(&self, id: &str) -> Option<Vec<PathBuf>> {
+        let mut sources = Vec::new();
+        for (_, container) in self.containers.iter().filter(|(other, _)| *other != id) {
+            if container.config.is_null() {
+                return None;
+            }
+            let mounts = container.config["mounts"].as_array().into_iter().flatten();
+            sources.extend(mounts.filter_map(|mount| mount["source"].as_str().map(PathBuf::from)));
+        }
+        Some(sources)
     }
 }
 

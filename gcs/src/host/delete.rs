@@ -99,6 +99,7 @@ impl Host {
                 engine.and(files)
             },
             move |host, deleted: Result<(), Failure>| {
+                host.namespaces.unbind(&id);
                 if let Some(container) = host.containers.remove(&id) {
                     let keys = container
                         .init

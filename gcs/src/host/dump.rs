@@ -75,6 +75,7 @@ impl Host {
             format!("open descriptors {open}"),
             format!("deadlines {}", self.timers.len()),
             format!("dials {}", self.dials.len()),
+            format!("mapped directories {}", self.shares.len()),
             format!("starting programs {}", self.programs.len()),
             format!("children {}", self.children.len()),
             format!("unclaimed exits {}", self.unclaimed.len()),

@@ -37,7 +37,7 @@ use crate::bridge::outbox::Outbox;
 use crate::config::Stance;
 use crate::reactor::{Poller, Timers};
 use crate::stdio::StreamKind;
-use crate::storage::DiskTable;
+use crate::storage::MountTable;
 use crate::sys::process::ExitStatus;
 use crate::transport::Dialer;
 
@@ -75,6 +75,8 @@ pub enum Deadline {
     Terminal(Key),
     /// An exit of this init that nobody waited for.
     Notification(Key),
+    /// The server of a mapped directory is silent.
+    Share(Key),
     /// A WaitForProcess with a time-out: process and waiter.
     Waiter(Key, Key),
     /// The killed init of a container that is being deleted should have ended.
@@ -127,7 +129,9 @@ pub struct Host {
     /// Processes of the utility VM itself, by pid.
     externals: BTreeMap<u32, Key>,
     containers: BTreeMap<String, Container>,
-    disks: DiskTable,
+    mounts: MountTable,
+    /// Connections to the servers of mapped directories, as long as those are mounted.
+    shares: HashMap<Key, modify::Share>,
     namespaces: Namespaces,
     policy: Policy,
 }
@@ -158,7 +162,8 @@ impl Host {
             processes: BTreeMap::new(),
             externals: BTreeMap::new(),
             containers: BTreeMap::new(),
-            disks: DiskTable::default(),
+            mounts: MountTable::default(),
+            shares: HashMap::new(),
             namespaces: Namespaces::default(),
             policy,
         })
@@ -190,6 +195,7 @@ impl Host {
                 Deadline::Program(key) => self.program_overdue(key),
                 Deadline::Terminal(key) => self.terminal_due(key),
                 Deadline::Notification(key) => self.notification_due(key),
+                Deadline::Share(key) => self.share_overdue(key),
                 Deadline::Waiter(key, waiter) => self.waiter_overdue(key, waiter),
                 Deadline::Deletion(key) => self.deletion_overdue(key),
                 Deadline::Redial => self.redial_due(),

@@ -60,9 +60,24 @@ impl Host {
         J: FnOnce() -> Result<T, Failure>,
         F: FnOnce(&mut Self, Result<T, Failure>) + 'static,
     {
-        let doing = doing.into();
-        let started = task::fork(job);
-        self.supervise(doing, limit, started, move |host, finished| {
+        self.run_with(doing, limit, &[], job, then);
+    }
+
+    /// The same with descriptors that stay open in the child, beside its channel.
+    pub fn run_with<T, J, F>(
+        &mut self,
+        doing: impl Into<String>,
+        limit: Duration,
+        keep: &[BorrowedFd<'_>],
+        job: J,
+        then: F,
+    ) where
+        T: Serialize + DeserializeOwned,
+        J: FnOnce() -> Result<T, Failure>,
+        F: FnOnce(&mut Self, Result<T, Failure>) + 'static,
+    {
+        let started = task::fork(keep, job);
+        self.supervise(doing.into(), limit, started, move |host, finished| {
             then(
                 host,
                 finished.and_then(|f| task::decode::<T>(&f.bytes, f.exit)),

@@ -23,6 +23,8 @@ wire! {
         pub ensure_filesystem: bool = "EnsureFilesystem" unless "is_default",
         /// `ext4`, `xfs`, "" = find out.
         pub filesystem: String = "Filesystem" unless "is_default",
+        /// Newer hosts: no mount, a link to the device node at `MountPath` (12.3).
+        pub block_dev: bool = "BlockDev" unless "is_default",
     }
 }
 

@@ -66,8 +66,18 @@ pub(super) fn flag(of: &Object, name: &str) -> Result<bool, Failure> {
     }
 }
 
+/// A text of one entry of a list; `at` names the entry in errors.
+pub(super) fn text_at<'a>(entry: &'a Value, at: &str, name: &str) -> Result<&'a str, Failure> {
+    match entry.get(name) {
+        None | Some(Value::Null) if entry.is_object() => Ok(""),
+        Some(Value::String(text)) => Ok(text),
+        None => Err(wrong(at, "an object")),
+        Some(_) => Err(wrong(&format!("{at}.{name}"), "a string")),
+    }
+}
+
 /// One annotation; `None` when there is none of that name.
-pub(super) fn annotation<'a>(spec: &'a Value, name: &str) -> Result<Option<&'a str>, Failure> {
+pub(super) fn annotation<'a>(spec: &'a Object, name: &str) -> Result<Option<&'a str>, Failure> {
     match spec.get("annotations") {
         None | Some(Value::Null) => Ok(None),
         Some(Value::Object(all)) => match all.get(name) {

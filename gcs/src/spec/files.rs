@@ -1,7 +1,12 @@
 //! The text of the files under `/etc` that every container gets. Pure.
 
+use super::document::{text, Object};
 use crate::error::Failure;
 
+/// The generated files, under `/etc` in the container.
+pub(super) const NAMES: [&str; 3] = ["hostname", "hosts", "resolv.conf"];
+/// Longest host name in bytes, as later hosts have it.
+const HOSTNAME_MAX: usize = 255;
 /// More search domains are an error; some C libraries take no more (5.8).
 const SEARCH_MAX: usize = 6;
 
@@ -12,9 +17,32 @@ pub struct Adapter {
     pub dns_servers: String,
 }
 
-/// `/etc/hostname`.
-pub(super) fn hostname(name: &str) -> String {
-    format!("{name}\n")
+pub(super) fn destination(name: &str) -> String {
+    format!("/etc/{name}")
+}
+
+/// All of [`NAMES`] with their text. `uvm` is the name of a container without one.
+pub(super) fn contents(
+    spec: &Object,
+    uvm: &str,
+    adapters: &[Adapter],
+) -> Result<[(&'static str, String); 3], Failure> {
+    let name = match text(spec, "hostname")? {
+        "" => uvm,
+        name => name,
+    };
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"_-.".contains(&b);
+    if name.len() > HOSTNAME_MAX || !name.bytes().all(plain) {
+        return Err(Failure::unspecified(format!(
+            "hostname: a host name has at most {HOSTNAME_MAX} letters, digits, '_', '-' and '.'"
+        )));
+    }
+    let [hostname, hosts_file, resolv] = NAMES;
+    Ok([
+        (hostname, format!("{name}\n")),
+        (hosts_file, hosts(name)),
+        (resolv, resolv_conf(adapters)?),
+    ])
 }
 
 /// `/etc/hosts`, byte for byte as in 5.7.

@@ -1,10 +1,10 @@
-//! Files of a container's root file system, never followed out of it (P-126): its image may
-//! hold any symbolic link.
+//! Files of a container's root file system, or of a directory that containers write to, never
+//! followed out of it (P-126): both may hold any symbolic link.
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Component, Path};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{open, openat2, OFlag, OpenHow, ResolveFlag};
@@ -56,31 +56,53 @@ pub(super) fn read(root: &Path, path: &str) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Makes the directory `path` and its missing parents with mode 0755.
-pub(super) fn make_directories(root: &Path, path: &Path) -> io::Result<()> {
+/// Where `path` really is, all links resolved; none when it does not exist.
+pub(super) fn real_path(root: &Path, path: &Path) -> io::Result<Option<PathBuf>> {
+    let root = open_root(root)?;
+    // An empty path is the root itself.
+    match at(&root, &Path::new("/").join(path), OFlag::O_PATH) {
+        Ok(found) => place_of(&found).map(Some),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+fn place_of(open: &OwnedFd) -> io::Result<PathBuf> {
+    std::fs::read_link(format!("/proc/thread-self/fd/{}", open.as_raw_fd()))
+}
+
+/// Makes the directory `path` and its missing parents with `mode`, whatever the umask, and
+/// says where it is. The new ones are added to `made`, parents first, also on failure.
+pub(super) fn make_directories(
+    root: &Path,
+    path: &Path,
+    mode: u32,
+    made: &mut Vec<PathBuf>,
+) -> io::Result<PathBuf> {
     let root = open_root(root)?;
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
     // The usual case in one call.
-    if at(&root, path, flags).is_ok() {
-        return Ok(());
+    if let Ok(there) = at(&root, &Path::new("/").join(path), flags) {
+        return place_of(&there);
     }
+    let mode = Mode::from_bits_truncate(mode);
     let mut parent = at(&root, Path::new("/"), flags)?;
-    let mut so_far = std::path::PathBuf::from("/");
+    let mut so_far = PathBuf::from("/");
     for component in path.components() {
         match component {
             Component::Normal(name) => {
                 so_far.push(name);
                 parent = match at(&root, &so_far, flags) {
                     Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                        mkdirat(&parent, name, Mode::from_bits_truncate(0o755))?;
-                        // As asked for, whatever our umask.
-                        let made = at(
+                        mkdirat(&parent, name, mode)?;
+                        let new = at(
                             &parent,
                             Path::new(name),
                             OFlag::O_RDONLY | OFlag::O_DIRECTORY,
                         )?;
-                        fchmod(&made, Mode::from_bits_truncate(0o755))?;
-                        made
+                        made.push(place_of(&new)?);
+                        fchmod(&new, mode)?;
+                        new
                     }
                     other => other?,
                 };
@@ -92,7 +114,7 @@ pub(super) fn make_directories(root: &Path, path: &Path) -> io::Result<()> {
             Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
         }
     }
-    Ok(())
+    place_of(&parent)
 }
 
 #[cfg(test)]
@@ -124,24 +146,39 @@ mod tests {
         ] {
             assert!(read(&root, path).is_err(), "{path}");
         }
-        assert!(make_directories(&root, Path::new("/away/new")).is_err());
-        assert!(!outside.join("new").exists());
+        let mut made = Vec::new();
+        assert!(make_directories(&root, Path::new("/away/new"), 0o755, &mut made).is_err());
+        assert!(!outside.join("new").exists() && made.is_empty());
+
+        let real = |path: &str| real_path(&root, Path::new(path)).unwrap();
+        let root = root.canonicalize().unwrap();
+        assert_eq!(real("etc/good"), Some(root.join("real")));
+        assert_eq!(real(""), Some(root.clone()));
+        assert_eq!(real("away/passwd"), None);
     }
 
     #[test]
-    fn missing_directories_are_made_0755() {
+    fn missing_directories_are_made_with_their_mode() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("real")).unwrap();
         symlink("real", dir.path().join("link")).unwrap();
-        make_directories(dir.path(), Path::new("/link/a/../b/c")).unwrap();
-        for made in ["real/a", "real/b", "real/b/c"] {
-            let mode = fs::metadata(dir.path().join(made))
-                .unwrap()
-                .permissions()
-                .mode();
-            assert_eq!(mode & 0o7777, 0o755, "{made}");
+        let top = dir.path().canonicalize().unwrap();
+        let make = |path: &str, mode| {
+            let mut made = Vec::new();
+            let at = make_directories(&top, Path::new(path), mode, &mut made).unwrap();
+            (at, made)
+        };
+        let new = ["real/a", "real/b", "real/b/c"].map(|name| top.join(name));
+        assert_eq!(
+            make("/link/a/../b/c", 0o755),
+            (new[2].clone(), new.to_vec())
+        );
+        assert_eq!(make("link/b/c", 0o755), (new[2].clone(), vec![]));
+        assert_eq!(make("/", 0o755), (top.clone(), vec![]));
+        let (open, _) = make("open", 0o777);
+        for (path, wanted) in [(&new[0], 0o755), (&new[2], 0o755), (&open, 0o777)] {
+            let mode = fs::metadata(path).unwrap().permissions().mode();
+            assert_eq!(mode & 0o7777, wanted, "{path:?}");
         }
-        make_directories(dir.path(), Path::new("/link/b/c")).unwrap();
-        make_directories(dir.path(), Path::new("/")).unwrap();
     }
 }

@@ -3,11 +3,17 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::document::annotation;
+use super::check_id;
+use super::document::{annotation, Object};
 use crate::error::Failure;
 
 const TYPE: &str = "io.kubernetes.cri.container-type";
 const SANDBOX_ID: &str = "io.kubernetes.cri.sandbox-id";
+
+/// The sandbox that a spec of a workload names, not yet checked.
+pub fn sandbox_id(spec: &Value) -> Option<&str> {
+    spec.get("annotations")?.get(SANDBOX_ID)?.as_str()
+}
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
@@ -20,14 +26,18 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub fn of(spec: &Value) -> Result<Self, Failure> {
+    pub(super) fn of(spec: &Object) -> Result<Self, Failure> {
         match annotation(spec, TYPE)? {
             None => Ok(Self::Standalone),
             Some("sandbox") => Ok(Self::Sandbox),
             Some("container") => match annotation(spec, SANDBOX_ID)? {
-                Some(sandbox) if !sandbox.is_empty() => Ok(Self::Workload {
-                    sandbox: sandbox.to_owned(),
-                }),
+                Some(sandbox) if !sandbox.is_empty() => {
+                    // It becomes part of paths.
+                    check_id(sandbox).map_err(|f| f.during(SANDBOX_ID))?;
+                    Ok(Self::Workload {
+                        sandbox: sandbox.to_owned(),
+                    })
+                }
                 _ => Err(Failure::unspecified(format!(
                     "a container of a pod needs the annotation {SANDBOX_ID}"
                 ))),
@@ -35,14 +45,6 @@ impl Kind {
             Some(other) => Err(Failure::unspecified(format!(
                 "annotation {TYPE} is {other:?}, not \"sandbox\" or \"container\""
             ))),
-        }
-    }
-
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Standalone => "standalone",
-            Self::Sandbox => "sandbox",
-            Self::Workload { .. } => "workload",
         }
     }
 }
@@ -68,13 +70,15 @@ mod tests {
             ),
             (json!({TYPE: "container"}), None),
             (json!({TYPE: "container", SANDBOX_ID: ""}), None),
+            (json!({TYPE: "container", SANDBOX_ID: "../pod"}), None),
             (json!({TYPE: ""}), None),
             (json!({TYPE: "Sandbox"}), None),
             (json!({TYPE: 1}), None),
             (json!([]), None),
         ] {
             let spec = json!({"annotations": annotations});
-            assert_eq!(Kind::of(&spec).ok(), kind, "{spec}");
+            let got = Kind::of(spec.as_object().unwrap());
+            assert_eq!(got.ok(), kind, "{spec}");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::document::{object, text, top, Object};
+use super::document::{object, required, text, top, Object};
 use super::inside;
 use crate::error::Failure;
 
@@ -128,6 +128,15 @@ pub(super) fn resolve_in(root: &Path, user: &mut Object) -> Result<bool, Failure
     user.insert("uid".into(), uid.into());
     user.insert("gid".into(), gid.into());
     Ok(true)
+}
+
+/// The same for the process of a whole spec, whose name stays: later execs depend on it.
+pub(super) fn resolve_process(spec: &mut Object, root: &Path) -> Result<(), Failure> {
+    let process = required(spec, "process")?;
+    if process.get("user").is_some_and(|user| !user.is_null()) {
+        resolve_in(root, object(process, "user")?)?;
+    }
+    Ok(())
 }
 
 /// The process to run for an exec: resource limits of the container's spec, the user by 6.4

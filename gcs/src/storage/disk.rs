@@ -1,16 +1,18 @@
 //! MappedVirtualDisk: a SCSI disk of the host, mounted at a path (protocol section 7.1).
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::mount::MsFlags;
-use serde::{Deserialize, Serialize};
 
-use super::filesystem::{self, Formatter};
+use super::arrival::ARRIVAL;
+use super::filesystem;
+use super::formatter::Formatter;
 use super::kernel::{Kernel, Linux, Mount};
+use super::path::mount_point;
 use super::scsi::{self, Address};
-use super::{clean, mounts, Roots, Undo};
+use super::{crypt, mounts, verity, Record, Roots, Undo};
 use crate::error::Failure;
 use crate::uevent::{self, Source};
 
@@ -27,28 +29,29 @@ pub struct Disk {
     /// Empty: the disk is only looked for.
     pub mount_path: String,
     pub read_only: bool,
+    /// Nobody can read it once it is removed; what was on it before is lost.
     pub encrypted: bool,
+    /// No mount: MountPath becomes a link to the device node.
+    pub block_device: bool,
+    /// A read-only disk carries a hash tree, which is to be checked.
+    pub verified: bool,
     pub options: Vec<String>,
     pub ensure_filesystem: bool,
     /// Empty: whatever is on the disk.
     pub filesystem: String,
 }
 
-/// What an Add has mounted; all that Remove needs, so the disk may be gone by then (P-252).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
-    /// Cleaned; none when the host named no path.
-    pub mount_path: Option<PathBuf>,
-    /// None when nothing had to be looked for.
-    pub device: Option<PathBuf>,
-    pub filesystem: String,
-    pub controller: u8,
-    pub lun: u8,
-    pub partition: u64,
-    pub read_only: bool,
+impl Disk {
+    pub fn source(&self) -> super::Source {
+        super::Source::Disk {
+            controller: self.controller,
+            lun: self.lun,
+            partition: self.partition,
+        }
+    }
 }
 
-/// Finds, formats where asked, and mounts the disk. Blocks up to [`scsi::ARRIVAL`] for the
+/// Finds, formats where asked, and mounts the disk. Blocks up to [`ARRIVAL`] for the
 /// disk, and as long as the disk itself does.
 pub fn add(roots: &Roots, disk: &Disk) -> Result<Record, Failure> {
     add_with(
@@ -56,30 +59,8 @@ pub fn add(roots: &Roots, disk: &Disk) -> Result<Record, Failure> {
         roots,
         uevent::Socket::subscribe,
         disk,
-        Instant::now() + scsi::ARRIVAL,
+        Instant::now() + ARRIVAL,
     )
-}
-
-/// Unmounts the disk at `mount_path` and removes the directory. Does not need the disk.
-/// Nothing mounted there, or an empty path: success.
-pub fn remove(mount_path: &str) -> Result<(), Failure> {
-    let Some(path) = mount_point(mount_path)? else {
-        return Ok(());
-    };
-    mounts::unmount_and_remove(&Linux, &path).map_err(|failure| failure.during("removing a disk"))
-}
-
-/// `MountPath` as records are kept: cleaned, none when empty.
-///
-/// # Errors
-/// A path that is not absolute.
-pub fn mount_point(mount_path: &str) -> Result<Option<PathBuf>, Failure> {
-    if mount_path.is_empty() {
-        return Ok(None);
-    }
-    clean(Path::new(mount_path)).map(Some).map_err(|error| {
-        Failure::unspecified(format!("MountPath {mount_path:?} cannot be used: {error}"))
-    })
 }
 
 pub(super) fn add_with<S: Source>(
@@ -89,21 +70,30 @@ pub(super) fn add_with<S: Source>(
     disk: &Disk,
     deadline: Instant,
 ) -> Result<Record, Failure> {
-    let mount_path = mount_point(&disk.mount_path)?;
-    if disk.encrypted {
-        return Err(Failure::unspecified(
-            "an encrypted disk needs dm-crypt, which this guest does not have yet",
-        ));
-    }
+    let done = add_checked(kernel, roots, subscribe, disk, deadline);
+    done.map_err(|failure| failure.during(format_args!("adding {}", disk.source())))
+}
+
+fn add_checked<S: Source>(
+    kernel: &dyn Kernel,
+    roots: &Roots,
+    subscribe: impl Fn() -> io::Result<S>,
+    disk: &Disk,
+    deadline: Instant,
+) -> Result<Record, Failure> {
     let mut record = Record {
-        mount_path,
+        source: disk.source(),
+        mount_path: mount_point(&disk.mount_path)?,
         device: None,
         filesystem: String::new(),
-        controller: disk.controller,
-        lun: disk.lun,
-        partition: disk.partition,
         read_only: disk.read_only,
+        mappings: Vec::new(),
     };
+    if disk.encrypted && (disk.read_only || disk.block_device) {
+        return Err(Failure::unspecified(
+            "an encrypted disk is empty, so it cannot be read-only or without a file system",
+        ));
+    }
     if record.mount_path.is_none() && disk.read_only {
         return Ok(record);
     }
@@ -114,53 +104,82 @@ pub(super) fn add_with<S: Source>(
     };
     let device = scsi::find(roots, address, &subscribe, deadline)?;
     record.device = Some(device.clone());
-    let Some(target) = &record.mount_path else {
+    let Some(target) = record.mount_path.clone() else {
         return Ok(record);
     };
-    record.filesystem = Undo::run(kernel, |undo| {
-        undo.make_directories(target, 0o700)?;
-        let kind = prepare(kernel, &device, address, &subscribe, disk)?;
-        let (flags, data) = if disk.read_only {
-            (MsFlags::MS_RDONLY, filesystem::read_only_data(&kind))
+    Undo::run(kernel, |undo| {
+        if disk.block_device {
+            return link(undo, &device, &target);
+        }
+        let name = |kind| format!("dm-{kind}-scsi-{}", address.name());
+        let (source, found) = if disk.encrypted {
+            let (mappings, node) = crypt::create(undo, roots, &name("crypt"), &device, deadline)?;
+            record.mappings = mappings;
+            (node, None)
+        } else if disk.read_only && disk.verified {
+            let (mapping, node) = verity::create(undo, roots, &name("verity"), &device, deadline)?;
+            record.mappings = vec![mapping];
+            let found = detect(&node, address, &subscribe)?;
+            (node, found)
         } else {
-            (MsFlags::empty(), "")
+            (device.clone(), detect(&device, address, &subscribe)?)
         };
-        let mount = Mount {
-            source: &device,
-            target,
-            kind: &kind,
-            flags,
-            data,
-        };
-        kernel.mount(mount).map_err(|error| {
-            Failure::unspecified(format!(
-                "cannot mount {device:?} on {target:?} as {kind}: {error}"
-            ))
-        })?;
-        undo.mounted(target);
-        mounts::propagate(kernel, target, &disk.options)?;
-        Ok(kind)
-    })
-    .map_err(|failure| {
-        failure.during(format_args!(
-            "adding the disk at controller {} LUN {}",
-            disk.controller, disk.lun
-        ))
+        undo.make_directories(&target, 0o700)?;
+        record.filesystem = prepare(kernel, &source, found, disk)?;
+        mount(undo, &source, &target, &record.filesystem, disk)
     })?;
     Ok(record)
 }
 
+fn mount(
+    undo: &mut Undo<'_>,
+    source: &Path,
+    target: &Path,
+    kind: &str,
+    disk: &Disk,
+) -> Result<(), Failure> {
+    let (flags, data) = if disk.read_only {
+        (MsFlags::MS_RDONLY, filesystem::read_only_data(kind))
+    } else {
+        (MsFlags::empty(), "")
+    };
+    let mount = Mount {
+        source,
+        target,
+        kind,
+        flags,
+        data,
+    };
+    undo.kernel().mount(mount).map_err(|error| {
+        Failure::unspecified(format!(
+            "cannot mount {source:?} on {target:?} as {kind}: {error}"
+        ))
+    })?;
+    undo.mounted(target);
+    mounts::propagate(undo.kernel(), target, &disk.options)
+}
+
+/// In the place of a mount.
+fn link(undo: &mut Undo<'_>, device: &Path, target: &Path) -> Result<(), Failure> {
+    if let Some(parent) = target.parent() {
+        undo.make_directories(parent, 0o700)?;
+    }
+    undo.kernel().link(device, target).map_err(|error| {
+        Failure::unspecified(format!(
+            "cannot make the link {target:?} to {device:?}: {error}"
+        ))
+    })
+}
+
 /// Settles the type of the file system, making one first where the host asks for it (P-248).
-fn prepare<S: Source>(
+fn prepare(
     kernel: &dyn Kernel,
     device: &Path,
-    address: Address,
-    subscribe: &impl Fn() -> io::Result<S>,
+    found: Option<&str>,
     disk: &Disk,
 ) -> Result<String, Failure> {
-    let found = detect(device, address, subscribe)?;
     if disk.ensure_filesystem && found != Some(disk.filesystem.as_str()) {
-        kernel.format(Formatter::of(&disk.filesystem)?, device)?;
+        kernel.format(&Formatter::of(&disk.filesystem)?, device)?;
     }
     match (disk.filesystem.as_str(), found) {
         ("", Some(found)) => Ok(found.to_owned()),

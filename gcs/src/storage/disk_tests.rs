@@ -1,39 +1,13 @@
 use std::fs;
-use std::process::Command;
 
-use super::super::testing::{in_mount_namespace, Failing, Script, Tree};
-use super::super::tree;
+use super::super::testing::{with_loop_device, Failing, Script, Tree};
 use super::*;
 
 /// A blank 16 MiB disk at controller 0 LUN 1, in a private mount namespace.
 fn with_disk(name: &str, body: impl FnOnce(&Tree) + Send) {
-    in_mount_namespace(name, || {
-        let tree = Tree::new();
-        let image = tree.path("image");
-        fs::File::create(&image).unwrap().set_len(16 << 20).unwrap();
-        let attached = Command::new("losetup")
-            .arg("--find")
-            .arg("--show")
-            .arg(&image)
-            .output();
-        let device = match attached {
-            Ok(output) if output.status.success() => {
-                String::from_utf8(output.stdout).unwrap().trim().to_owned()
-            }
-            other => {
-                println!("SKIPPED: {name}: no loop device: {other:?}");
-                return;
-            }
-        };
+    with_loop_device(name, "sda", |tree| {
         tree.sys_dir("bus/scsi/devices/0:0:0:1/block/sda");
-        std::os::unix::fs::symlink(&device, tree.roots.dev.join("sda")).unwrap();
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| body(&tree)));
-        tree::unmount_below(&tree.path("")).unwrap();
-        let detached = Command::new("losetup").arg("-d").arg(&device).status();
-        assert!(detached.unwrap().success());
-        if let Err(panic) = result {
-            std::panic::resume_unwind(panic);
-        }
+        body(tree);
     });
 }
 
@@ -58,6 +32,10 @@ fn add_now(kernel: &dyn Kernel, tree: &Tree, disk: &Disk) -> Result<Record, Fail
     add_with(kernel, &tree.roots, no_events, disk, Instant::now())
 }
 
+fn remove(tree: &Tree, path: &str) -> Result<(), Failure> {
+    super::super::remove(&tree.roots, path, &[])
+}
+
 /// The line of the mount table, or nothing.
 fn mounted(path: &str) -> Option<String> {
     let table = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
@@ -78,16 +56,16 @@ fn a_blank_disk_is_formatted_once_and_keeps_its_data() {
         assert_eq!(record.device, Some(tree.roots.dev.join("sda")));
         fs::write(path.join("data"), "kept").unwrap();
 
-        remove(&disk.mount_path).unwrap();
+        remove(tree, &disk.mount_path).unwrap();
         assert!(!path.exists() && path.parent().unwrap().exists());
 
         add_now(&Linux, tree, &disk).unwrap();
         assert_eq!(fs::read(path.join("data")).unwrap(), b"kept");
         // The disk is gone from the tree: Remove does not need it (P-252).
         fs::remove_dir_all(tree.roots.sys.join("bus")).unwrap();
-        remove(&disk.mount_path).unwrap();
+        remove(tree, &disk.mount_path).unwrap();
         assert!(!path.exists());
-        remove(&disk.mount_path).unwrap();
+        remove(tree, &disk.mount_path).unwrap();
     });
 }
 
@@ -95,7 +73,7 @@ fn a_blank_disk_is_formatted_once_and_keeps_its_data() {
 fn a_read_only_disk_is_mounted_without_its_journal() {
     with_disk("a_read_only_disk", |tree| {
         add_now(&Linux, tree, &formatted(tree)).unwrap();
-        remove(&disk(tree).mount_path).unwrap();
+        remove(tree, &disk(tree).mount_path).unwrap();
         let disk = Disk {
             read_only: true,
             options: ["ro", "noexec", "rshared"].map(str::to_owned).to_vec(),
@@ -110,7 +88,7 @@ fn a_read_only_disk_is_mounted_without_its_journal() {
             "{line}"
         );
         assert!(!line.contains("noexec"), "{line}");
-        remove(&disk.mount_path).unwrap();
+        remove(tree, &disk.mount_path).unwrap();
     });
 }
 
@@ -156,8 +134,98 @@ fn whatever_step_fails_everything_is_as_before() {
             steps += 1;
         }
         assert_eq!(steps, 6);
-        remove(&disk.mount_path).unwrap();
+        remove(tree, &disk.mount_path).unwrap();
     });
+}
+
+/// Every step of an encrypted one: directories, three mapped devices, nodes, format, mount.
+#[test]
+fn whatever_step_fails_an_encrypted_disk_is_closed_again() {
+    with_disk("whatever_step_fails_an_encrypted_disk", |tree| {
+        let disk = Disk {
+            encrypted: true,
+            ..formatted(tree)
+        };
+        let before = tree.snapshot();
+        let mut steps = 0;
+        let (kernel, record) = loop {
+            let kernel = Failing::at(steps);
+            let added = add_now(&kernel, tree, &disk);
+            if !kernel.failed() {
+                kernel.heal();
+                break (kernel, added.unwrap());
+            }
+            let failure = added.unwrap_err();
+            assert!(!failure.message.contains("not undone"), "{failure}");
+            assert_eq!(kernel.tables(), [], "step {steps}");
+            assert_eq!(tree.snapshot(), before, "step {steps}");
+            steps += 1;
+        };
+        // Twice 4 and the 2 that take one away again, 4 for the upper device, 3 directories,
+        // format, mount.
+        assert_eq!(steps, 19);
+        let name = "dm-crypt-scsi-contr0-lun1-p0";
+        assert_eq!(record.mappings, [format!("{name}_dif"), name.to_owned()]);
+        // Without the disk, and by nothing but the record (P-253).
+        fs::remove_dir_all(tree.roots.sys.join("bus")).unwrap();
+        let path = &disk.mount_path;
+        mounts::remove_with(&kernel, &tree.roots, path, &record.mappings).unwrap();
+        assert_eq!(kernel.tables(), []);
+        assert!(!Path::new(path).exists());
+        mounts::remove_with(&kernel, &tree.roots, path, &record.mappings).unwrap();
+    });
+}
+
+#[test]
+fn a_verified_disk_is_mounted_through_its_hash_tree() {
+    with_disk("a_verified_disk", |tree| {
+        let digest = verity::testing::layer(&tree.roots.dev.join("sda"));
+        let disk = Disk {
+            read_only: true,
+            verified: true,
+            ..disk(tree)
+        };
+        let kernel = Failing::never();
+        let record = add_now(&kernel, tree, &disk).unwrap();
+        let name = format!("dm-verity-scsi-contr0-lun1-p0-{digest}");
+        assert_eq!(record.mappings, [name]);
+        let line = mounted(&disk.mount_path).unwrap();
+        assert!(line.contains(" ro,"), "{line}");
+        mounts::remove_with(&kernel, &tree.roots, &disk.mount_path, &record.mappings).unwrap();
+        assert_eq!(kernel.tables(), []);
+        // Writable disks have none.
+        let writable = Disk {
+            read_only: false,
+            ..disk
+        };
+        assert_eq!(add_now(&kernel, tree, &writable).unwrap().mappings, [""; 0]);
+        remove(tree, &writable.mount_path).unwrap();
+    });
+}
+
+#[test]
+fn a_block_device_is_a_link_and_not_a_mount() {
+    let tree = Tree::new();
+    tree.disk(0, 1, "sda");
+    let disk = Disk {
+        block_device: true,
+        ..disk(&tree)
+    };
+    let before = tree.snapshot();
+    for steps in 0..3 {
+        assert!(
+            add_now(&Failing::at(steps), &tree, &disk).is_err(),
+            "{steps}"
+        );
+        assert_eq!(tree.snapshot(), before, "step {steps}");
+    }
+    add_now(&Linux, &tree, &disk).unwrap();
+    let path = Path::new(&disk.mount_path);
+    assert_eq!(fs::read_link(path).unwrap(), tree.roots.dev.join("sda"));
+    remove(&tree, &disk.mount_path).unwrap();
+    assert!(path.symlink_metadata().is_err());
+    assert!(tree.roots.dev.join("sda").exists());
+    remove(&tree, &disk.mount_path).unwrap();
 }
 
 #[test]
@@ -169,11 +237,11 @@ fn a_disk_in_use_stays_and_a_directory_with_data_of_its_own_too() {
         fs::write(path.join("below"), "kept").unwrap();
         add_now(&Linux, tree, &disk).unwrap();
         let busy = fs::File::create(path.join("open")).unwrap();
-        let failure = remove(&disk.mount_path).unwrap_err();
+        let failure = remove(tree, &disk.mount_path).unwrap_err();
         assert!(failure.message.contains("m0"), "{failure}");
         assert!(mounted(&disk.mount_path).is_some());
         drop(busy);
-        remove(&disk.mount_path).unwrap();
+        remove(tree, &disk.mount_path).unwrap();
         assert!(mounted(&disk.mount_path).is_none());
         assert_eq!(fs::read(path.join("below")).unwrap(), b"kept");
     });
@@ -205,19 +273,20 @@ fn what_this_guest_cannot_do_is_said() {
     let before = tree.snapshot();
     let encrypted = Disk {
         encrypted: true,
+        read_only: true,
         ..disk(&tree)
     };
     let relative = Disk {
         mount_path: "m0".into(),
         ..disk(&tree)
     };
-    for (disk, word) in [(encrypted, "dm-crypt"), (relative, "absolute")] {
+    for (disk, word) in [(encrypted, "encrypted"), (relative, "absolute")] {
         let failure = add_now(&Linux, &tree, &disk).unwrap_err();
         assert!(failure.message.contains(word), "{failure}");
     }
     assert_eq!(tree.snapshot(), before);
-    assert!(remove("relative").is_err());
-    remove("").unwrap();
+    assert!(remove(&tree, "relative").is_err());
+    remove(&tree, "").unwrap();
 }
 
 #[test]

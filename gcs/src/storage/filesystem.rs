@@ -1,17 +1,9 @@
-//! Which file system is on a device, and putting one there.
+//! Which file system is on a device.
 
 use std::fs::File;
-use std::io::{self, Read};
-use std::os::fd::AsFd;
+use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
-
-use nix::errno::Errno;
-use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
-
-use crate::error::Failure;
+use std::path::Path;
 
 /// A file system that is known by its magic number.
 struct Kind {
@@ -84,128 +76,6 @@ pub fn read_only_data(kind: &str) -> &'static str {
         .map_or("", |known| known.read_only)
 }
 
-/// A program that makes a file system.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Formatter {
-    pub kind: &'static str,
-    program: &'static str,
-    arguments: &'static [&'static str],
-}
-
-/// Both ask nobody (a disk with another file system on it, a whole disk) and print nothing.
-const FORMATTERS: [Formatter; 2] = [
-    Formatter {
-        kind: "ext4",
-        program: "mkfs.ext4",
-        arguments: &["-F", "-q"],
-    },
-    Formatter {
-        kind: "xfs",
-        program: "mkfs.xfs",
-        arguments: &["-f", "-q"],
-    },
-];
-
-const PROGRAM_DIRECTORIES: [&str; 4] = ["/sbin", "/usr/sbin", "/bin", "/usr/bin"];
-/// Below the five minutes after which the host gives up on any request (section 11.1).
-const FORMAT_TIME: Duration = Duration::from_secs(240);
-const LONGEST_COMPLAINT: usize = 4096;
-
-impl Formatter {
-    /// # Errors
-    /// Any type but the two that the host may ask for (also the empty one).
-    pub fn of(kind: &str) -> Result<&'static Self, Failure> {
-        FORMATTERS
-            .iter()
-            .find(|formatter| formatter.kind == kind)
-            .ok_or_else(|| {
-                Failure::unspecified(format!(
-                    "cannot make a file system of type {kind:?}: only ext4 and xfs are known"
-                ))
-            })
-    }
-
-    fn locate(&self) -> Result<PathBuf, Failure> {
-        PROGRAM_DIRECTORIES
-            .iter()
-            .map(|directory| Path::new(directory).join(self.program))
-            .find(|program| program.exists())
-            .ok_or_else(|| {
-                Failure::unspecified(format!(
-                    "{} is not in this image: boot an image that contains it, or send a \
-                     disk that has a file system",
-                    self.program
-                ))
-            })
-    }
-}
-
-/// Runs the program on the device; what it says on stderr is part of the error.
-pub fn format(formatter: &Formatter, device: &Path) -> Result<(), Failure> {
-    let program = formatter.locate()?;
-    let failed =
-        |why: String| Failure::unspecified(format!("{} on {device:?}: {why}", formatter.program));
-    let mut child = Command::new(program)
-        .args(formatter.arguments)
-        .arg(device)
-        .env_clear()
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| failed(format!("cannot be started: {error}")))?;
-    let complaint = match complaint(&mut child, Instant::now() + FORMAT_TIME) {
-        Ok(complaint) => complaint,
-        Err(error) => {
-            // Fails only for a child that has ended, which is what is wanted.
-            child.kill().ok();
-            child.wait().ok();
-            return Err(failed(error.to_string()));
-        }
-    };
-    // Its stderr is closed: it has ended or is about to.
-    let status = child
-        .wait()
-        .map_err(|error| failed(format!("no exit status: {error}")))?;
-    if status.success() {
-        return Ok(());
-    }
-    let complaint = String::from_utf8_lossy(&complaint);
-    Err(failed(format!("{status}: {}", complaint.trim())))
-}
-
-/// Everything the child writes to stderr until it closes it, or the first part of it.
-fn complaint(child: &mut Child, deadline: Instant) -> io::Result<Vec<u8>> {
-    let Some(mut stderr) = child.stderr.take() else {
-        return Ok(Vec::new());
-    };
-    let mut kept = Vec::new();
-    let mut buffer = [0; 1024];
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                format!("not done after {} s", FORMAT_TIME.as_secs()),
-            ));
-        }
-        let timeout = u16::try_from(left.as_millis() + 1).unwrap_or(u16::MAX);
-        let mut ready = [PollFd::new(stderr.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut ready, PollTimeout::from(timeout)) {
-            Ok(0) | Err(Errno::EINTR) => continue,
-            Ok(_) => {}
-            Err(error) => return Err(error.into()),
-        }
-        match stderr.read(&mut buffer)? {
-            0 => return Ok(kept),
-            length => {
-                let room = LONGEST_COMPLAINT - kept.len();
-                kept.extend_from_slice(&buffer[..length.min(room)]);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -248,27 +118,5 @@ mod tests {
         ] {
             assert_eq!(read_only_data(kind), expected, "{kind}");
         }
-    }
-
-    #[test]
-    fn a_failing_formatter_is_quoted() {
-        let broken = Formatter {
-            kind: "ext4",
-            program: "sh",
-            arguments: &["-c", "echo no superblock for you >&2; exit 3"],
-        };
-        let failure = format(&broken, Path::new("/dev/null")).unwrap_err();
-        assert!(
-            failure.message.contains("no superblock for you"),
-            "{failure}"
-        );
-        assert!(failure.message.contains('3'), "{failure}");
-        let absent = Formatter {
-            program: "mkfs.nothing",
-            ..broken
-        };
-        let failure = format(&absent, Path::new("/dev/null")).unwrap_err();
-        assert!(failure.message.contains("not in this image"), "{failure}");
-        assert!(Formatter::of("").is_err() && Formatter::of("btrfs").is_err());
     }
 }

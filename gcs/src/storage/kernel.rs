@@ -7,10 +7,14 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use nix::mount::{MntFlags, MsFlags};
+use nix::sys::stat::{self, Mode, SFlag};
 
-use super::filesystem::{self, Formatter};
+use super::formatter::{self, Formatter};
+use super::mapper::Request;
 use super::overlay::{self, Overlay};
+use super::Roots;
 use crate::error::Failure;
+use crate::sys::dm::Control;
 
 /// One mount(2).
 #[derive(Debug, Clone, Copy)]
@@ -30,6 +34,13 @@ pub trait Kernel {
     fn overlay(&self, overlay: &Overlay) -> Result<(), Failure>;
     fn unmount(&self, path: &Path) -> io::Result<()>;
     fn format(&self, formatter: &Formatter, device: &Path) -> Result<(), Failure>;
+    /// Asks the device-mapper; the number of the device when it was resumed, else 0.
+    fn map(&self, roots: &Roots, name: &str, request: Request<'_>) -> io::Result<u64>;
+    /// A block device node, for nobody but root.
+    fn make_node(&self, path: &Path, number: u64) -> io::Result<()>;
+    /// A node or a link.
+    fn remove_node(&self, path: &Path) -> io::Result<()>;
+    fn link(&self, to: &Path, path: &Path) -> io::Result<()>;
 }
 
 /// The real one.
@@ -67,6 +78,36 @@ impl Kernel for Linux {
     }
 
     fn format(&self, formatter: &Formatter, device: &Path) -> Result<(), Failure> {
-        filesystem::format(formatter, device)
+        formatter::format(formatter, device)
+    }
+
+    fn map(&self, roots: &Roots, name: &str, request: Request<'_>) -> io::Result<u64> {
+        let control = Control::open(&roots.dev.join("mapper/control"))?;
+        match request {
+            Request::Create => control.create(name)?,
+            Request::Load(target, read_only) => control.load(name, target, read_only.0)?,
+            Request::Resume => return Ok(control.resume(name)?),
+            Request::Remove => control.remove(name)?,
+        }
+        Ok(0)
+    }
+
+    fn make_node(&self, path: &Path, number: u64) -> io::Result<()> {
+        // One that an earlier device of the name has left would lead elsewhere.
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+        stat::mknod(path, SFlag::S_IFBLK, mode, number)?;
+        Ok(())
+    }
+
+    fn remove_node(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn link(&self, to: &Path, path: &Path) -> io::Result<()> {
+        std::os::unix::fs::symlink(to, path)
     }
 }

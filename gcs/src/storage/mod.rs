@@ -7,25 +7,40 @@
 
 use std::path::PathBuf;
 
+mod arrival;
+mod crypt;
+pub mod directory;
 pub mod disk;
+mod ext4;
 mod filesystem;
+mod formatter;
 mod kernel;
 pub mod layers;
+mod mapper;
+pub mod mkfs;
 mod mountinfo;
 mod mounts;
 mod overlay;
 mod path;
+pub mod pci;
+pub mod pmem;
+mod record;
 pub mod scsi;
 mod table;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod tree;
 mod undo;
+mod verity;
 
-pub use disk::{Disk, Record};
+pub use directory::Directory;
+pub use disk::Disk;
 pub use layers::CombinedLayers;
+pub use mounts::remove;
 pub use path::clean;
-pub use table::DiskTable;
+pub use pmem::Pmem;
+pub use record::{Record, Source};
+pub use table::MountTable;
 use undo::Undo;
 
 /// Where the kernel shows its devices; tests put a tree of their own there.

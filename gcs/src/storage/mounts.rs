@@ -6,7 +6,9 @@ use std::path::Path;
 
 use nix::mount::MsFlags;
 
-use super::kernel::{Kernel, Mount};
+use super::kernel::{Kernel, Linux, Mount};
+use super::path::mount_point;
+use super::{mapper, Roots};
 use crate::error::Failure;
 
 /// The only options of the host that take effect (P-254); `ReadOnly` alone decides the rest.
@@ -42,6 +44,31 @@ pub fn propagate(kernel: &dyn Kernel, target: &Path, options: &[String]) -> Resu
         })?;
     }
     Ok(())
+}
+
+/// Takes away what an Add has mounted at `mount_path`, with its mapped devices. Does not need
+/// the device. Nothing there, or an empty path: success.
+pub fn remove(roots: &Roots, mount_path: &str, mappings: &[String]) -> Result<(), Failure> {
+    remove_with(&Linux, roots, mount_path, mappings)
+}
+
+pub(super) fn remove_with(
+    kernel: &dyn Kernel,
+    roots: &Roots,
+    mount_path: &str,
+    mappings: &[String],
+) -> Result<(), Failure> {
+    let Some(path) = mount_point(mount_path)? else {
+        return Ok(());
+    };
+    let removed = match path.symlink_metadata() {
+        // In the place of a mount: the link to a block device.
+        Ok(found) if found.is_symlink() => kernel.remove_node(&path).map_err(|error| {
+            Failure::unspecified(format!("cannot remove the link {path:?}: {error}"))
+        }),
+        _ => unmount_and_remove(kernel, &path),
+    };
+    removed.and_then(|()| mapper::remove_all(kernel, roots, mappings))
 }
 
 /// Unmounts `path` and removes the directory. Not there or not mounted is a success (P-252);

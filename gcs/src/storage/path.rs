@@ -2,6 +2,8 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use crate::error::Failure;
+
 /// Why a path cannot be used as a mount point or for removal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
@@ -31,6 +33,19 @@ pub fn clean(path: &Path) -> Result<PathBuf, PathError> {
         }
     }
     Ok(plain)
+}
+
+/// `MountPath` as records are kept: cleaned, none when empty.
+///
+/// # Errors
+/// A path that is not absolute.
+pub fn mount_point(mount_path: &str) -> Result<Option<PathBuf>, Failure> {
+    if mount_path.is_empty() {
+        return Ok(None);
+    }
+    clean(Path::new(mount_path)).map(Some).map_err(|error| {
+        Failure::unspecified(format!("MountPath {mount_path:?} cannot be used: {error}"))
+    })
 }
 
 #[cfg(test)]

@@ -3,14 +3,12 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use super::arrival::{self, is_absent};
 use super::Roots;
 use crate::error::Failure;
-use crate::uevent::{self, Matcher, Source, Uevent};
-
-/// How long a disk that the host has attached may take to appear (protocol section 7).
-pub const ARRIVAL: Duration = Duration::from_secs(5);
+use crate::uevent::{Matcher, Source, Uevent};
 
 /// VMBus instance of each controller, fixed by the host's VM definition (section 7.1).
 const CONTROLLERS: [&str; 4] = [
@@ -58,6 +56,11 @@ pub struct Address {
 }
 
 impl Address {
+    /// As it stands in the names of mapped devices (protocol section 7.1).
+    pub fn name(self) -> String {
+        format!("contr{}-lun{}-p{}", self.host, self.lun, self.partition)
+    }
+
     fn directory(self, roots: &Roots) -> PathBuf {
         roots
             .sys
@@ -122,12 +125,9 @@ pub fn find<S: Source>(
     deadline: Instant,
 ) -> Result<PathBuf, Failure> {
     let started = Instant::now();
-    let found = uevent::wait_for(subscribe, &address, deadline, || {
-        address.look(roots).map_err(Waiting::Look)
-    });
-    match found {
-        Ok(Some(node)) => Ok(node),
-        Ok(None) => Err(Failure::unspecified(format!(
+    let found = arrival::wait(subscribe, &address, deadline, || address.look(roots))?;
+    found.ok_or_else(|| {
+        Failure::unspecified(format!(
             "no disk{} at {:?} after {:.1} s: was it attached to the VM?",
             match address.partition {
                 0 => String::new(),
@@ -135,23 +135,8 @@ pub fn find<S: Source>(
             },
             address.directory(roots),
             started.elapsed().as_secs_f64(),
-        ))),
-        Err(Waiting::Look(failure)) => Err(failure),
-        Err(Waiting::Events(error)) => Err(Failure::unspecified(format!(
-            "cannot wait for device events: {error}"
-        ))),
-    }
-}
-
-enum Waiting {
-    Look(Failure),
-    Events(io::Error),
-}
-
-impl From<io::Error> for Waiting {
-    fn from(error: io::Error) -> Self {
-        Self::Events(error)
-    }
+        ))
+    })
 }
 
 /// SCSIDevice Remove (section 7.2): tells the kernel to let go of the disk before the host
@@ -175,14 +160,6 @@ pub fn remove(roots: &Roots, controller: u8, lun: u8) -> Result<(), Failure> {
             "cannot detach the disk: {delete:?}: {error}"
         ))),
     }
-}
-
-/// Also what a device gives that is just going away.
-fn is_absent(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::ENOENT | libc::ENXIO | libc::ENODEV)
-    )
 }
 
 fn names(directory: &Path) -> io::Result<Vec<String>> {

@@ -1,5 +1,5 @@
-//! Which disks are mounted where: the memory of PID 1 about MappedVirtualDisk requests, so
-//! that a path is used once and Remove needs nothing but the path (P-251 to P-253).
+//! What is mounted where: the memory of PID 1 about disks, persistent memory and directories of
+//! the host, so that a path is used once and Remove needs nothing but the path (P-251 to P-253).
 //!
 //! Requests run as tasks while others go on, so a path is also taken while its Add or Remove
 //! runs.
@@ -8,7 +8,8 @@ use std::collections::btree_map::Entry;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::disk::{mount_point, Record};
+use super::path::mount_point;
+use super::record::{Record, Source};
 use crate::error::Failure;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,13 +20,13 @@ enum State {
 }
 
 #[derive(Debug, Default)]
-pub struct DiskTable(BTreeMap<PathBuf, State>);
+pub struct MountTable(BTreeMap<PathBuf, State>);
 
-impl DiskTable {
+impl MountTable {
     /// Before an Add: takes the path. An empty one is never recorded.
     ///
     /// # Errors
-    /// The path has a disk already, or another request is at work on it.
+    /// Something is mounted there already, or another request is at work on it.
     pub fn begin_add(&mut self, mount_path: &str) -> Result<(), Failure> {
         let Some(path) = mount_point(mount_path)? else {
             return Ok(());
@@ -36,12 +37,11 @@ impl DiskTable {
                 Ok(())
             }
             Entry::Occupied(taken) => Err(Failure::unspecified(match taken.get() {
-                State::Mounted(record) => format!(
-                    "{mount_path} already has the disk at controller {} LUN {}",
-                    record.controller, record.lun
-                ),
-                State::Adding => format!("{mount_path}: another disk is being added there"),
-                State::Removing(_) => format!("{mount_path}: the disk there is being removed"),
+                State::Mounted(record) => format!("{mount_path} already has {}", record.source),
+                State::Adding => format!("{mount_path}: another request adds something there"),
+                State::Removing(record) => {
+                    format!("{mount_path}: {} is being removed", record.source)
+                }
             })),
         }
     }
@@ -61,11 +61,11 @@ impl DiskTable {
     /// record is unmounted all the same.
     ///
     /// # Errors
-    /// A writable disk that is not the one the host names, or another request at work.
+    /// Something writable that is not what the host names, or another request at work.
     pub fn begin_remove(
         &mut self,
         mount_path: &str,
-        (controller, lun, partition): (u8, u8, u64),
+        named: Source,
     ) -> Result<Option<Record>, Failure> {
         let Some(path) = mount_point(mount_path)? else {
             return Ok(None);
@@ -81,19 +81,17 @@ impl DiskTable {
                 )))
             }
         };
-        let recorded = (record.controller, record.lun, record.partition);
-        if !record.read_only && recorded != (controller, lun, partition) {
+        if !record.read_only && record.source != named {
             return Err(Failure::unspecified(format!(
-                "{mount_path} has the disk at controller {} LUN {} partition {}, not the one at \
-                 controller {controller} LUN {lun} partition {partition}",
-                record.controller, record.lun, record.partition
+                "{mount_path} has {}, not {named}",
+                record.source
             )));
         }
         *state = State::Removing(record.clone());
         Ok(Some(record))
     }
 
-    /// After a Remove: forgets the record, or puts it back when the disk is still mounted.
+    /// After a Remove: forgets the record, or puts it back when it is still mounted.
     pub fn end_remove(&mut self, mount_path: &str, removed: bool) {
         let Ok(Some(path)) = mount_point(mount_path) else {
             return;
@@ -110,7 +108,7 @@ impl DiskTable {
         }
     }
 
-    /// The disk mounted at the path, in whatever form it is written.
+    /// What is mounted at the path, in whatever form it is written.
     pub fn get(&self, mount_path: &Path) -> Option<&Record> {
         match self.0.get(&super::clean(mount_path).ok()?)? {
             State::Mounted(record) | State::Removing(record) => Some(record),
@@ -125,21 +123,28 @@ mod tests {
 
     const M0: &str = "/run/mounts/scsi/m0";
 
+    fn at(controller: u8, lun: u8, partition: u64) -> Source {
+        Source::Disk {
+            controller,
+            lun,
+            partition,
+        }
+    }
+
     fn record(lun: u8, read_only: bool) -> Record {
         Record {
             mount_path: Some(M0.into()),
             device: Some("/dev/sda".into()),
             filesystem: "ext4".into(),
-            controller: 0,
-            lun,
-            partition: 0,
+            source: at(0, lun, 0),
             read_only,
+            mappings: Vec::new(),
         }
     }
 
     #[test]
     fn a_path_is_used_once_however_it_is_written() {
-        let mut table = DiskTable::default();
+        let mut table = MountTable::default();
         table.begin_add(M0).unwrap();
         assert!(table.begin_add(M0).is_err());
         table.end_add(M0, Some(record(1, false)));
@@ -153,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_failed_add_gives_the_path_free() {
-        let mut table = DiskTable::default();
+        let mut table = MountTable::default();
         table.begin_add(M0).unwrap();
         table.end_add(M0, None);
         table.begin_add(M0).unwrap();
@@ -161,30 +166,30 @@ mod tests {
 
     #[test]
     fn an_empty_path_is_not_recorded() {
-        let mut table = DiskTable::default();
+        let mut table = MountTable::default();
         for _ in 0..2 {
             table.begin_add("").unwrap();
             table.end_add("", Some(record(1, false)));
         }
-        assert_eq!(table.begin_remove("", (0, 9, 0)), Ok(None));
+        assert_eq!(table.begin_remove("", at(0, 9, 0)), Ok(None));
         table.end_remove("", true);
         assert!(table.begin_add("relative").is_err());
     }
 
     #[test]
     fn a_failed_remove_puts_the_record_back() {
-        let mut table = DiskTable::default();
+        let mut table = MountTable::default();
         table.begin_add(M0).unwrap();
         table.end_add(M0, Some(record(1, false)));
         for removed in [false, true] {
-            let taken = table.begin_remove(M0, (0, 1, 0)).unwrap();
+            let taken = table.begin_remove(M0, at(0, 1, 0)).unwrap();
             assert_eq!(taken, Some(record(1, false)));
             // Nobody else while it runs.
-            assert!(table.begin_remove(M0, (0, 1, 0)).is_err());
+            assert!(table.begin_remove(M0, at(0, 1, 0)).is_err());
             assert!(table.begin_add(M0).is_err());
             table.end_remove(M0, removed);
         }
-        assert_eq!(table.begin_remove(M0, (0, 1, 0)), Ok(None));
+        assert_eq!(table.begin_remove(M0, at(0, 1, 0)), Ok(None));
         table.begin_add(M0).unwrap();
         // The end of a Remove that found no record leaves the new Add alone.
         table.end_remove(M0, true);
@@ -194,10 +199,10 @@ mod tests {
     #[test]
     fn a_writable_disk_must_be_the_one_the_host_names() {
         for (read_only, refused) in [(false, true), (true, false)] {
-            let mut table = DiskTable::default();
+            let mut table = MountTable::default();
             table.begin_add(M0).unwrap();
             table.end_add(M0, Some(record(1, read_only)));
-            for other in [(1, 1, 0), (0, 2, 0), (0, 1, 3)] {
+            for other in [at(1, 1, 0), at(0, 2, 0), at(0, 1, 3), Source::Directory] {
                 let taken = table.begin_remove(M0, other);
                 assert_eq!(taken.is_err(), refused, "{other:?}");
                 table.end_remove(M0, false);

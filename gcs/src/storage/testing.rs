@@ -1,17 +1,19 @@
 //! For unit tests: real mounts in a private mount namespace, device trees and events by script.
 
-use std::cell::Cell;
-use std::collections::VecDeque;
-use std::os::unix::fs::MetadataExt;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Instant;
 use std::{fs, io};
 
 use nix::mount::{mount, MsFlags};
 use nix::sched::{unshare, CloneFlags};
 
-use super::filesystem::Formatter;
+use super::formatter::Formatter;
 use super::kernel::{Kernel, Linux, Mount};
+use super::mapper::Request;
 use super::mountinfo::mount_points_below;
 use super::overlay::Overlay;
 use super::Roots;
@@ -47,6 +49,38 @@ pub fn in_mount_namespace(name: &str, body: impl FnOnce() + Send) {
     });
 }
 
+/// A blank device of 16 MiB with the name `node` below the tree's `/dev`, in a private mount
+/// namespace.
+pub fn with_loop_device(name: &str, node: &str, body: impl FnOnce(&Tree) + Send) {
+    in_mount_namespace(name, || {
+        let tree = Tree::new();
+        let image = tree.path("image");
+        fs::File::create(&image).unwrap().set_len(16 << 20).unwrap();
+        let attached = Command::new("losetup")
+            .arg("--find")
+            .arg("--show")
+            .arg(&image)
+            .output();
+        let device = match attached {
+            Ok(output) if output.status.success() => {
+                String::from_utf8(output.stdout).unwrap().trim().to_owned()
+            }
+            other => {
+                println!("SKIPPED: {name}: no loop device: {other:?}");
+                return;
+            }
+        };
+        std::os::unix::fs::symlink(&device, tree.roots.dev.join(node)).unwrap();
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| body(&tree)));
+        super::tree::unmount_below(&tree.path("")).unwrap();
+        let detached = Command::new("losetup").arg("-d").arg(&device).status();
+        assert!(detached.unwrap().success());
+        if let Err(panic) = result {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
 /// A scratch directory that stands for `/sys` and `/dev`.
 pub struct Tree {
     pub roots: Roots,
@@ -64,7 +98,7 @@ impl Tree {
             dev: top.path().join("dev"),
         };
         fs::create_dir(&roots.sys).unwrap();
-        fs::create_dir(&roots.dev).unwrap();
+        fs::create_dir_all(roots.dev.join("mapper")).unwrap();
         Self { roots, top }
     }
 
@@ -162,28 +196,57 @@ impl Source for Script<'_> {
     }
 }
 
-/// The real calls, of which one fails: the one with this number, counted from 0.
+/// The real calls, of which one fails: the one with this number, counted from 0. In the place of
+/// the device-mapper, which a machine that builds need not have, stands a table: a mapped device
+/// is a link to the device below it.
 pub struct Failing {
     calls: Cell<usize>,
-    fails: usize,
+    fails: Cell<usize>,
+    pub mapped: RefCell<BTreeMap<String, Mapped>>,
+}
+
+/// What a table was loaded with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Mapped {
+    pub sectors: u64,
+    pub kind: String,
+    pub parameters: String,
+    pub read_only: bool,
+    pub running: bool,
 }
 
 impl Failing {
     pub fn at(fails: usize) -> Self {
         Self {
             calls: Cell::new(0),
-            fails,
+            fails: Cell::new(fails),
+            mapped: RefCell::default(),
         }
+    }
+
+    /// Nothing fails.
+    pub fn never() -> Self {
+        Self::at(usize::MAX)
+    }
+
+    /// From now on nothing fails.
+    pub fn heal(&self) {
+        self.fails.set(usize::MAX);
     }
 
     /// Whether the failing call was reached.
     pub fn failed(&self) -> bool {
-        self.calls.get() > self.fails
+        self.calls.get() > self.fails.get()
+    }
+
+    /// What each mapped device is made of, by name.
+    pub fn tables(&self) -> Vec<(String, Mapped)> {
+        self.mapped.borrow().clone().into_iter().collect()
     }
 
     fn count(&self) -> io::Result<()> {
         let number = self.calls.replace(self.calls.get() + 1);
-        if number == self.fails {
+        if number == self.fails.get() {
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
         Ok(())
@@ -218,4 +281,59 @@ impl Kernel for Failing {
             .map_err(|error| Failure::unspecified(error.to_string()))?;
         Linux.format(formatter, device)
     }
+
+    fn map(&self, _: &Roots, name: &str, request: Request<'_>) -> io::Result<u64> {
+        self.count()?;
+        let mut mapped = self.mapped.borrow_mut();
+        let error = |number| Err(io::Error::from_raw_os_error(number));
+        match (request, mapped.get_mut(name)) {
+            (Request::Create, Some(_)) => return error(libc::EBUSY),
+            (Request::Create, None) => {
+                mapped.insert(name.to_owned(), Mapped::default());
+            }
+            (_, None) => return error(libc::ENXIO),
+            (Request::Load(target, read_only), Some(device)) => {
+                if target.kind == "integrity" {
+                    format_integrity(target.parameters.split(' ').next().unwrap());
+                }
+                *device = Mapped {
+                    sectors: target.sectors,
+                    kind: target.kind.to_owned(),
+                    parameters: target.parameters.to_owned(),
+                    read_only: read_only.0,
+                    running: false,
+                };
+            }
+            (Request::Resume, Some(device)) => device.running = true,
+            (Request::Remove, Some(_)) => drop(mapped.remove(name)),
+        }
+        Ok(0)
+    }
+
+    fn make_node(&self, path: &Path, _: u64) -> io::Result<()> {
+        self.count()?;
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let device = self.mapped.borrow()[name].parameters.clone();
+        let below = device
+            .split(' ')
+            .find(|word| word.starts_with('/'))
+            .unwrap();
+        std::os::unix::fs::symlink(below, path)
+    }
+
+    fn remove_node(&self, path: &Path) -> io::Result<()> {
+        self.count().and_then(|()| Linux.remove_node(path))
+    }
+
+    fn link(&self, to: &Path, path: &Path) -> io::Result<()> {
+        self.count().and_then(|()| Linux.link(to, path))
+    }
+}
+
+/// As dm-integrity does where it finds no superblock of its own.
+fn format_integrity(device: &str) {
+    let sectors = 8_u64.to_le_bytes();
+    let superblock = [&b"integrt\0"[..], &[0; 8], &sectors].concat();
+    let file = fs::File::options().write(true).open(device).unwrap();
+    file.write_all_at(&superblock, 0).unwrap();
 }

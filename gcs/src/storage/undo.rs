@@ -4,13 +4,42 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::kernel::Kernel;
+use super::{mapper, Roots};
 use crate::error::Failure;
 
 /// How one step is taken back.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 enum Step {
     RemoveDirectory(PathBuf),
     Unmount(PathBuf),
+    Unmap(Roots, String),
+}
+
+impl Step {
+    fn take_back(&self, kernel: &dyn Kernel) -> (PathBuf, io::Result<()>) {
+        match self {
+            Self::Unmount(path) => (path.clone(), kernel.unmount(path)),
+            Self::Unmap(roots, name) => {
+                let result = mapper::remove(kernel, roots, name);
+                (mapper::node(roots, name), result)
+            }
+            Self::RemoveDirectory(path) => {
+                let result = match kernel.rmdir(path) {
+                    // Somebody else uses it by now, or has removed it.
+                    Err(error)
+                        if matches!(
+                            error.kind(),
+                            io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotFound
+                        ) =>
+                    {
+                        Ok(())
+                    }
+                    result => result,
+                };
+                (path.clone(), result)
+            }
+        }
+    }
 }
 
 /// What has been done so far. Dropped without [`Undo::run`] having succeeded (a panic), it
@@ -54,6 +83,20 @@ impl<'k> Undo<'k> {
         self.steps.push(Step::Unmount(target.to_owned()));
     }
 
+    /// To be called right after the device was made.
+    pub fn mapped(&mut self, roots: &Roots, name: &str) {
+        self.steps.push(Step::Unmap(roots.clone(), name.to_owned()));
+    }
+
+    /// Takes the newest step back while the work goes on: a mapped device that was needed for a
+    /// moment only.
+    pub fn step_back(&mut self) -> io::Result<()> {
+        let newest = self.steps.last();
+        newest.map_or(Ok(()), |step| step.take_back(self.kernel).1)?;
+        self.steps.pop();
+        Ok(())
+    }
+
     /// mkdir -p. Directories that were there stay when the work fails, with their modes.
     pub fn make_directories(&mut self, path: &Path, mode: u32) -> Result<(), Failure> {
         let mut missing: Vec<&Path> = path
@@ -83,27 +126,7 @@ impl<'k> Undo<'k> {
     fn take_back(&mut self) -> Vec<(PathBuf, io::Error)> {
         let mut stays = Vec::new();
         while let Some(step) = self.steps.pop() {
-            let (path, result) = match step {
-                Step::Unmount(path) => {
-                    let result = self.kernel.unmount(&path);
-                    (path, result)
-                }
-                Step::RemoveDirectory(path) => {
-                    let result = match self.kernel.rmdir(&path) {
-                        // Somebody else uses it by now, or has removed it.
-                        Err(error)
-                            if matches!(
-                                error.kind(),
-                                io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotFound
-                            ) =>
-                        {
-                            Ok(())
-                        }
-                        result => result,
-                    };
-                    (path, result)
-                }
-            };
+            let (path, result) = step.take_back(self.kernel);
             if let Err(error) = result {
                 stays.push((path, error));
             }

@@ -33,10 +33,16 @@ pub struct Running {
     pub channel: OwnedFd,
 }
 
-/// Runs `job` in a forked child. Its result is read back by [`decode`].
-pub fn fork<T: Serialize>(job: impl FnOnce() -> Result<T, Failure>) -> io::Result<Running> {
+/// Runs `job` in a forked child, which has no descriptors but `keep`. Its result is read back by
+/// [`decode`].
+pub fn fork<T: Serialize>(
+    keep: &[BorrowedFd<'_>],
+    job: impl FnOnce() -> Result<T, Failure>,
+) -> io::Result<Running> {
     let (ours, theirs) = channel(SockType::Stream)?;
-    let pid = process::fork_child(&[theirs.as_fd()], || {
+    let mut kept = vec![theirs.as_fd()];
+    kept.extend_from_slice(keep);
+    let pid = process::fork_child(&kept, || {
         let result = job();
         match serde_json::to_vec(&result) {
             Ok(bytes) => i32::from(send_all(&theirs, &bytes).is_err()),

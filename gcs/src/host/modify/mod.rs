@@ -1,8 +1,14 @@
 //! ModifySettings (protocol 4.10, 7): what the host adds to and takes from the utility VM. The
 //! table of what goes where; each resource has a file of its own.
 
+mod directory;
 mod disk;
 mod layers;
+mod mounts;
+mod pci;
+mod pmem;
+
+pub use directory::Share;
 
 use std::time::Duration;
 
@@ -48,10 +54,23 @@ impl Host {
         match (resource, request_type) {
             (Resource::MappedVirtualDisk(disk), RequestType::Add) => self.add_disk(ticket, disk),
             (Resource::MappedVirtualDisk(disk), RequestType::Remove) => {
-                self.remove_disk(ticket, disk);
+                self.remove_disk(ticket, &disk);
             }
             (Resource::ScsiDevice(device), RequestType::Remove) => {
                 self.remove_scsi_device(ticket, device);
+            }
+            (Resource::MappedDirectory(directory), RequestType::Add) => {
+                self.add_directory(ticket, directory);
+            }
+            (Resource::MappedDirectory(directory), RequestType::Remove) => {
+                self.remove_directory(ticket, &directory);
+            }
+            (Resource::VpMemDevice(device), RequestType::Add) => self.add_pmem(ticket, &device),
+            (Resource::VpMemDevice(device), RequestType::Remove) => {
+                self.remove_pmem(ticket, &device);
+            }
+            (Resource::VpciDevice(device), RequestType::Add) => {
+                self.add_pci_device(ticket, device);
             }
             (Resource::CombinedLayers(combined), RequestType::Add) => {
                 self.add_layers(ticket, &combined);
@@ -70,6 +89,9 @@ impl Host {
             (
                 resource @ (Resource::MappedVirtualDisk(_)
                 | Resource::ScsiDevice(_)
+                | Resource::MappedDirectory(_)
+                | Resource::VpMemDevice(_)
+                | Resource::VpciDevice(_)
                 | Resource::CombinedLayers(_)),
                 request_type,
             ) => {

@@ -1,0 +1,222 @@
+//! Device nodes of the utility VM in a container (5.12): what the host says of a device is
+//! not believed, the node of that name is.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use nix::sys::stat::{major, minor};
+use serde_json::{json, Value};
+
+use super::document::{list, object, text_at, Object};
+use crate::error::Failure;
+
+/// What a privileged container does not get of `/dev`: instances of its own, and what is no
+/// device.
+const SKIPPED_DIRECTORIES: [&str; 7] =
+    ["pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev"];
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Node {
+    pub path: PathBuf,
+    /// `c` or `b`.
+    pub kind: &'static str,
+    pub major: u64,
+    pub minor: u64,
+    uid: u32,
+    gid: u32,
+}
+
+impl Node {
+    /// Of what is known about a file; none of one that is no device, or numbered 0:0 (what an
+    /// overlay uses for deleted files).
+    fn of(path: &Path, meta: &fs::Metadata) -> Option<Self> {
+        let kind = if meta.file_type().is_char_device() {
+            "c"
+        } else if meta.file_type().is_block_device() {
+            "b"
+        } else {
+            return None;
+        };
+        let (major, minor) = (major(meta.rdev()), minor(meta.rdev()));
+        (major != 0 || minor != 0).then(|| Self {
+            path: path.to_owned(),
+            kind,
+            major,
+            minor,
+            uid: meta.uid(),
+            gid: meta.gid(),
+        })
+    }
+
+    /// The same device under another path.
+    pub fn at(mut self, path: PathBuf) -> Self {
+        self.path = path;
+        self
+    }
+
+    fn entry(&self) -> Value {
+        json!({
+            "path": self.path.to_string_lossy(),
+            "type": self.kind,
+            "major": self.major,
+            "minor": self.minor,
+            "uid": self.uid,
+            "gid": self.gid,
+        })
+    }
+
+    fn rule(&self, access: &str) -> Value {
+        json!({
+            "allow": true,
+            "type": self.kind,
+            "major": self.major,
+            "minor": self.minor,
+            "access": access,
+        })
+    }
+}
+
+/// The device nodes below `dev`, as paths below `/dev`, in a fixed order (P-120). What goes
+/// away meanwhile is not there.
+pub(super) fn enumerate(dev: &Path) -> Result<Vec<Node>, Failure> {
+    let mut nodes = Vec::new();
+    let mut left = vec![dev.to_owned()];
+    while let Some(directory) = left.pop() {
+        let entries = match fs::read_dir(&directory) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            other => other.map_err(|e| super::made::failed("list", &directory, &e))?,
+        };
+        for entry in entries.flatten() {
+            let (path, name) = (entry.path(), entry.file_name());
+            // Not followed, as the names that links give to devices are in the way.
+            let Ok(meta) = fs::symlink_metadata(&path) else {
+                continue;
+            };
+            if meta.is_dir() {
+                if !SKIPPED_DIRECTORIES.iter().any(|skipped| name == *skipped) {
+                    left.push(path);
+                }
+            } else if name != "console" {
+                let below = path.strip_prefix(dev).unwrap_or(&path);
+                nodes.extend(Node::of(&Path::new("/dev").join(below), &meta));
+            }
+        }
+    }
+    nodes.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(nodes)
+}
+
+/// Puts the device into `linux.devices`, in the place of one with the same path; true when
+/// there was none.
+fn put(devices: &mut Vec<Value>, node: &Node) -> bool {
+    let same = |entry: &&mut Value| {
+        entry["path"]
+            .as_str()
+            .is_some_and(|path| Path::new(path) == node.path)
+    };
+    match devices.iter_mut().find(same) {
+        Some(entry) => {
+            *entry = node.entry();
+            false
+        }
+        None => {
+            devices.push(node.entry());
+            true
+        }
+    }
+}
+
+fn rules(linux: &mut Object) -> Result<&mut Vec<Value>, Failure> {
+    list(object(linux, "resources")?, "devices")
+}
+
+/// Adds a device, and the right to use it unless one of this path is there already.
+pub(super) fn add(spec: &mut Object, node: &Node, access: &str) -> Result<(), Failure> {
+    let linux = object(spec, "linux")?;
+    if put(list(linux, "devices")?, node) {
+        rules(linux)?.push(node.rule(access));
+    }
+    Ok(())
+}
+
+/// Privileged: every device there is, and no limits (P-119).
+pub(super) fn all(spec: &mut Object, dev: &Path) -> Result<(), Failure> {
+    let nodes = enumerate(dev)?;
+    let linux = object(spec, "linux")?;
+    let devices = list(linux, "devices")?;
+    for node in &nodes {
+        put(devices, node);
+    }
+    *rules(linux)? = vec![json!({"allow": true, "access": "rwm"})];
+    Ok(())
+}
+
+/// Not privileged: of each entry only the path is taken (P-121).
+pub(super) fn listed(spec: &mut Object) -> Result<(), Failure> {
+    let linux = object(spec, "linux")?;
+    if !linux.contains_key("devices") {
+        return Ok(());
+    }
+    let given = std::mem::take(list(linux, "devices")?);
+    let mut nodes = Vec::new();
+    for (index, entry) in given.iter().enumerate() {
+        let at = format!("linux.devices[{index}]");
+        let path = text_at(entry, &at, "path")?;
+        nodes.extend(look(Path::new(path)).map_err(|f| f.during(&at))?);
+    }
+    let mut devices = Vec::new();
+    for node in &nodes {
+        if put(&mut devices, node) {
+            rules(linux)?.push(node.rule("rwm"));
+        }
+    }
+    linux.insert("devices".into(), devices.into());
+    Ok(())
+}
+
+/// The node at a path of the utility VM; none for a FIFO.
+fn look(path: &Path) -> Result<Option<Node>, Failure> {
+    let refused = |why: &str| Failure::unspecified(format!("{}: {why}", path.display()));
+    if !path.is_absolute() {
+        return Err(refused("it is not an absolute path"));
+    }
+    let meta = fs::symlink_metadata(path).map_err(|e| super::made::failed("look at", path, &e))?;
+    if meta.file_type().is_fifo() {
+        return Ok(None);
+    }
+    Node::of(path, &meta)
+        .map(Some)
+        .ok_or_else(|| refused("it is no device of the utility VM"))
+}
+
+/// The block device that a path of the utility VM, maybe a link, leads to.
+pub(super) fn block_device(path: &Path) -> Result<Node, Failure> {
+    let meta = fs::metadata(path).map_err(|e| super::made::failed("look at", path, &e))?;
+    Node::of(path, &meta)
+        .filter(|node| node.kind == "b")
+        .ok_or_else(|| Failure::unspecified(format!("{} is no block device", path.display())))
+}
+
+/// The device that attests a confidential VM (5.5 step 9). Where there is none the container
+/// does without.
+pub(super) fn secure_processor(spec: &mut Object, dev: &Path) {
+    let found = ["sev", "sev-guest"].iter().find_map(|name| {
+        let meta = fs::symlink_metadata(dev.join(name)).ok()?;
+        Node::of(&Path::new("/dev").join(name), &meta)
+    });
+    let done = match found {
+        Some(node) => add(spec, &node, "rwm"),
+        None => Err(Failure::unspecified(
+            "neither /dev/sev nor /dev/sev-guest is there",
+        )),
+    };
+    if let Err(failure) = done {
+        log::warn!("no attestation device for the container: {failure}");
+    }
+}
+
+#[cfg(test)]
+#[path = "devices_tests.rs"]
+mod tests;

@@ -1,0 +1,81 @@
+//! For unit tests: directories of a utility VM of their own.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::{json, Value};
+
+use super::{prepare, Adapter, Context, Prepared};
+use crate::error::Failure;
+use crate::storage::Roots;
+
+pub struct Place {
+    pub dir: tempfile::TempDir,
+    pub context: Context,
+}
+
+impl Place {
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let top = dir.path().canonicalize().unwrap();
+        let context = Context {
+            containers: top.join("c"),
+            pods: top.join("pods"),
+            hostname: "uvm".into(),
+            adapters: Ok(vec![Adapter {
+                dns_suffix: "d".into(),
+                dns_servers: "1.1.1.1".into(),
+            }]),
+            roots: Roots {
+                sys: top.join("sys"),
+                dev: top.join("dev"),
+            },
+            device_limit: Duration::ZERO,
+            ..Context::default()
+        };
+        Self { dir, context }
+    }
+
+    pub fn adapters(&mut self) -> &mut Vec<Adapter> {
+        self.context.adapters.as_mut().unwrap()
+    }
+
+    pub fn bundle(&self, id: &str) -> PathBuf {
+        self.context.bundle(id)
+    }
+
+    pub fn prepare(&self, id: &str, spec: &Value) -> Result<Prepared, Failure> {
+        prepare(id, &self.bundle(id), spec.clone(), &self.context)
+    }
+
+    /// The text of a file below the containers' directory.
+    pub fn read(&self, name: &str) -> Option<String> {
+        fs::read_to_string(self.context.containers.join(name)).ok()
+    }
+}
+
+pub fn minimal() -> Value {
+    json!({"process": {"args": ["a"], "cwd": "/"}, "root": {"path": "rootfs"}})
+}
+
+pub fn sandbox() -> Value {
+    let mut spec = minimal();
+    spec["annotations"] = json!({"io.kubernetes.cri.container-type": "sandbox"});
+    spec
+}
+
+/// A workload of the pod `pod`.
+pub fn workload() -> Value {
+    let mut spec = minimal();
+    spec["annotations"] = json!({
+        "io.kubernetes.cri.container-type": "container",
+        "io.kubernetes.cri.sandbox-id": "pod",
+    });
+    spec
+}
+
+pub fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}

@@ -1,0 +1,139 @@
+//! MappedDirectory: a directory of the host over 9P on a connection that is open already
+//! (protocol section 7.3).
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::PathBuf;
+
+use nix::mount::MsFlags;
+
+use super::kernel::{Kernel, Linux, Mount};
+use super::path::mount_point;
+use super::{Record, Source, Undo};
+use crate::error::Failure;
+
+/// Bytes of a 9P message.
+const MESSAGE_SIZE: u32 = 65_536;
+
+/// A directory to be mounted; checked where the request is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Directory {
+    pub port: u32,
+    mount_path: PathBuf,
+    /// Empty: what the server has without a name.
+    share: String,
+    read_only: bool,
+}
+
+impl Directory {
+    /// # Errors
+    /// A port, path or name that cannot be one.
+    pub fn new(mount_path: &str, port: i32, share: &str, read_only: bool) -> Result<Self, Failure> {
+        let Some(mount_path) = mount_point(mount_path)? else {
+            return Err(Failure::unspecified("MappedDirectory without MountPath"));
+        };
+        let port = u32::try_from(port).ok().filter(|port| *port > 0);
+        let Some(port) = port else {
+            return Err(Failure::unspecified("MappedDirectory without a Port"));
+        };
+        // A comma would begin another option.
+        if share.contains([',', '\0']) {
+            return Err(Failure::unspecified(format!(
+                "ShareName {share:?} cannot be mounted: it contains a comma or NUL"
+            )));
+        }
+        Ok(Self {
+            port,
+            mount_path,
+            share: share.to_owned(),
+            read_only,
+        })
+    }
+
+    fn mount_data(&self, connection: i32) -> String {
+        let mut data =
+            format!("trans=fd,rfdno={connection},wfdno={connection},msize={MESSAGE_SIZE}");
+        if !self.share.is_empty() {
+            data += ",aname=";
+            data += &self.share;
+        }
+        data
+    }
+}
+
+/// Mounts it. Blocks as long as the server on the connection is silent; the kernel keeps the
+/// connection, so the caller's copy may be closed.
+pub fn add(directory: &Directory, connection: BorrowedFd<'_>) -> Result<Record, Failure> {
+    add_with(&Linux, directory, connection)
+}
+
+fn add_with(
+    kernel: &dyn Kernel,
+    directory: &Directory,
+    connection: BorrowedFd<'_>,
+) -> Result<Record, Failure> {
+    let path = &directory.mount_path;
+    Undo::run(kernel, |undo| {
+        undo.make_directories(path, 0o700)?;
+        let flags = match directory.read_only {
+            true => MsFlags::MS_RDONLY,
+            false => MsFlags::empty(),
+        };
+        let mount = Mount {
+            source: path,
+            target: path,
+            kind: "9p",
+            flags,
+            data: &directory.mount_data(connection.as_raw_fd()),
+        };
+        kernel.mount(mount).map_err(|error| {
+            Failure::unspecified(format!(
+                "cannot mount the directory {:?} of port {} on {path:?}: {error}",
+                directory.share, directory.port
+            ))
+        })?;
+        undo.mounted(path);
+        Ok(Record {
+            source: Source::Directory,
+            mount_path: Some(path.clone()),
+            device: None,
+            filesystem: "9p".into(),
+            read_only: directory.read_only,
+            mappings: Vec::new(),
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_data_is_as_the_kernel_wants_it() {
+        for (share, expected) in [
+            ("", "trans=fd,rfdno=7,wfdno=7,msize=65536"),
+            ("0", "trans=fd,rfdno=7,wfdno=7,msize=65536,aname=0"),
+        ] {
+            // Read-only is a flag of the mount, not an option of 9P.
+            for read_only in [false, true] {
+                let directory = Directory::new("/m", 564, share, read_only).unwrap();
+                assert_eq!(directory.mount_data(7), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn settings_that_cannot_be_mounted_are_refused() {
+        for (path, port, share) in [
+            ("", 564, ""),
+            ("m", 564, ""),
+            ("/m", 0, ""),
+            ("/m", -1, ""),
+            ("/m", 564, "0,access=any"),
+        ] {
+            assert!(
+                Directory::new(path, port, share, false).is_err(),
+                "{path} {port} {share}"
+            );
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! PCI functions that the host has assigned to the VM (protocol section 7.9).
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::arrival;
+use super::Roots;
+use crate::error::Failure;
+use crate::uevent::{self, Matcher, Source, Uevent};
+
+/// How long one may take to appear.
+pub const ARRIVAL: Duration = Duration::from_secs(60);
+
+/// The directory of the function with this VMBus instance in `/sys`; waits for it up to
+/// [`ARRIVAL`] (P-277).
+pub fn find(roots: &Roots, instance: &str) -> Result<PathBuf, Failure> {
+    let deadline = Instant::now() + ARRIVAL;
+    find_with(roots, uevent::Socket::subscribe, instance, deadline)
+}
+
+fn find_with<S: Source>(
+    roots: &Roots,
+    subscribe: impl FnOnce() -> io::Result<S>,
+    instance: &str,
+    deadline: Instant,
+) -> Result<PathBuf, Failure> {
+    let instance = instance.to_ascii_lowercase();
+    let plain = |byte: u8| byte.is_ascii_hexdigit() || byte == b'-';
+    if instance.is_empty() || !instance.bytes().all(plain) {
+        return Err(Failure::unspecified(format!(
+            "VMBusGUID {instance:?} is no GUID"
+        )));
+    }
+    let started = Instant::now();
+    let directory = roots.sys.join("bus/vmbus/devices").join(&instance);
+    let events = Events(instance);
+    let found = arrival::wait(subscribe, &events, deadline, || look(&directory))?;
+    found.ok_or_else(|| {
+        Failure::unspecified(format!(
+            "no PCI device at {directory:?} after {:.1} s: was it assigned to the VM?",
+            started.elapsed().as_secs_f64()
+        ))
+    })
+}
+
+/// `pci<domain>:<bus>`, and in it what begins with the same `<domain>:<bus>`.
+fn look(directory: &Path) -> Result<Option<PathBuf>, Failure> {
+    let Some(bus) = entry(directory, "pci")? else {
+        return Ok(None);
+    };
+    let name = bus.file_name().unwrap_or_default().to_string_lossy();
+    let location = name.trim_start_matches("pci").to_owned();
+    entry(&bus, &location)
+}
+
+fn entry(directory: &Path, prefix: &str) -> Result<Option<PathBuf>, Failure> {
+    let unlisted =
+        |error: io::Error| Failure::unspecified(format!("cannot list {directory:?}: {error}"));
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if arrival::is_absent(&error) => return Ok(None),
+        Err(error) => return Err(unlisted(error)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(unlisted)?;
+        if entry
+            .file_name()
+            .as_encoded_bytes()
+            .starts_with(prefix.as_bytes())
+        {
+            return Ok(Some(entry.path()));
+        }
+    }
+    Ok(None)
+}
+
+struct Events(String);
+
+/// The path of a function goes through its VMBus instance.
+impl Matcher for Events {
+    fn is_match(&self, event: &Uevent) -> bool {
+        event.subsystem == "pci" && event.devpath.contains(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Script, Tree};
+    use super::*;
+
+    const INSTANCE: &str = "7d2f8c3e-6a0b-4b8f-8a51-55a1b2c3d4e5";
+
+    #[test]
+    fn a_function_is_found_when_it_comes() {
+        let tree = Tree::new();
+        let base = format!("bus/vmbus/devices/{INSTANCE}");
+        let function = format!("{base}/pci6a0b:00/6a0b:00:02.0");
+        let script = Script::default()
+            .event("pci", "/devices/other/pci0000:00/0000:00:01.0", || {
+                panic_if_there(&tree, &function);
+            })
+            .event("pci", &format!("/devices/{INSTANCE}/pci6a0b:00"), || {
+                // Not the function, and not yet the function.
+                tree.sys_dir(&format!("{base}/pci6a0b:00/pci_bus"));
+            })
+            .event("pci", &format!("/devices/{INSTANCE}/x"), || {
+                tree.sys_dir(&function);
+            });
+        let upper = INSTANCE.to_uppercase();
+        let found = find_with(&tree.roots, || Ok(script), &upper, Instant::now()).unwrap();
+        assert_eq!(found, tree.roots.sys.join(&function));
+    }
+
+    fn panic_if_there(tree: &Tree, function: &str) {
+        assert!(!tree.roots.sys.join(function).exists());
+    }
+
+    #[test]
+    fn one_that_never_comes_is_named_after_the_time() {
+        let tree = Tree::new();
+        let none = || Ok(Script::default());
+        let failure = find_with(&tree.roots, none, INSTANCE, Instant::now()).unwrap_err();
+        assert!(failure.message.contains(INSTANCE), "{failure}");
+        for wrong in ["", "../../devices", "a b"] {
+            let none = || Ok(Script::default());
+            let failure = find_with(&tree.roots, none, wrong, Instant::now()).unwrap_err();
+            assert!(failure.message.contains("GUID"), "{failure}");
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! VPMemDevice: a layer on a persistent memory device, whole or one of several on it (protocol
+//! section 7.4).
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use nix::mount::MsFlags;
+
+use super::arrival::{self, ARRIVAL};
+use super::kernel::{Kernel, Linux, Mount};
+use super::mapper::{self, ReadOnly, Target};
+use super::path::mount_point;
+use super::{filesystem, verity, Record, Roots, Undo};
+use crate::error::Failure;
+use crate::uevent::{self, Matcher, Uevent};
+
+const SECTOR: u64 = 512;
+
+/// What the host asks for.
+#[derive(Debug, Clone)]
+pub struct Pmem {
+    pub device: u32,
+    pub mount_path: String,
+    /// None is the whole device.
+    pub part: Option<Part>,
+    /// The layer carries a hash tree, which is to be checked.
+    pub verified: bool,
+}
+
+/// Bytes; multiples of a sector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    pub offset: u64,
+    pub size: u64,
+}
+
+impl Pmem {
+    pub fn source(&self) -> super::Source {
+        super::Source::Pmem {
+            device: self.device,
+            offset: self.part.map(|part| part.offset),
+        }
+    }
+}
+
+/// Waits up to [`ARRIVAL`] for the device and mounts it read-only.
+pub fn add(roots: &Roots, pmem: &Pmem) -> Result<Record, Failure> {
+    let deadline = Instant::now() + ARRIVAL;
+    add_with(&Linux, roots, uevent::Socket::subscribe, pmem, deadline)
+}
+
+pub(super) fn add_with<S: uevent::Source>(
+    kernel: &dyn Kernel,
+    roots: &Roots,
+    subscribe: impl FnOnce() -> io::Result<S>,
+    pmem: &Pmem,
+    deadline: Instant,
+) -> Result<Record, Failure> {
+    let done = add_checked(kernel, roots, subscribe, pmem, deadline);
+    done.map_err(|failure| failure.during(format_args!("adding {}", pmem.source())))
+}
+
+fn add_checked<S: uevent::Source>(
+    kernel: &dyn Kernel,
+    roots: &Roots,
+    subscribe: impl FnOnce() -> io::Result<S>,
+    pmem: &Pmem,
+    deadline: Instant,
+) -> Result<Record, Failure> {
+    let Some(target) = mount_point(&pmem.mount_path)? else {
+        return Err(Failure::unspecified("MountPath is missing"));
+    };
+    let linear = pmem.part.map(|part| Linear::new(pmem.device, part));
+    let linear = linear.transpose()?;
+    if linear.is_some() && pmem.verified {
+        return Err(Failure::unspecified(
+            "a part of a device cannot be verified: only whole devices carry a hash tree",
+        ));
+    }
+    let device = find(roots, pmem.device, subscribe, deadline)?;
+    Undo::run(kernel, |undo| {
+        let mut mappings = Vec::new();
+        let source = match &linear {
+            Some(linear) => {
+                mappings.push(linear.name.clone());
+                linear.create(undo, roots, &device, deadline)?
+            }
+            None if pmem.verified => {
+                let prefix = format!("dm-verity-pmem{}", pmem.device);
+                let (name, node) = verity::create(undo, roots, &prefix, &device, deadline)?;
+                mappings.push(name);
+                node
+            }
+            None => device.clone(),
+        };
+        undo.make_directories(&target, 0o700)?;
+        let kind = detect(&source)?;
+        let mount = Mount {
+            source: &source,
+            target: &target,
+            kind,
+            flags: MsFlags::MS_RDONLY,
+            data: filesystem::read_only_data(kind),
+        };
+        kernel.mount(mount).map_err(|error| {
+            Failure::unspecified(format!(
+                "cannot mount {source:?} on {target:?} as {kind}: {error}"
+            ))
+        })?;
+        undo.mounted(&target);
+        Ok(Record {
+            source: pmem.source(),
+            mount_path: Some(target.clone()),
+            device: Some(device.clone()),
+            filesystem: kind.to_owned(),
+            read_only: true,
+            mappings,
+        })
+    })
+}
+
+/// Hosts make layers of ext4 only; for what is not known the kernel may have a better word.
+fn detect(source: &Path) -> Result<&'static str, Failure> {
+    let found = filesystem::detect(source)
+        .map_err(|error| Failure::unspecified(format!("cannot read {source:?}: {error}")))?;
+    Ok(found.unwrap_or("ext4"))
+}
+
+/// A part of the device as a device of its own.
+#[derive(Debug, PartialEq, Eq)]
+struct Linear {
+    name: String,
+    sectors: u64,
+    first: u64,
+}
+
+impl Linear {
+    fn new(device: u32, Part { offset, size }: Part) -> Result<Self, Failure> {
+        if size == 0 || size % SECTOR != 0 || offset % SECTOR != 0 {
+            return Err(Failure::unspecified(format!(
+                "{size} bytes from byte {offset} are no whole sectors of {SECTOR} bytes"
+            )));
+        }
+        Ok(Self {
+            name: format!("dm-linear-pmem{device}-{offset}-{size}"),
+            sectors: size / SECTOR,
+            first: offset / SECTOR,
+        })
+    }
+
+    fn parameters(&self, device: &Path) -> String {
+        format!("{} {}", device.display(), self.first)
+    }
+
+    fn create(
+        &self,
+        undo: &mut Undo<'_>,
+        roots: &Roots,
+        device: &Path,
+        deadline: Instant,
+    ) -> Result<PathBuf, Failure> {
+        let target = Target {
+            sectors: self.sectors,
+            kind: "linear",
+            parameters: &self.parameters(device),
+        };
+        mapper::create(undo, roots, &self.name, target, ReadOnly(true), deadline)
+    }
+}
+
+struct Events(String);
+
+impl Matcher for Events {
+    fn is_match(&self, event: &Uevent) -> bool {
+        event.subsystem == "block" && event.devpath.ends_with(&self.0)
+    }
+}
+
+fn find<S: uevent::Source>(
+    roots: &Roots,
+    device: u32,
+    subscribe: impl FnOnce() -> io::Result<S>,
+    deadline: Instant,
+) -> Result<PathBuf, Failure> {
+    let started = Instant::now();
+    let node = roots.dev.join(format!("pmem{device}"));
+    let events = Events(format!("/block/pmem{device}"));
+    let found = arrival::wait(subscribe, &events, deadline, || match fs::metadata(&node) {
+        Ok(_) => Ok(Some(())),
+        Err(error) if arrival::is_absent(&error) => Ok(None),
+        Err(error) => Err(Failure::unspecified(format!(
+            "cannot look at {node:?}: {error}"
+        ))),
+    });
+    if found?.is_some() {
+        return Ok(node);
+    }
+    Err(Failure::unspecified(format!(
+        "no {node:?} after {:.1} s: was it attached to the VM?",
+        started.elapsed().as_secs_f64()
+    )))
+}
+
+#[cfg(test)]
+#[path = "pmem_tests.rs"]
+mod tests;
