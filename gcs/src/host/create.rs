@@ -179,9 +179,18 @@ impl Host {
                 )),
             });
             match made {
-                Ok((pid, streams)) => host.created(ticket, &id, Pid::from_raw(pid), streams),
+                Ok((pid, streams)) => host.connect(ticket, id, Pid::from_raw(pid), streams),
                 Err(failure) => host.create_failed(ticket, id, failure),
             }
+        });
+    }
+
+    /// Gives the waiting init the adapters of the namespace it has taken.
+    fn connect(&mut self, ticket: Ticket, id: String, pid: Pid, streams: InitStreams) {
+        let name = id.clone();
+        self.assign_network(&name, pid, move |host, assigned| match assigned {
+            Ok(()) => host.created(ticket, &id, pid, streams),
+            Err(failure) => host.create_failed(ticket, id, failure),
         });
     }
 
