@@ -17,6 +17,7 @@ const SETTLE: Duration = Duration::from_secs(20);
 const PATH: &str = "PATH=/bin:/usr/bin:/sbin:/usr/sbin";
 
 /// A container about to be made: a standalone one, unless its spec is edited.
+#[derive(Clone)]
 #[must_use]
 pub struct Plan<'g> {
     guest: &'g Guest,
@@ -43,6 +44,22 @@ impl<'g> Plan<'g> {
     pub fn edit(mut self, change: impl FnOnce(&mut Value)) -> Self {
         change(&mut self.spec);
         self
+    }
+
+    /// Adds an annotation.
+    pub fn annotate(self, name: &str, value: &str) -> Self {
+        self.edit(|spec| spec["annotations"][name] = json!(value))
+    }
+
+    /// Adds a mount.
+    pub fn with_mount(self, destination: &str, source: &str, options: &[&str]) -> Self {
+        let mount = json!({
+            "destination": destination, "type": "none", "source": source, "options": options});
+        self.edit(|spec| {
+            if let Some(mounts) = spec["mounts"].as_array_mut() {
+                mounts.push(mount);
+            }
+        })
     }
 
     /// The words of its first process.
@@ -181,6 +198,14 @@ impl Container<'_> {
                 format!("exit code {code}: {}{}", out.text(), out.error_text()),
             )),
         }
+    }
+
+    /// The spec it runs by, as the guest wrote it to the bundle.
+    pub fn config(&self) -> Checked<Value> {
+        let path = format!("{}/config.json", self.bundle());
+        Ok(serde_json::from_str(
+            &self.guest.sh(&format!("cat {path}"))?,
+        )?)
     }
 
     /// Waits for its exit notification; gives the members.

@@ -52,8 +52,12 @@ impl Guest {
 
     /// A name that was not used in this VM.
     pub fn fresh(&self, name: &str) -> String {
+        format!("{name}-{}", self.serial())
+    }
+
+    pub(super) fn serial(&self) -> u32 {
         self.serial.set(self.serial.get() + 1);
-        format!("{name}-{}", self.serial.get())
+        self.serial.get()
     }
 
     /// Mounts the tools' disk at [`TOOLS`] unless that was done.

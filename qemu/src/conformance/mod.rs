@@ -34,6 +34,9 @@
 //!   `.exec("script")`, `.sh("script")?`, `.remove()?`. `.try_create()?` gives Create's own result
 //!   for `refused(result, codes::FAIL)?`. `.mount()?` alone leaves Create to the scenario. Dropping
 //!   a container cleans up.
+//! * Pods: `vm.sandbox("script")?` is the plan of one with a network namespace of its own,
+//!   `vm.workload(sandbox.id(), "script")` of a container in it; `join(plan, pid)` has it share the
+//!   namespaces of the running sandbox.
 //! * Frames: `vm.ask(type, bytes)?` and `vm.ask_json(rpc, &json!({…}))?` send exactly that and
 //!   give the [`Answer`](crate::host::Answer) (`.is(code)?`, `.members`, `.payload`);
 //!   `vm.send(…)`, `vm.expect(…)` and `vm.send_bytes(…)` are the parts; `vm.register(id)` before a
@@ -49,6 +52,7 @@ mod checklist;
 mod container;
 mod guest;
 mod lab;
+mod pod;
 mod report;
 mod run;
 mod scenarios;
@@ -59,6 +63,7 @@ pub use checklist::{lines, name, Level, Line};
 pub use container::{Container, Mounted, Plan};
 pub use guest::{Guest, LIMIT, PLACE, TOOLS};
 pub use lab::{Boot, Lab};
+pub use pod::{join, SANDBOX, SANDBOX_ID, TYPE};
 pub use report::{Outcome, Report, Verdict};
 pub use run::{run, ConformanceError, Order};
 pub use select::{Selection, SelectionError};

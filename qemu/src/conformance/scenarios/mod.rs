@@ -5,13 +5,16 @@ mod create;
 mod delete;
 mod errors;
 mod json;
+mod kinds;
 mod negotiate;
 mod network;
 mod process;
 mod properties;
 mod reconnect;
+mod spec;
 mod storage;
 mod transport;
+mod user;
 mod v1;
 mod wait;
 
@@ -24,6 +27,9 @@ pub const AREAS: &[Area] = &[
     errors::AREA,
     negotiate::AREA,
     create::AREA,
+    kinds::AREA,
+    spec::AREA,
+    user::AREA,
     process::AREA,
     wait::AREA,
     properties::AREA,

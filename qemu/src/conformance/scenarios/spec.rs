@@ -1,0 +1,268 @@
+//! What annotations and devices do to a spec, and the working directory.
+
+use serde_json::{json, Value};
+
+use super::{Area, Scenario};
+use crate::conformance::{
+    codes, contains, refused, same, that, Checked, Container, Guest, Lab, Plan, TOOLS,
+};
+use crate::host::wire::Rpc;
+
+pub const AREA: Area = Area {
+    name: "spec",
+    scenarios: SCENARIOS,
+    not_run: &[],
+};
+
+const SHM: &str = "io.microsoft.lcow.shm.size-kb";
+const CORE: &str = "io.microsoft.lcow.rlimitcore";
+const PRIVILEGED: &str = "io.microsoft.virtualmachine.lcow.privileged";
+const CERTIFICATE: &str = "io.microsoft.virtualmachine.lcow.amd-certificate";
+const SECURITY: &str = "io.microsoft.virtualmachine.lcow.securitypolicy.env";
+
+/// The pod of a workload that is judged.
+fn in_pod(lab: &mut Lab, check: impl Fn(&Guest, &Container<'_>) -> Checked) -> Checked {
+    let vm = lab.guest()?;
+    let sandbox = vm.sandbox("true")?.create()?;
+    check(&vm, &sandbox)?;
+    sandbox.remove()
+}
+
+fn with_device<'g>(plan: Plan<'g>, path: &str) -> Plan<'g> {
+    let device = json!({"path": path, "type": "c", "major": 77, "minor": 78});
+    plan.edit(|spec| spec["linux"]["devices"] = json!([device]))
+}
+
+/// The disk with the tools: a device that every VM of ours has and no container may use unasked.
+struct TheDisk {
+    path: String,
+    major: u64,
+    minor: u64,
+}
+
+impl TheDisk {
+    fn of(vm: &Guest) -> Checked<Self> {
+        vm.tools()?;
+        let said = vm.sh(&format!(
+            "set -- $(grep ' {TOOLS} ' /proc/mounts); stat -c '%n %t %T' $1"
+        ))?;
+        let words: Vec<&str> = said.split(' ').collect();
+        let number = |at: usize| u64::from_str_radix(words.get(at).unwrap_or(&""), 16);
+        Ok(Self {
+            path: words[0].to_owned(),
+            major: number(1)?,
+            minor: number(2)?,
+        })
+    }
+
+    /// Makes a node of its own and reads from it.
+    fn script(&self) -> String {
+        let Self { major, minor, .. } = self;
+        format!("mknod /own b {major} {minor}; head -c 512 /own | wc -c")
+    }
+
+    /// It must be in the spec with the numbers it has.
+    fn is_in(&self, config: &Value) -> Checked {
+        let list = config["linux"]["devices"].as_array().into_iter().flatten();
+        let mut found = list.filter(|device| device["path"] == self.path.as_str());
+        let seen = found
+            .next()
+            .map(|device| json!([device["type"], device["major"], device["minor"]]));
+        same(&self.path, Some(json!(["b", self.major, self.minor])), seen)
+    }
+}
+
+/// What a program finds of its security context: variable, then files with modes and texts.
+const CONTEXT: &str = "echo $UVM_SECURITY_CONTEXT_DIR; cd ${UVM_SECURITY_CONTEXT_DIR:-/none} && \
+                       stat -c '%a %n' . * && cat *";
+
+const SCENARIOS: &[(u16, Scenario)] = &[
+    (117, |lab| {
+        in_pod(lab, |vm, sandbox| {
+            let plan = || vm.workload(sandbox.id(), "grep ' /dev/shm ' /proc/mounts");
+            let workload = plan().annotate(SHM, "2048").create()?;
+            let config = workload.config()?;
+            let all = config["mounts"].as_array().into_iter().flatten();
+            let shm: Vec<&Value> = all.filter(|m| m["destination"] == "/dev/shm").collect();
+            let expected = json!({
+                "destination": "/dev/shm", "type": "tmpfs", "source": "shm",
+                "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=2048k"]});
+            same("mounts at /dev/shm", vec![&expected], shm)?;
+            contains("the mount", "size=2048k", &workload.init().run()?.text())?;
+            workload.remove()?;
+            for bad in ["0", "", "many", "-1", "1.5"] {
+                refused(plan().annotate(SHM, bad).try_create()?, codes::FAIL)?;
+            }
+            Ok(())
+        })
+    }),
+    (118, |lab| {
+        in_pod(lab, |vm, sandbox| {
+            let script = "grep core /proc/self/limits | tr -s ' '";
+            let plan = || vm.workload(sandbox.id(), script);
+            let out = plan().annotate(CORE, "1;2").run()?;
+            contains("its limits", "Max core file size 1 2 bytes", &out.text())?;
+            // One that is there is replaced; engines refuse two.
+            let own = json!({"type": "RLIMIT_CORE", "soft": 5, "hard": 6});
+            let twice = plan().annotate(CORE, "0;7").edit(|spec| {
+                spec["process"]["rlimits"] = json!([own]);
+            });
+            contains(
+                "its limits",
+                "Max core file size 0 7 bytes",
+                &twice.run()?.text(),
+            )?;
+            for bad in ["1", "1;2;3", "a;b", "-1;2", ";"] {
+                refused(plan().annotate(CORE, bad).try_create()?, codes::FAIL)?;
+            }
+            Ok(())
+        })
+    }),
+    (119, |lab| {
+        in_pod(lab, |vm, sandbox| {
+            let disk = TheDisk::of(vm)?;
+            for text in ["true", "TRUE", "True"] {
+                let plan = vm.workload(sandbox.id(), &disk.script());
+                let workload = plan.annotate(PRIVILEGED, text).create()?;
+                let config = workload.config()?;
+                let rules = config["linux"]["resources"]["devices"].clone();
+                same(
+                    "its rules",
+                    json!([{"allow": true, "access": "rwm"}]),
+                    rules,
+                )?;
+                disk.is_in(&config)?;
+                same("bytes it read", "512\n", workload.init().run()?.text())?;
+                workload.remove()?;
+            }
+            let plan = vm.workload(sandbox.id(), &disk.script());
+            let out = plan.annotate(PRIVILEGED, "yes").run()?;
+            same("bytes that an ordinary one read", "0\n", out.text())
+        })
+    }),
+    (120, |lab| {
+        in_pod(lab, |vm, sandbox| {
+            let (pipe, directory) = (vm.fresh("pipe"), vm.fresh("sub"));
+            vm.sh(&format!(
+                "mkfifo /dev/{pipe}; mkdir -p /dev/{directory}/mqueue; \
+                 mknod /dev/{directory}/null c 1 3; mknod /dev/{directory}/mqueue/null c 1 3"
+            ))?;
+            let plan = vm
+                .workload(sandbox.id(), "true")
+                .annotate(PRIVILEGED, "true");
+            let workload = plan.create()?;
+            let config = workload.config()?;
+            vm.sh(&format!("rm -r /dev/{pipe} /dev/{directory}"))?;
+            let list = config["linux"]["devices"]
+                .as_array()
+                .cloned()
+                .unwrap_or_default();
+            let paths: Vec<&str> = list.iter().filter_map(|d| d["path"].as_str()).collect();
+            let made = format!("/dev/{directory}/null");
+            that(
+                paths.contains(&made.as_str()),
+                "nodes of sub-directories",
+                format!("{paths:?}"),
+            )?;
+            let skipped = |path: &&&str| {
+                let mut parts = path.split('/');
+                path.ends_with("/console")
+                    || path.ends_with(&pipe)
+                    || parts.any(|part| ["pts", "shm", "fd", "mqueue"].contains(&part))
+            };
+            same("what is to be left out", None, paths.iter().find(skipped))?;
+            workload.remove()
+        })
+    }),
+    (121, |lab| {
+        in_pod(lab, |vm, sandbox| {
+            let disk = TheDisk::of(vm)?;
+            let plan = |path: &str| with_device(vm.workload(sandbox.id(), &disk.script()), path);
+            let workload = plan(&disk.path).create()?;
+            let config = workload.config()?;
+            disk.is_in(&config)?;
+            let rules = config["linux"]["resources"]["devices"].as_array().cloned();
+            let rule = json!({
+                "allow": true, "type": "b", "major": disk.major, "minor": disk.minor,
+                "access": "rwm"});
+            same(
+                "the last rule",
+                Some(&rule),
+                rules.unwrap_or_default().last(),
+            )?;
+            same("bytes it read", "512\n", workload.init().run()?.text())?;
+            workload.remove()?;
+            refused(plan("/dev/no-such-node").try_create()?, codes::FAIL)?;
+            let link = vm.fresh("link");
+            vm.sh(&format!("ln -s null /dev/{link}"))?;
+            let linked = plan(&format!("/dev/{link}")).try_create()?;
+            vm.sh(&format!("rm /dev/{link}"))?;
+            refused(linked, codes::FAIL).map(drop)
+        })
+    }),
+    (122, |lab| {
+        in_pod(lab, |vm, sandbox| {
+            let bare = |plan: Plan<'_>| {
+                plan.edit(|spec| {
+                    if let Some(members) = spec["linux"].as_object_mut() {
+                        members.remove("resources");
+                    }
+                })
+                .create()?
+                .remove()
+            };
+            bare(with_device(vm.workload(sandbox.id(), "true"), "/dev/kmsg"))?;
+            bare(
+                vm.workload(sandbox.id(), "true")
+                    .annotate(PRIVILEGED, "true"),
+            )
+        })
+    }),
+    (127, |lab| {
+        let vm = lab.guest()?;
+        let plan = vm.container("pwd; stat -c %a /srv/new /srv/new/here");
+        let plan = plan.edit(|spec| spec["process"]["cwd"] = json!("/srv/new/here"));
+        let out = plan.run()?;
+        same("its directory", "/srv/new/here\n755\n755\n", out.text())
+    }),
+    (133, |lab| {
+        let vm = lab.guest()?;
+        let plan = || vm.container(CONTEXT);
+        let found = plan().annotate(CERTIFICATE, "Y2VydA==").run()?.text();
+        let (dir, files) = found.split_once('\n').unwrap_or_default();
+        that(
+            dir.starts_with("/security-context-"),
+            "its directory",
+            &found,
+        )?;
+        same(
+            "its files",
+            "755 .\n744 host-amd-cert-base64\nY2VydA==",
+            files,
+        )?;
+        let nothing = |plan: Plan<'_>| same("what it finds", "\n", plan.run()?.text());
+        nothing(plan())?;
+        nothing(
+            plan()
+                .annotate(CERTIFICATE, "Y2VydA==")
+                .annotate(SECURITY, "False"),
+        )?;
+        drop(vm);
+
+        // Reference information that comes with an empty policy.
+        let vm = lab.boot(|b| b.negotiate = false)?;
+        let versions = json!({"MinimumVersion": 4, "MaximumVersion": 4});
+        vm.ask_json(Rpc::NegotiateProtocol, &versions)?.is(0)?;
+        vm.modify(
+            "SecurityPolicy",
+            "Add",
+            json!({"EncodedUVMReference": "cmVm"}),
+        )?;
+        let found = vm.container(CONTEXT).run()?.text();
+        contains(
+            "what it finds",
+            "\n755 .\n744 reference-info-base64\ncmVm",
+            &found,
+        )
+    }),
+];
