@@ -58,6 +58,8 @@ pub struct BootOptions {
     /// Send what a real host always sends: NegotiateProtocol and the SecurityPolicy request.
     pub negotiate: bool,
     pub limit: Duration,
+    /// How long the entropy connection stays open behind its bytes.
+    pub entropy_hold: Duration,
     /// What the vsock device shall do wrong, for tests.
     pub faults: Faults,
 }
@@ -70,6 +72,7 @@ impl Default for BootOptions {
             log_sink: None,
             negotiate: true,
             limit: BOOT_LIMIT,
+            entropy_hold: Duration::ZERO,
             faults: Faults::default(),
         }
     }
@@ -123,6 +126,7 @@ impl Uvm {
             &profile,
             options.strict,
             options.log_sink,
+            options.entropy_hold,
             options.faults,
         )?;
 
@@ -286,6 +290,7 @@ fn open_vsock(
     profile: &Profile,
     strict: bool,
     log_sink: Option<LogSink>,
+    entropy_hold: Duration,
     faults: Faults,
 ) -> Result<(Host, VsockWire, Option<DeviceHandle>), UvmError> {
     let chosen = choice::vsock(profile.vsock);
@@ -300,6 +305,7 @@ fn open_vsock(
         transport,
         strict,
         log_sink,
+        entropy_hold,
     })?;
     let (wire, device) = match kind {
         VsockKind::None => (VsockWire::None, None),

@@ -16,12 +16,14 @@ use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 use serde::Serialize;
 
+use crate::bridge::frame::MAX_FROM_HOST;
 use crate::error::Failure;
 use crate::sys::channel::receive;
 use crate::sys::process::{self, ExitStatus, Program};
 
-/// A result larger than this is a defect of the task, which then fails.
-const RESULT_LIMIT: usize = 1024 * 1024;
+/// A result larger than this is a defect of the task, which then fails. The prepared spec of a
+/// Create comes this way, so it must hold the largest request (P-007), and its own wrapping.
+const RESULT_LIMIT: usize = MAX_FROM_HOST as usize + (1 << 20);
 
 /// Environment of helpers and of PID 1's program (P-293).
 pub const SERVICE_PATH: &str = "PATH=/sbin:/usr/sbin:/bin:/usr/bin";
@@ -119,7 +121,7 @@ impl Received {
             return Ok(Channel::Ended);
         }
         if self.bytes.len() + count > RESULT_LIMIT {
-            return Err(io::Error::other("the result is over 1 MiB"));
+            return Err(io::Error::other("the result is over 65 MiB"));
         }
         self.bytes.extend_from_slice(&buffer[..count]);
         Ok(Channel::Open(count))

@@ -83,14 +83,15 @@ impl Conformance {
         });
         progress.done();
         let report = report?;
-        output.context("writing the outcomes")?;
-        print!("\n{}", report.table());
+        let table = || writeln!(std::io::stdout(), "\n{}", report.table().trim_end());
+        let output = output.and_then(|()| table());
         if let Some(path) = &self.json {
             write(path, &format!("{:#}\n", report.json(&about)))?;
         }
         if let Some(path) = &self.junit {
             write(path, &report.junit()?)?;
         }
+        output.context("writing the outcomes")?;
         Ok(match report.counts(None).fail {
             0 => ExitCode::SUCCESS,
             _ => ExitCode::FAILURE,

@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 
 use crate::choice::AccelWish;
 use crate::host::{End, LogSink};
+use crate::private_dir::PrivateDir;
 use crate::profile::{ColdDisk, Profile};
 use crate::uvm::{BootOptions, Uvm, UvmError};
 
-use super::check::{fail, Checked, Stop};
+use super::check::{fail, not_run, Checked, Stop};
 use super::guest::Guest;
+use super::images;
 
 /// A scenario that takes longer loses its VMs, so that all its waits end.
 const SCENARIO_LIMIT: Duration = Duration::from_secs(240);
@@ -27,6 +29,8 @@ pub struct Supplies {
     pub accel: AccelWish,
     /// ext4 disk with a static busybox: the tools of the VM and the layer of containers.
     pub layer: PathBuf,
+    /// Files that go with the run.
+    pub dir: PrivateDir,
     /// Makes a sink for the log of each VM.
     pub log: Option<Box<dyn Fn() -> LogSink + Send + Sync>>,
 }
@@ -131,6 +135,28 @@ impl Lab {
         // Disks are few: `Uvm` itself counts their places in a byte.
         let lun = u8::try_from(tools).unwrap_or(u8::MAX);
         Ok(Guest::new(vm, lun, Rc::clone(&self.witness)))
+    }
+
+    /// The initrd under test with a busybox at [`super::BUSYBOX`], and perhaps as `/bin/sh`.
+    pub fn tools_initrd(&self, shell: bool) -> Checked<PathBuf> {
+        let to = self.fresh_dir()?.join("initrd.img");
+        images::with_tools(&self.initrd()?, shell, &to)?;
+        Ok(to)
+    }
+
+    /// The contents of the initrd under test as an ext4 disk.
+    pub fn root_disk(&self) -> Checked<PathBuf> {
+        images::root_disk(&self.initrd()?, &self.fresh_dir()?)
+    }
+
+    fn initrd(&self) -> Checked<PathBuf> {
+        let initrd = self.supplies.profile.initrd.clone();
+        initrd.ok_or_else(|| not_run("there is no initrd"))
+    }
+
+    /// A directory that goes with the run.
+    pub fn fresh_dir(&self) -> Checked<PathBuf> {
+        Ok(tempfile::tempdir_in(self.supplies.dir.path())?.keep())
     }
 
     /// Boots the VM once to see whether there is any point in going on.

@@ -25,7 +25,8 @@
 //! * `lab.guest()?` is shared with other scenarios of the worker and is thrown away after a fail.
 //!   What changes the VM for others, ends it, or needs other flags, options, disks or NICs boots
 //!   its own: `lab.boot(|b| b.profile.service_flags.push("-scrub-logs".into()))?`. It is killed
-//!   when dropped. `lab.try_boot` is for VMs that may not come up.
+//!   when dropped. `lab.try_boot` is for VMs that may not come up. `lab.tools_initrd(false)?` is the
+//!   initrd with a busybox ([`BUSYBOX`]), `lab.root_disk()?` the initrd as a disk.
 //! * Inside: `vm.sh("script")?` gives what a script said that must succeed; `vm.shell("script")?`
 //!   is a [`Launch`](crate::host::Launch) with streams and exit code. Nothing is needed of the
 //!   guest for it: busybox comes on a disk of ours, mounted at [`TOOLS`]. Scratch places are below
@@ -51,6 +52,7 @@ mod check;
 mod checklist;
 mod container;
 mod guest;
+mod images;
 mod lab;
 mod pod;
 mod report;
@@ -62,6 +64,7 @@ pub use check::{codes, contains, fail, not_run, refused, same, that, Checked, Ex
 pub use checklist::{lines, name, Level, Line};
 pub use container::{Container, Mounted, Plan};
 pub use guest::{Guest, LIMIT, PLACE, TOOLS};
+pub use images::BUSYBOX;
 pub use lab::{Boot, Lab};
 pub use pod::{join, SANDBOX, SANDBOX_ID, TYPE};
 pub use report::{Outcome, Report, Verdict};

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crate::choice::AccelWish;
 use crate::host::LogSink;
 use crate::oci::{self, Cache, OciError};
+use crate::private_dir::PrivateDir;
 use crate::profile::Profile;
 
 use super::check::{fail, not_run, Checked, Stop};
@@ -26,6 +27,8 @@ const LOOK: Duration = Duration::from_secs(1);
 pub enum ConformanceError {
     #[error("the tools' disk: {0}")]
     Tools(#[from] OciError),
+    #[error("a private directory: {0}")]
+    Dir(std::io::Error),
     #[error("no VM can be booted: {0}")]
     Boot(String),
 }
@@ -59,6 +62,7 @@ pub fn run(order: Order, mut told: impl FnMut(&Outcome)) -> Result<Report, Confo
         accel: order.accel,
         // The default image is made of one layer.
         layer: image.layers[0].path.clone(),
+        dir: PrivateDir::new().map_err(ConformanceError::Dir)?,
         log: order.log,
     });
     let jobs: Vec<(Line, Task)> = lines()

@@ -53,6 +53,8 @@ pub struct Record {
     /// RFC 3339, as it came; empty when the record has none.
     pub time: String,
     pub message: String,
+    /// It had level, time and message: a host does without, a guest sends them (P-301).
+    pub complete: bool,
     /// Everything else.
     pub fields: Map<String, Value>,
 }
@@ -63,6 +65,9 @@ impl Record {
         let Value::Object(mut fields) = value else {
             return Err(format!("{value} is not an object"));
         };
+        let complete = ["level", "time", "msg"]
+            .iter()
+            .all(|name| fields.contains_key(*name));
         let level = match fields.shift_remove("level") {
             None => Level::Info,
             Some(Value::String(name)) => {
@@ -84,6 +89,7 @@ impl Record {
             level,
             time,
             message,
+            complete,
             fields,
         })
     }
@@ -225,6 +231,10 @@ mod tests {
         assert_eq!(all.len(), 3);
         assert_eq!((all[1].level, all[2].level), (Level::Info, Level::Warning));
         assert_eq!(all[0].to_string(), "[info] a n=1");
+        assert_eq!(
+            all.iter().map(|r| r.complete).collect::<Vec<_>>(),
+            [true, false, true]
+        );
         let mut bytewise = Decoder::default();
         let mut got = Vec::new();
         for byte in GOOD.bytes() {

@@ -53,6 +53,8 @@ pub struct HostConfig {
     /// End the run where a real host drops the bridge.
     pub strict: bool,
     pub log_sink: Option<LogSink>,
+    /// How long the entropy connection stays open behind its bytes; a real host closes at once.
+    pub entropy_hold: Duration,
 }
 
 /// When the guest's connections came, from the start of the listeners.
@@ -85,6 +87,7 @@ impl Host {
             transport,
             strict,
             log_sink,
+            entropy_hold,
         } = config;
         let doing = match &transport {
             Transport::Unix(base) => format!("listening at {}_PORT", base.display()),
@@ -98,7 +101,10 @@ impl Host {
         let ports = Ports::new(transport).map_err(io)?;
 
         let to = shared.clone();
-        let taker = move |stream| give_entropy(&to, stream);
+        let taker = move |stream| {
+            // On the accepting thread a hold would keep the other ports waiting.
+            reader("entropy", move || give_entropy(&to, stream, entropy_hold));
+        };
         ports.open(ENTROPY_PORT, Box::new(taker)).map_err(io)?;
 
         let to = shared.clone();
@@ -291,7 +297,7 @@ fn reader(name: &str, run: impl FnOnce() + Send + 'static) {
     }
 }
 
-fn give_entropy(shared: &Shared, mut stream: UnixStream) {
+fn give_entropy(shared: &Shared, mut stream: UnixStream, hold: Duration) {
     let mut bytes = [0; ENTROPY_BYTES];
     let given = std::fs::File::open("/dev/urandom")
         .and_then(|mut source| source.read_exact(&mut bytes))
@@ -300,6 +306,8 @@ fn give_entropy(shared: &Shared, mut stream: UnixStream) {
     if let Err(e) = given {
         ::log::warn!("the entropy channel failed: {e}");
     }
+    std::thread::sleep(hold);
+    // Before the connection closes, which is what the guest waits for.
     shared.update(|state| state.entropy_at = Some(Instant::now()));
 }
 

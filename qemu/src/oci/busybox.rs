@@ -83,7 +83,8 @@ pub fn image(cache: &Cache) -> Result<Image> {
     })
 }
 
-fn find() -> Result<PathBuf> {
+/// This machine's busybox.
+pub fn find() -> Result<PathBuf> {
     let found = CANDIDATES
         .iter()
         .map(PathBuf::from)

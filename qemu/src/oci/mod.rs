@@ -30,6 +30,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 pub use blob::Digest;
+pub use busybox::find as busybox;
 pub use cache::{Cache, LayerDisk, SCRATCH_BYTES};
 pub use error::OciError;
 pub use manifest::ImageConfig;

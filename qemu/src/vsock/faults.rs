@@ -12,6 +12,8 @@ pub enum Direction {
 pub enum Fault {
     /// Answer the guest's connect with a reset (or the client's `CONNECT` with a close).
     Refuse,
+    /// Leave the guest's connect unanswered; it times out.
+    Ignore,
     /// After `bytes` in `direction`: close the Unix socket and end the connection in order.
     Drop { direction: Direction, bytes: u64 },
     /// After `bytes` in `direction`: reset towards the guest, close the Unix socket.
@@ -40,12 +42,16 @@ impl Faults {
         self.rules.contains(&(port, Fault::Refuse))
     }
 
+    pub(super) fn ignores(&self, port: u32) -> bool {
+        self.rules.contains(&(port, Fault::Ignore))
+    }
+
     pub(super) fn plan(&self, port: u32) -> Plan {
         let rules = self.rules.iter().filter(|(p, _)| *p == port);
         let mut plan = Plan::default();
         for (_, fault) in rules {
             let (limit, direction) = match *fault {
-                Fault::Refuse => continue,
+                Fault::Refuse | Fault::Ignore => continue,
                 Fault::Short { bytes } => {
                     plan.short = Some(bytes.max(1));
                     continue;

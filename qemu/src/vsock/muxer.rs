@@ -249,6 +249,9 @@ impl Muxer {
     /// Connects a guest's request to the host socket of its port.
     fn open(&mut self, request: Header, patience: Instant) {
         let port = request.dst_port;
+        if self.faults.ignores(port) {
+            return;
+        }
         if self.table.is_full() || self.faults.refuses(port) {
             return self.stray(&request);
         }

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use qemu::host::wire::{self, Frame, Rpc};
 use qemu::host::{Host, HostConfig, Transport, BRIDGE_PORT, ENTROPY_PORT, LOG_PORT};
@@ -90,6 +91,7 @@ pub fn pair<T: Send + 'static>(
         transport,
         strict,
         log_sink: None,
+        entropy_hold: Duration::ZERO,
     })
     .unwrap();
     let guest = std::thread::spawn(move || behave(FakeGuest::boot(&base)));

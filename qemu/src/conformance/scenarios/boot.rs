@@ -1,19 +1,534 @@
-//! boot.
+//! PID 1, the boot line, flags and the log.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde_json::json;
 
 use super::{Area, Scenario};
+use crate::conformance::{
+    codes, contains, fail, not_run, refused, same, that, Boot, Checked, Expected, Guest, Lab,
+    BUSYBOX, LIMIT,
+};
+use crate::host::log::{Level, Record};
+use crate::host::wire::Rpc;
+use crate::host::{End, HostError, UVM_ID};
+use crate::profile::{BootForm, ColdDisk, Machine};
+use crate::uvm::UvmError;
 
 pub const AREA: Area = Area {
     name: "boot",
     scenarios: SCENARIOS,
-    not_run: NOT_RUN,
+    not_run: &[(
+        &[306],
+        "the clock comes from Hyper-V's PTP device; the guest's unit tests have a fake sysfs",
+    )],
 };
 
-const SCENARIOS: &[(u16, Scenario)] = &[];
+const SERVICE: &str = "/bin/gcs -v4 -log-format json -loglevel debug";
+const PROGRAM_PATH: &str = "PATH=/sbin:/usr/sbin:/bin:/usr/bin";
 
-const NOT_RUN: &[(&[u16], &str)] = &[(
-    &[
-        290, 291, 292, 293, 294, 295, 296, 297, 298, 299, 300, 301, 302, 303, 304, 305, 306, 307,
-        308, 309, 310, 311, 312, 313, 314,
-    ],
-    "no scenario yet",
-)];
+/// Target, type, options that must be there. Options of tmpfs are shown with others.
+const MOUNTS: [(&str, &str, &[&str]); 7] = [
+    ("/dev", "devtmpfs", &["nosuid", "noexec"]),
+    ("/proc", "proc", &["nodev", "nosuid", "noexec"]),
+    ("/run", "tmpfs", &["nodev", "nosuid", "noexec", "mode=755"]),
+    ("/tmp", "tmpfs", &["nodev", "nosuid", "noexec"]),
+    ("/dev/shm", "tmpfs", &["nodev", "nosuid", "noexec"]),
+    ("/dev/pts", "devpts", &["nosuid", "noexec"]),
+    ("/sys", "sysfs", &["nodev", "nosuid", "noexec"]),
+];
+
+/// A flag and a value that it takes.
+const VALUES: [(&str, &str); 8] = [
+    ("loglevel", "TRACE"),
+    ("log-format", "json"),
+    ("kmsgLogLevel", "7"),
+    ("core-dump-location", "/run/core.%p"),
+    ("root-mem-reserve-bytes", "80000000"),
+    ("gcs-mem-limit-bytes", "60000000"),
+    ("initial-policy-stance", "allow"),
+    ("logfile", "/run/log"),
+];
+
+/// Boots with PID 1 running a busybox script (without double quotes) that then becomes the
+/// service: what a program of PID 1's sees.
+fn program(lab: &Lab, script: &str) -> Checked<Guest> {
+    let initrd = lab.tools_initrd(false)?;
+    lab.boot(|b| {
+        b.profile.initrd = Some(initrd);
+        b.profile.init_line = Some(format!(
+            "-e 1 {BUSYBOX} sh -c \"{script}; exec /bin/vsockexec -e 109 {SERVICE}\""
+        ));
+    })
+}
+
+fn flags(b: &mut Boot, flags: &str) {
+    b.profile.service_flags.push(flags.into());
+}
+
+/// A VM and all records of its log.
+fn logged(lab: &Lab, change: impl FnOnce(&mut Boot)) -> Checked<(Guest, Records)> {
+    let records = Records::default();
+    let sink = records.clone();
+    let vm = lab.boot(|b| {
+        b.log_sink = Some(Box::new(move |record| sink.lock().push(record.clone())));
+        change(b);
+    })?;
+    Ok((vm, records))
+}
+
+#[derive(Clone, Default)]
+struct Records(Arc<Mutex<Vec<Record>>>);
+
+impl Records {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Record>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// No record with any of the words, once the log has come so far as it is now.
+    fn none_with(&self, vm: &Guest, words: &[&str]) -> Checked {
+        settle(vm)?;
+        let all = self.lock();
+        let shown = all.iter().map(ToString::to_string);
+        let found = shown
+            .into_iter()
+            .find(|r| words.iter().any(|w| r.contains(w)));
+        match found {
+            None => Ok(()),
+            Some(record) => Err(fail(format!("no record with {words:?}"), record)),
+        }
+    }
+}
+
+/// Has the kernel log something and waits until the guest sent it: what came before is there.
+fn settle(vm: &Guest) -> Checked {
+    let marker = format!("marker {}", vm.fresh("settled"));
+    vm.sh(&format!("echo '<3>{marker}' > /dev/kmsg"))?;
+    vm.wait_log(LIMIT, |record| record.to_string().contains(&marker))
+        .map(drop)
+        .expected("a message of the kernel in the log")
+}
+
+/// Whether a record tells of memory running out in this group.
+fn tells(record: &Record, group: &str) -> bool {
+    let text = record.to_string().to_lowercase();
+    let memory = ["out of memory", "oom", "memory"];
+    !record.fields.contains_key("kmsg")
+        && record.level <= Level::Warning
+        && text.contains(group)
+        && memory.iter().any(|word| text.contains(word))
+}
+
+/// What a shell, a container and the log do in a whole VM.
+fn works(vm: &Guest) -> Checked {
+    same("what a shell says", "fine", vm.sh("echo fine")?.as_str())?;
+    same(
+        "exit code of a container",
+        5,
+        vm.container("exit 5").run()?.code,
+    )
+}
+
+fn cgroups_mounted(vm: &Guest, kind: &str) -> Checked {
+    let mounts = vm.sh("grep /sys/fs/cgroup /proc/mounts")?;
+    contains("the mounts", &format!(" {kind} "), &mounts)
+}
+
+/// The VM must end before it is negotiated, and say why on its console.
+fn ends(lab: &Lab, change: impl FnOnce(&mut Boot)) -> Checked<String> {
+    match lab.try_boot(change) {
+        Ok(_) => Err(fail("the end of the VM", "a VM that was negotiated")),
+        Err(UvmError::Host(HostError::Ended {
+            end: End::Panic(text) | End::Exited(text),
+            ..
+        })) => Ok(text),
+        Err(other) => Err(fail("the end of the VM", other)),
+    }
+}
+
+/// Frames and documents that a careless service stumbles over.
+fn barrage() -> Vec<(Rpc, serde_json::Value)> {
+    let create = |oci: serde_json::Value| {
+        let config = json!({"SchemaVersion": {"Major": 2, "Minor": 1}, "OciSpecification": oci});
+        json!({"ContainerId": "barrage", "ContainerConfig": config.to_string()})
+    };
+    let external = |parameters: serde_json::Value| json!({"ContainerId": UVM_ID, "Settings": {"ProcessParameters": parameters.to_string()}});
+    let modify = |resource: &str, settings: serde_json::Value| json!({"ContainerId": UVM_ID, "Request": {"ResourceType": resource, "Settings": settings}});
+    vec![
+        (Rpc::Create, create(json!({}))),
+        (
+            Rpc::Create,
+            create(json!({"ociVersion": "1.1.0", "process": {}, "root": {}})),
+        ),
+        (
+            Rpc::Create,
+            create(json!({"process": {"args": []}, "root": {"path": ""}, "linux": {}})),
+        ),
+        (
+            Rpc::ExecuteProcess,
+            external(json!({"CommandLine": "", "CreateInUtilityVM": true})),
+        ),
+        (
+            Rpc::ExecuteProcess,
+            external(json!({"CommandArgs": ["", "\u{0}"]})),
+        ),
+        (
+            Rpc::ExecuteProcess,
+            external(json!({"CommandLine": "\"", "EmulateConsole": true})),
+        ),
+        (
+            Rpc::ModifySettings,
+            modify(
+                "MappedVirtualDisk",
+                json!({"MountPath": "", "Controller": 255}),
+            ),
+        ),
+        (Rpc::ModifySettings, modify("CombinedLayers", json!({}))),
+        (Rpc::ModifySettings, modify("Network", json!({}))),
+        (Rpc::ModifySettings, modify("MappedDirectory", json!({}))),
+        (Rpc::ModifySettings, modify("VPMemDevice", json!({}))),
+        (
+            Rpc::SignalProcess,
+            json!({"ContainerId": UVM_ID, "ProcessId": 0, "Options": {"Signal": -1}}),
+        ),
+        (
+            Rpc::ResizeConsole,
+            json!({"ContainerId": UVM_ID, "ProcessId": 0}),
+        ),
+        (
+            Rpc::DeleteContainerState,
+            json!({"ContainerId": "../../.."}),
+        ),
+    ]
+}
+
+const SCENARIOS: &[(u16, Scenario)] = &[
+    (290, |lab| {
+        let vm = lab.guest()?;
+        let table = vm.sh("cat /proc/mounts")?;
+        for (target, kind, options) in MOUNTS {
+            let mut rows = table
+                .lines()
+                .map(|line| line.split(' ').collect::<Vec<_>>());
+            let found = rows.any(|row| {
+                let shown: Vec<&str> = row.get(3).map_or(vec![], |o| o.split(',').collect());
+                row[1..3] == [target, kind] && options.iter().all(|o| shown.contains(o))
+            });
+            that(
+                found,
+                format!("{target} as {kind} with {options:?}"),
+                &table,
+            )?;
+        }
+        let v1 = lab.boot(|b| b.profile.kernel_options.push("hcsshim.cgroup=v1".into()))?;
+        let each = "awk '!/^#/ && $4 == 1 {print $1}' /proc/cgroups | while read name; do \
+                    grep -q \" /sys/fs/cgroup/$name cgroup .*$name\" /proc/mounts || echo $name; done";
+        same("controllers without hierarchy", "", v1.sh(each)?.as_str())
+    }),
+    (291, |lab| {
+        let links = lab
+            .guest()?
+            .sh("for n in fd stdin stdout stderr; do readlink /dev/$n; done")?;
+        let wanted = "/proc/self/fd\n/proc/self/fd/0\n/proc/self/fd/1\n/proc/self/fd/2";
+        same("links", wanted, links.as_str())
+    }),
+    (292, |lab| {
+        let vm = lab.boot(|b| b.options.entropy_hold = Duration::from_millis(1500))?;
+        let (entropy, bridge) = (vm.timings().entropy, vm.timings().bridge);
+        let entropy = entropy.expected("an entropy connection")?;
+        that(
+            entropy < bridge,
+            format!("the bridge after the end of the entropy at {entropy:?}"),
+            format!("{bridge:?}"),
+        )
+    }),
+    (293, |lab| {
+        let vm = program(
+            lab,
+            &format!("{BUSYBOX} cat /proc/$$/environ > /run/environ"),
+        )?;
+        let environ = vm.sh("tr '\\0' '\\n' < /run/environ")?;
+        same("the environment", PROGRAM_PATH, environ.as_str())
+    }),
+    (294, |lab| {
+        let initrd = lab.tools_initrd(false)?;
+        let text = ends(lab, |b| {
+            b.profile.initrd = Some(initrd);
+            b.profile.init_line = Some(format!("-e 1 {BUSYBOX} sh -c \"exit 7\""));
+        })?;
+        contains("the last words", "exitcode=0x00000700", &text)
+    }),
+    (295, |lab| {
+        let orphans = format!("for i in 1 2 3; do ( {BUSYBOX} sleep 0.$i & ) ; done");
+        let vm = program(lab, &orphans)?;
+        // Waits until the last orphan is gone, zombie or not.
+        let gone =
+            "for i in $(seq 300); do grep -lqE '^Name:.(busybox|sleep)' /proc/[0-9]*/status \
+                    && grep -qE 'sleep.0' /proc/[0-9]*/cmdline || break; usleep 100000; done; \
+                    grep -l '^State:.Z' /proc/[0-9]*/status 2>/dev/null || true";
+        let mut zombies = vm.sh(gone)?;
+        for _ in 0..50 {
+            if zombies.is_empty() {
+                break;
+            }
+            zombies = vm
+                .sh("usleep 100000; grep -l '^State:.Z' /proc/[0-9]*/status 2>/dev/null || true")?;
+        }
+        same("zombies", "", zombies.as_str())
+    }),
+    (296, |lab| {
+        let limits = "ulimit -Sn; ulimit -Hn";
+        let vm = program(lab, &format!("( {limits} ) > /run/limits"))?;
+        let expected = "1024\n1048576";
+        same(
+            "limits of the program",
+            expected,
+            vm.sh("cat /run/limits")?.as_str(),
+        )?;
+        same(
+            "limits of a process of the VM",
+            expected,
+            vm.sh(limits)?.as_str(),
+        )
+    }),
+    (297, |lab| {
+        let vm = lab.guest()?;
+        let flags = vm.sh("cat /sys/class/net/lo/flags")?;
+        let value = u32::from_str_radix(flags.trim_start_matches("0x"), 16)?;
+        that(value & 1 == 1, "IFF_UP in the flags of lo", &flags)?;
+        vm.sh("ping -c 1 127.0.0.1").map(drop)
+    }),
+    (298, |lab| {
+        // Without PCI and without serial console, as a plain VM of a host is.
+        let vm = lab.boot(|b| {
+            b.profile.machine = Machine::Microvm;
+            b.profile.serial_console = false;
+        })?;
+        that(vm.timings().entropy.is_some(), "the entropy taken", "none")?;
+        that(vm.timings().log.is_some(), "the log connected", "nothing")?;
+        works(&vm)
+    }),
+    (299, |lab| {
+        // The host takes one connection: a second one would fail and the program with it.
+        let vm = lab.boot(|b| {
+            b.profile.init_line = Some(format!("-e 1 /bin/vsockexec -o 109 -e 109 {SERVICE}"));
+        })?;
+        settle(&vm)
+    }),
+    (300, |lab| {
+        let forms: [fn(&str, &str) -> String; 4] = [
+            |name, value| format!("-{name} {value}"),
+            |name, value| format!("--{name} {value}"),
+            |name, value| format!("-{name}={value}"),
+            |name, value| format!("--{name}={value}"),
+        ];
+        let switches = [
+            "-v4 -disable-time-sync -scrub-logs",
+            "--v4 --disable-time-sync --scrub-logs",
+            "-v4=true -disable-time-sync=true -scrub-logs=false -use-inouterr=false",
+            "--v4=1 --disable-time-sync=0 --scrub-logs=T",
+        ];
+        for (form, switches) in forms.into_iter().zip(switches) {
+            let values: Vec<String> = VALUES.iter().map(|(n, v)| form(n, v)).collect();
+            let vm = lab.boot(|b| {
+                let line = format!(
+                    "-e 1 /bin/vsockexec -e 109 /bin/gcs {switches} {}",
+                    values.join(" ")
+                );
+                b.profile.init_line = Some(line);
+            })?;
+            vm.sh("test -s /run/log")?;
+        }
+        let vm = lab.guest()?;
+        for bad in [
+            "-nonsense",
+            "-v4=maybe",
+            "-loglevel loud",
+            "-log-format=xml",
+            "-loglevel",
+        ] {
+            let words: Vec<&str> = std::iter::once("/bin/gcs").chain(bad.split(' ')).collect();
+            let out = vm.external(&words).run()?;
+            that(out.code != 0, format!("{bad} to be refused"), "exit code 0")?;
+        }
+        ends(lab, |b| flags(b, "-nonsense")).map(drop)
+    }),
+    (301, |lab| {
+        let (vm, records) = logged(lab, |b| b.profile.guest_log_level = "trace".into())?;
+        works(&vm)?;
+        refused(vm.external(&["/no/such/program"]).start(), codes::FAIL)?;
+        settle(&vm)?;
+        let all = records.lock();
+        that(!all.is_empty(), "records", "none")?;
+        match all.iter().find(|record| !record.complete) {
+            // What is not JSON ends the VM by strict mode.
+            Some(record) => Err(fail("level, msg and time in every record", record)),
+            None => Ok(()),
+        }
+    }),
+    (302, |lab| {
+        let (vm, records) = logged(lab, |_| {})?;
+        let noise = "echo NOISE; echo NOISE >&2";
+        let silent = vm.shell(noise)?.without_stdout().without_stderr();
+        same("exit code", 0, silent.run()?.code)?;
+        let container = vm.container(&format!("{noise}; sleep 1000")).create()?;
+        container.init().without_stdout().without_stderr().start()?;
+        let further = container.exec(noise).without_stdout().without_stderr();
+        same("exit code", 0, further.run()?.code)?;
+        container.remove()?;
+        // An orphan of a process that is long gone.
+        vm.sh(&format!("( ( sleep 0.2; {noise} ) & )"))?;
+        vm.sh("while grep -lqs 'NOISE' /proc/[0-9]*/cmdline; do usleep 50000; done; true")
+            .ok();
+        records.none_with(&vm, &["NOISE"])
+    }),
+    (303, |lab| {
+        let vm = lab.boot(|b| flags(b, "-core-dump-location /run/core.%p"))?;
+        let pattern = vm.sh("cat /proc/sys/kernel/core_pattern")?;
+        same("core_pattern", "/run/core.%p", pattern.as_str())
+    }),
+    (304, |lab| {
+        let read = "awk '/MemTotal/ {print $2 * 1024}' /proc/meminfo; cd /sys/fs/cgroup; \
+                    cat containers/memory.max 2>/dev/null || \
+                    cat memory/containers/memory.limit_in_bytes; cat /proc/$PPID/cgroup";
+        for reserve in [75 << 20, 100_000_000_u64] {
+            let vm = lab.boot(|b| flags(b, &format!("-root-mem-reserve-bytes {reserve}")))?;
+            let text = vm.sh(read)?;
+            let mut lines = text.lines();
+            let mut number = || lines.next().unwrap_or_default().parse::<u64>();
+            let (total, limit) = (number()?, number()?);
+            let wanted = total.saturating_sub(reserve);
+            // The kernel rounds down to pages.
+            that(
+                limit <= wanted && wanted - limit < 4096,
+                format!("a limit of {wanted} bytes"),
+                limit,
+            )?;
+            contains("the service's cgroup", ":/gcs", &text)?;
+        }
+        Ok(())
+    }),
+    (305, |lab| {
+        let vm = lab.boot(|b| flags(b, "-gcs-mem-limit-bytes 100000"))?;
+        vm.wait_log(LIMIT, |record| tells(record, "gcs"))
+            .expected("a record that the service is over its threshold")?;
+        // Has more memory than there is, one page at a time.
+        let out = vm.container("tail /dev/zero").run()?;
+        same("exit code", 137, out.code)?;
+        vm.wait_log(LIMIT, |record| tells(record, "containers"))
+            .expected("a record that containers are out of memory")?;
+        works(&vm)
+    }),
+    (307, |lab| {
+        let (vm, records) = logged(lab, |_| {})?;
+        vm.sh("echo '<6>lab: too chatty' > /dev/kmsg; echo '<4>lab: a warning' > /dev/kmsg")?;
+        vm.wait_log(LIMIT, |record| {
+            record.to_string().contains("lab: a warning")
+        })
+        .expected("a warning of the kernel in the log")?;
+        records.none_with(&vm, &["lab: too chatty"])?;
+        let vm = lab.boot(|b| flags(b, "-kmsgLogLevel 6"))?;
+        vm.sh("echo '<6>lab: now wanted' > /dev/kmsg")?;
+        vm.wait_log(LIMIT, |record| {
+            record.to_string().contains("lab: now wanted")
+        })
+        .map(drop)
+        .expected("all messages with -kmsgLogLevel 6")
+    }),
+    (308, |lab| {
+        let (vm, records) = logged(lab, |b| {
+            b.profile.guest_log_level = "trace".into();
+            flags(b, "-scrub-logs");
+        })?;
+        vm.shell("true")?.env("SECRET", "hunter2-env").run()?;
+        let missing = vm.external(&["/no/such/program"]);
+        refused(missing.env("SECRET", "hunter2-env").start(), codes::FAIL)?;
+        let secret = |spec: &mut serde_json::Value| {
+            spec["annotations"] = json!({"secret": "hunter2-note"});
+            spec["process"]["env"] = json!(["PATH=/bin", "SECRET=hunter2-env"]);
+        };
+        vm.container("true").edit(secret).run()?;
+        let broken = vm.container("").args(&["/no/such/program"]).edit(secret);
+        drop(broken.try_create()?);
+        records.none_with(&vm, &["hunter2"])
+    }),
+    (309, |lab| {
+        let root = lab.root_disk()?;
+        let vm = lab.boot(|b| {
+            b.profile.initrd = None;
+            let options = "root=/dev/sda ro rootwait init=/init".to_owned();
+            b.profile.kernel_options.push(options);
+            b.profile.disks.push(ColdDisk {
+                path: root,
+                format: "raw".into(),
+                read_only: true,
+            });
+        })?;
+        let mounts = vm.sh("grep ' / ' /proc/mounts")?;
+        contains("the mounts", " / ext4 ro", &mounts)?;
+        works(&vm)
+    }),
+    (310, |lab| {
+        let vm = lab.guest()?;
+        let mounts = vm.sh("grep ' / ' /proc/mounts")?;
+        if !mounts.contains("rootfs") && !mounts.contains("tmpfs") {
+            return Err(not_run(format!("the root is not in memory: {mounts}")));
+        }
+        works(&vm)
+    }),
+    (311, |lab| {
+        let vm = lab.boot(|b| b.profile.form = BootForm::Shell)?;
+        works(&vm)?;
+        if vm.sh("test -e /bin/sh && echo there || true")? == "there" {
+            return Ok(());
+        }
+        let initrd = lab.tools_initrd(true)?;
+        let vm = lab.boot(|b| {
+            b.profile.initrd = Some(initrd);
+            b.profile.form = BootForm::Shell;
+        })?;
+        let service = vm.sh("echo $PPID")?;
+        that(service != "1", "a service beside the shell", "pid 1")?;
+        works(&vm)
+    }),
+    (312, |lab| {
+        let vm = lab.guest()?;
+        for (rpc, document) in barrage() {
+            let answer = vm.ask_json(rpc, &document)?;
+            let refused = answer.code() != 0;
+            that(
+                refused,
+                format!("a refusal of {rpc:?} {document}"),
+                answer.text(),
+            )?;
+        }
+        works(&vm)
+    }),
+    (313, |lab| {
+        const COUNT: usize = 50;
+        let vm = lab.boot(|b| b.profile.memory_mib = 1024)?;
+        let mut containers = Vec::new();
+        for _ in 0..COUNT {
+            let container = vm.container("sleep 1000").create()?;
+            container.init().without_stdout().without_stderr().start()?;
+            containers.push(container);
+        }
+        let rss = vm.sh("awk '/VmRSS/ {print $2}' /proc/$PPID/status")?;
+        let kib: u64 = rss.parse()?;
+        // The machine goes with them.
+        vm.vm().kill();
+        that(kib < 50 << 10, "less than 50 MiB", format!("{kib} KiB"))
+    }),
+    (314, |lab| {
+        let vm = lab.guest()?;
+        if vm.sh("grep -c cgroup2 /proc/filesystems || true")? == "0" {
+            return Err(not_run("the kernel has no cgroup v2"));
+        }
+        cgroups_mounted(&vm, "cgroup2")?;
+        works(&vm)?;
+        let v1 = lab.boot(|b| b.profile.kernel_options.push("hcsshim.cgroup=v1".into()))?;
+        cgroups_mounted(&v1, "cgroup")?;
+        works(&v1)
+    }),
+];
