@@ -43,6 +43,8 @@ images  mke2fs                      e2fsprogs        turns image layers into dis
 images  cpio                        cpio             checks the initrd in tests
 images  tar                         tar              unpacks image layers
 images  zstd                        zstd             image layers and initrd
+images  diod                        diod             directories of this machine in a container
+tests   mkfs.xfs                    xfsprogs         disks with another file system
 tests   debootstrap                 debootstrap      a real Debian root file system to run
 '
 

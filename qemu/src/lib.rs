@@ -15,4 +15,5 @@ pub mod qmp;
 mod sys;
 pub mod uvm;
 pub mod vm;
+pub mod volume;
 pub mod vsock;

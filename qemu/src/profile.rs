@@ -84,6 +84,8 @@ pub struct Profile {
     /// SCSI controllers, 1 to 4.
     pub controllers: u8,
     pub disks: Vec<ColdDisk>,
+    /// Persistent memory devices (`/dev/pmem<n>`), raw files of whole MiB. Needs PCI.
+    pub pmem: Vec<PathBuf>,
     /// Keeps the serial console; otherwise it goes with the private directory.
     pub console_log: Option<PathBuf>,
     /// More arguments for QEMU.
@@ -109,6 +111,7 @@ impl Profile {
             vsock: VsockWish::Auto,
             controllers: 1,
             disks: Vec::new(),
+            pmem: Vec::new(),
             console_log: None,
             qemu_arguments: Vec::new(),
         }
@@ -220,7 +223,31 @@ pub fn command_line(profile: &Profile, wiring: &Wiring) -> Vec<OsString> {
     if wiring.accel == Accel::Kvm {
         push(&["-cpu", "host"]);
     }
-    push(&["-m", &memory, "-smp", &profile.cpus.to_string()]);
+    let pmem: Vec<(&PathBuf, u64)> = profile
+        .pmem
+        .iter()
+        .map(|file| (file, length(file)))
+        .collect();
+    let most: u64 = pmem.iter().map(|(_, bytes)| PMEM_ALIGNMENT + bytes).sum();
+    let ram = match pmem.is_empty() {
+        true => memory.clone(),
+        false => format!(
+            "{memory},maxmem={}M",
+            u64::from(profile.memory_mib) + (most >> 20)
+        ),
+    };
+    push(&["-m", &ram, "-smp", &profile.cpus.to_string()]);
+    for (index, (file, bytes)) in pmem.iter().enumerate() {
+        let path = escape(&file.to_string_lossy());
+        push(&[
+            "-object",
+            &format!("memory-backend-file,id=pmem{index},mem-path={path},size={bytes},share=on"),
+        ]);
+        push(&[
+            "-device",
+            &format!("virtio-pmem-pci,id=pmem{index},memdev=pmem{index}"),
+        ]);
+    }
     if !pci {
         push(&["-global", "virtio-mmio.force-legacy=false"]);
     }
@@ -272,6 +299,14 @@ pub fn command_line(profile: &Profile, wiring: &Wiring) -> Vec<OsString> {
     }
     args.extend(profile.qemu_arguments.iter().map(OsString::from));
     args
+}
+
+/// Devices of memory are placed at multiples of it.
+const PMEM_ALIGNMENT: u64 = 1 << 30;
+
+/// 0 for a file that is not there: QEMU says it better.
+fn length(file: &std::path::Path) -> u64 {
+    std::fs::metadata(file).map_or(0, |metadata| metadata.len())
 }
 
 /// A comma ends an option's value unless doubled.

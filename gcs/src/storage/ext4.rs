@@ -82,12 +82,15 @@ pub fn pieces(size: u64, stamp: &Stamp, journal: bool) -> Result<Vec<Piece>, Siz
     let plan = Plan::new(size, journal)?;
     let table = plan.descriptors(stamp);
     let mut pieces = Vec::new();
-    let mut put = |block: u64, bytes: Vec<u8>| pieces.push((block * BLOCK, bytes));
+    // Whole blocks: the rest of one that was never written may not be readable.
+    let mut put = |block: u64, mut bytes: Vec<u8>| {
+        bytes.resize(bytes.len().next_multiple_of(BLOCK as usize), 0);
+        pieces.push((block * BLOCK, bytes));
+    };
 
     // The boot area before it is cleared: another file system may have its mark there.
     let mut first = vec![0; 1024];
     first.extend(plan.superblock(stamp, 0));
-    first.resize(BLOCK as usize, 0);
     put(0, first);
     put(1, table.clone());
     if plan.groups > BACKUP {

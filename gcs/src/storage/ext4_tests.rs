@@ -84,6 +84,10 @@ fn little_is_written() {
         pieces.iter().map(|(_, bytes)| bytes.len()).sum::<usize>()
     };
     assert!(bytes(20 * 1024 * MIB) < 65_536);
+    // In whole blocks, so that nothing has to be read first.
+    let pieces = pieces(20 * 1024 * MIB, &STAMP, true).unwrap();
+    let whole = |(at, bytes): &Piece| at % BLOCK == 0 && bytes.len() as u64 % BLOCK == 0;
+    assert!(pieces.iter().all(whole));
 }
 
 /// The kernel mounts it, fills groups that it has to set up first, and leaves it clean.

@@ -11,6 +11,7 @@ use crate::container::{self, Container};
 use crate::host::HostError;
 use crate::oci::{self, Cache, Image};
 use crate::uvm::Uvm;
+use crate::volume::{Mounted, Volume};
 
 use super::exec::start_failure;
 use super::{exit_code, progress, Progress, VmOptions};
@@ -57,6 +58,12 @@ struct ContainerOptions {
     user: Option<String>,
     #[arg(long, value_name = "NAME")]
     hostname: Option<String>,
+    /// Gives the container a directory or file of this machine (needs diod)
+    #[arg(long, short = 'v', value_name = "HOST:CONTAINER[:ro]", value_parser = Volume::share)]
+    volume: Vec<Volume>,
+    /// Gives the container the file system on a disk image: raw, .vhd, .vhdx or .qcow2
+    #[arg(long, value_name = "FILE:PATH[:ro]", value_parser = Volume::disk)]
+    disk: Vec<Volume>,
     /// The container has no standard input
     #[arg(long)]
     no_stdin: bool,
@@ -90,15 +97,26 @@ impl Run {
             Some(path) => oci::load(path, &cache)?,
             None => oci::default_image(&cache)?,
         };
-        let spec = oci::standalone(&image.config, &process, &container::root(&id));
+        let mut spec = oci::standalone(&image.config, &process, &container::root(&id));
         let program = spec["process"]["args"][0].as_str().map(str::to_owned);
         let program = program.context("the image has no command: give one behind `--`")?;
 
-        let disks = image.layers.len() + 1;
+        let options = &mut self.container;
+        let volumes = std::mem::take(&mut options.volume).into_iter();
+        let volumes: Vec<Volume> = volumes.chain(std::mem::take(&mut options.disk)).collect();
+
+        let disks = image.layers.len() + 1 + volumes.len();
         profile.controllers = u8::try_from(disks.div_ceil(LUNS).min(CONTROLLERS))?;
         let vm = self.vm.boot_profile(profile, &progress)?;
         let bytes = self.container.scratch_size << 20;
         let container = mount(&vm, &cache, &image, &id, bytes)?;
+        let mut mounted = Vec::new();
+        for (number, volume) in volumes.iter().enumerate() {
+            mounted.push(Mounted::new(&vm, &id, number, volume)?);
+        }
+        if let Some(mounts) = spec["mounts"].as_array_mut() {
+            mounts.extend(mounted.iter().map(|volume| volume.mount.clone()));
+        }
         let started = container.create(&spec).and_then(|()| {
             let launch = container.init();
             match self.container.no_stdin {
@@ -116,8 +134,7 @@ impl Run {
         };
         let code = process.relay()?;
         // The exit code is known; nothing from here on may change it.
-        let ended = container.remove().map_err(anyhow::Error::from);
-        if let Err(e) = ended.and_then(|_places| Ok(vm.power_off()?)) {
+        if let Err(e) = leave(vm, container, mounted) {
             log::warn!("the VM was not left in good order: {e:#}");
         }
         Ok(exit_code(code))
@@ -143,6 +160,16 @@ impl Run {
             terminal: false,
         })
     }
+}
+
+/// What is written is on the disks and directories of this machine when it returns.
+fn leave(vm: Uvm, container: Container, mounted: Vec<Mounted>) -> anyhow::Result<()> {
+    container.remove()?;
+    for volume in mounted.into_iter().rev() {
+        volume.remove(&vm)?;
+    }
+    vm.power_off()?;
+    Ok(())
 }
 
 /// Words as a shell splits them. Operators (`|`, `;`, `>`) are plain characters: where a shell is

@@ -55,6 +55,7 @@ mod guest;
 mod images;
 mod lab;
 mod pod;
+mod plan9;
 mod report;
 mod run;
 mod scenarios;

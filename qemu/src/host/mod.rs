@@ -226,6 +226,22 @@ impl Host {
             .wait(doing, limit, |state| state.bridge.is_some().then_some(()))
     }
 
+    /// Listens on a port of the host for one connection, which `taker` gets on the accepting
+    /// thread: it must not block. A port that is open already is an error.
+    pub fn on_dial(
+        &self,
+        port: u32,
+        taker: impl FnOnce(UnixStream) + Send + 'static,
+    ) -> Result<(), HostError> {
+        let opened = self.0.ports.open(port, Box::new(taker));
+        opened.map_err(HostError::io(format!("listening on port {port}")))
+    }
+
+    /// Listens no more; no-op when the connection came.
+    pub fn off_dial(&self, port: u32) {
+        self.0.ports.close(port);
+    }
+
     pub(crate) fn shared(&self) -> &Shared {
         &self.0.shared
     }

@@ -17,6 +17,7 @@ mod cache;
 mod entries;
 mod error;
 mod ext4;
+pub(crate) use ext4::tool_path;
 mod manifest;
 mod rootfs;
 mod spec;
