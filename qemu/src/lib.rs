@@ -9,6 +9,7 @@ pub mod console;
 pub mod container;
 pub mod host;
 pub mod oci;
+pub mod plan9;
 pub mod private_dir;
 pub mod profile;
 pub mod qmp;

@@ -24,6 +24,8 @@ const CONTROLLERS: usize = 4;
 // The container's stderr is ours: warnings of the guest's kernel are not for it.
 #[derive(Debug, Args)]
 #[command(mut_arg("log_level", |arg| arg.default_value("error")))]
+// `-v` is for volumes here, as people have it in their fingers; `--verbose` stays.
+#[command(mut_arg("verbose", |arg| arg.short(None)))]
 pub struct Run {
     #[command(flatten)]
     vm: VmOptions,

@@ -55,7 +55,6 @@ mod guest;
 mod images;
 mod lab;
 mod pod;
-mod plan9;
 mod report;
 mod run;
 mod scenarios;

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::place::{gone, mount_line};
-use crate::conformance::plan9::{Seen, Server, CONTENT, NAME};
 use crate::conformance::{codes, contains, fail, refused, same, that, Checked, Guest, Lab, LIMIT};
+use crate::plan9::{Seen, Server, CONTENT, NAME};
 
 const PORT: u32 = 564;
 

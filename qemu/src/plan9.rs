@@ -1,6 +1,7 @@
 //! A 9P2000.L server as small as it can be: a directory with one file, and a note of what the
 //! client asked for. It answers exactly what the protocol says, so that what a guest sends can be
-//! judged byte by byte; for real directories there is [`crate::share`].
+//! judged byte by byte, and it can fall silent or hang up; for real directories there is
+//! [`crate::volume`].
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
@@ -19,24 +20,45 @@ pub struct Seen {
     pub version: String,
     /// Of Tattach.
     pub name: Option<String>,
-    /// The client has closed the connection.
+    /// The connection is at its end.
     pub closed: bool,
+}
+
+/// How the server behaves.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Mood {
+    #[default]
+    Friendly,
+    /// Reads, and answers nothing.
+    Silent,
+    /// Hangs up at the next request.
+    Gone,
 }
 
 /// A server that waits for its client.
 #[derive(Debug, Clone, Default)]
-pub struct Server(Arc<Mutex<Seen>>);
+pub struct Server(Arc<Mutex<(Seen, Mood)>>);
 
 impl Server {
     pub fn seen(&self) -> Seen {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+            .0
             .clone()
     }
 
     fn note(&self, change: impl FnOnce(&mut Seen)) {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner).0);
+    }
+
+    /// From the next request on.
+    pub fn turn(&self, mood: Mood) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).1 = mood;
+    }
+
+    fn mood(&self) -> Mood {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).1
     }
 
     /// Serves the connection on a thread of its own, to its end.
@@ -57,6 +79,11 @@ impl Server {
             let size = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
             let mut body = vec![0; size.saturating_sub(7).min(1 << 20)];
             stream.read_exact(&mut body)?;
+            match self.mood() {
+                Mood::Friendly => {}
+                Mood::Silent => continue,
+                Mood::Gone => return Ok(()),
+            }
             let mut answer = Message::default();
             let kind = self.answer(head[4], Fields(&body), &mut files, &mut answer);
             let kind = kind.unwrap_or_else(|errno| {
