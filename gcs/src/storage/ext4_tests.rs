@@ -86,7 +86,9 @@ fn little_is_written() {
     assert!(bytes(20 * 1024 * MIB) < 65_536);
     // In whole blocks, so that nothing has to be read first.
     let pieces = pieces(20 * 1024 * MIB, &STAMP, true).unwrap();
-    let whole = |(at, bytes): &Piece| at % BLOCK == 0 && bytes.len() as u64 % BLOCK == 0;
+    let whole = |(at, bytes): &Piece| {
+        at.is_multiple_of(BLOCK) && (bytes.len() as u64).is_multiple_of(BLOCK)
+    };
     assert!(pieces.iter().all(whole));
 }
 
