@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use super::console::{own_stdio, Console};
 use super::executor::Program;
+use super::seccomp::Filter;
 use super::state::{self, failed, Init};
 use super::trace::Trace;
 use super::{devices, normal, Order, Report, Roots, ORDER_FD, REPORT_FD, REPORT_MAX};
@@ -148,6 +149,7 @@ fn build(
         .map_err(|why| Failure::unspecified(format!("{}: {why}", source.display())))?;
     let root = Path::new(config["root"]["path"].as_str().unwrap_or_default());
     fs::read_dir(root).map_err(|e| failed("open the root file system", root, &e))?;
+    let filter = Filter::of(normal::seccomp(&config)).map_err(Failure::unspecified)?;
     write_json(&dir.join(state::CONFIG), &config)?;
     own_stdio(&config["process"], &config["linux"])?;
 
@@ -171,7 +173,7 @@ fn build(
     })?;
 
     let builder = ContainerBuilder::new(id.to_owned(), SyscallType::default())
-        .with_executor(Program::new(Some(Rc::new(failure))))
+        .with_executor(Program::new(Some(Rc::new(failure)), filter))
         .with_console_socket(console.as_ref().map(|c| &c.path))
         .with_root_path(dir)
         .map_err(|e| trace.failure(&e))?;
@@ -267,6 +269,7 @@ fn exec(
     }
     let config: Value = read_json(&dir.join(state::CONFIG))?;
     let process = normal::exec(process, &config).map_err(Failure::unspecified)?;
+    let filter = Filter::of(normal::seccomp(&config)).map_err(Failure::unspecified)?;
     own_stdio(&process, &config["linux"])?;
 
     // The engine leaves a socket behind for every exec, and runs them in started
@@ -282,7 +285,7 @@ fn exec(
     let console = terminal.then(|| Console::listen(&own.0)).transpose()?;
 
     let pid = ContainerBuilder::new(id.to_owned(), SyscallType::default())
-        .with_executor(Program::new(None))
+        .with_executor(Program::new(None, filter))
         .with_console_socket(console.as_ref().map(|c| &c.path))
         .with_root_path(&own.0)
         .map_err(|e| trace.failure(&e))?

@@ -19,9 +19,11 @@ use libcontainer::oci_spec::runtime::{Process, Spec};
 use libcontainer::workload::{
     Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError,
 };
-use nix::unistd::{access, execve, AccessFlags};
+use nix::unistd::{access, AccessFlags};
 
+use super::seccomp::Filter;
 use super::{ORDER_FD, REPORT_FD};
+use crate::sys::seccomp::Execution;
 use crate::sys::{channel, fds, pidfd};
 
 #[derive(Clone)]
@@ -29,14 +31,17 @@ pub(super) struct Program {
     /// Where init says why it could not execute; close-on-exec. `None` for an exec, whose
     /// failure the engine itself reports.
     pub failure: Option<Rc<File>>,
+    /// The container's seccomp profile.
+    filter: Option<Rc<Filter>>,
     /// `HOME` as the engine looked it up, used when the environment has none.
     home: Rc<RefCell<Option<String>>>,
 }
 
 impl Program {
-    pub fn new(failure: Option<Rc<File>>) -> Self {
+    pub fn new(failure: Option<Rc<File>>, filter: Option<Filter>) -> Self {
         Self {
             failure,
+            filter: filter.map(Rc::new),
             home: Rc::default(),
         }
     }
@@ -56,8 +61,15 @@ impl Program {
         let c_path = CString::new(path.to_string_lossy().as_bytes())
             .map_err(|_| format!("the path of {} holds a NUL", path.display()))?;
         fds::reset_signals().map_err(|e| format!("reset signals: {e}"))?;
-        execve(&c_path, &args, &env)
-            .map_err(|e| format!("execute {}: {}", path.display(), e.desc()))
+        let execution = Execution::new(&c_path, &args, &env);
+        // The last step, so that a profile need not allow any of ours.
+        if let Some(filter) = &self.filter {
+            filter
+                .load()
+                .map_err(|e| format!("load the seccomp filter: {e}"))?;
+        }
+        let errno = execution.begin();
+        Err(format!("execute {}: {}", path.display(), errno.desc()))
     }
 }
 

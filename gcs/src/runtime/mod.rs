@@ -25,6 +25,8 @@ mod engine;
 mod executor;
 #[cfg(any(feature = "engine", test))]
 mod normal;
+#[cfg(any(feature = "engine", test))]
+mod seccomp;
 mod state;
 mod statistics;
 #[cfg(feature = "engine")]

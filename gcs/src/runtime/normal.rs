@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{json, Map, Value};
 
 use super::devices;
+use super::seccomp::Filter;
 
 /// The engine's configuration for a container whose spec is `spec` and whose bundle is
 /// `bundle` (absolute).
@@ -31,18 +32,12 @@ pub(super) fn container(spec: &Value, bundle: &Path) -> Result<Value, String> {
     process
         .entry("capabilities")
         .or_insert_with(no_capabilities);
+    let own = process["capabilities"].clone();
 
     let linux = object(top, "linux")?;
-    if linux
-        .get("seccomp")
-        .is_some_and(|seccomp| !seccomp.is_null())
-    {
-        return Err(
-            "linux.seccomp is not supported: this guest cannot filter system calls; \
-                    send the spec without it"
-                .into(),
-        );
-    }
+    let seccomp = linux.remove("seccomp").unwrap_or_default();
+    // The engine would not enforce it.
+    Filter::of(&seccomp)?;
     // "rslave" and "slave" are one: the engine only ever works recursively.
     if let Some(Value::String(propagation)) = linux.get_mut("rootfsPropagation") {
         if let Some(plain) = propagation.strip_prefix('r') {
@@ -60,7 +55,41 @@ pub(super) fn container(spec: &Value, bundle: &Path) -> Result<Value, String> {
     let rules = devices::complete(&given);
     devices::parse(&rules)?;
     resources.insert("devices".into(), rules.into());
+
+    let process = object(top, "process")?;
+    keep_filtering(process, &seccomp);
+    top.insert(
+        OURS.into(),
+        json!({"seccomp": seccomp, "capabilities": own}),
+    );
     Ok(spec)
+}
+
+/// Member of the configuration that the engine does not read: the seccomp profile, and the
+/// capabilities of the spec.
+const OURS: &str = "gcs";
+
+/// The seccomp profile of the container of engine configuration `config`; null without one.
+pub(super) fn seccomp(config: &Value) -> &Value {
+    &config[OURS]["seccomp"]
+}
+
+/// Without `no_new_privs` only CAP_SYS_ADMIN may load a filter: the process keeps it until its
+/// `execve`, by which it has again what the bounding, inheritable and ambient sets give
+/// (capabilities(7)); they are those of the spec.
+fn keep_filtering(process: &mut Map<String, Value>, seccomp: &Value) {
+    if seccomp.is_null() || process.get("noNewPrivileges").is_some_and(|v| v == true) {
+        return;
+    }
+    for set in ["effective", "permitted"] {
+        let set = &mut process["capabilities"][set];
+        if !set.is_array() {
+            *set = json!([]);
+        }
+        if let Some(names) = set.as_array_mut() {
+            names.push("CAP_SYS_ADMIN".into());
+        }
+    }
 }
 
 /// A process to run in the container of engine configuration `config`: what it leaves out
@@ -70,12 +99,16 @@ pub(super) fn exec(process: &Value, config: &Value) -> Result<Value, String> {
     let fields = process
         .as_object_mut()
         .ok_or("the process is no JSON object")?;
-    for name in ["capabilities", "oomScoreAdj"] {
+    for (name, own) in [
+        ("capabilities", &config[OURS]["capabilities"]),
+        ("oomScoreAdj", &config["process"]["oomScoreAdj"]),
+    ] {
         if fields.get(name).is_none_or(Value::is_null) {
-            fields.insert(name.into(), config["process"][name].clone());
+            fields.insert(name.into(), own.clone());
         }
     }
     defaults(fields);
+    keep_filtering(fields, seccomp(config));
     Ok(process)
 }
 
@@ -148,8 +181,8 @@ mod tests {
     fn what_cannot_hold_is_refused() {
         for (spec, words) in [
             (
-                json!({"root": {"path": "/"}, "linux": {"seccomp": {}}}),
-                "seccomp",
+                json!({"root": {"path": "/"}, "linux": {"seccomp": {"defaultAction": "SCMP_ACT_WAIT"}}}),
+                "linux.seccomp.defaultAction",
             ),
             (
                 json!({"root": {"path": "/"}, "linux": {"resources": {"devices": 1}}}),
@@ -165,10 +198,13 @@ mod tests {
 
     #[test]
     fn an_exec_without_capabilities_has_those_of_its_container() {
-        let config =
-            json!({"process": {"capabilities": {"bounding": ["CAP_KILL"]}, "oomScoreAdj": 5}});
+        let spec = json!({
+            "root": {"path": "/"},
+            "process": {"capabilities": {"bounding": ["CAP_KILL"]}, "oomScoreAdj": 5},
+        });
+        let config = container(&spec, Path::new("/b")).unwrap();
         let got = exec(&json!({"args": ["a"]}), &config).unwrap();
-        assert_eq!(got["capabilities"], config["process"]["capabilities"]);
+        assert_eq!(got["capabilities"], json!({"bounding": ["CAP_KILL"]}));
         assert_eq!(got["oomScoreAdj"], 5);
         let own = json!({"capabilities": {"bounding": []}, "oomScoreAdj": 7});
         let got = exec(&own, &config).unwrap();
@@ -176,5 +212,29 @@ mod tests {
             (&got["capabilities"], &got["oomScoreAdj"]),
             (&own["capabilities"], &own["oomScoreAdj"])
         );
+    }
+    #[test]
+    fn a_filter_needs_a_capability_until_the_program_runs() {
+        let profile = json!({"defaultAction": "SCMP_ACT_ALLOW"});
+        let spec = |no_new_privileges: bool| {
+            let spec = json!({
+                "root": {"path": "/"}, "linux": {"seccomp": profile},
+                "process": {"noNewPrivileges": no_new_privileges, "capabilities": {"bounding": ["CAP_KILL"], "effective": ["CAP_KILL"]}},
+            });
+            container(&spec, Path::new("/b")).unwrap()
+        };
+        let held = json!({"bounding": ["CAP_KILL"], "effective": ["CAP_KILL", "CAP_SYS_ADMIN"], "permitted": ["CAP_SYS_ADMIN"]});
+        let own = json!({"bounding": ["CAP_KILL"], "effective": ["CAP_KILL"]});
+        let config = spec(false);
+        assert_eq!(config["process"]["capabilities"], held);
+        assert_eq!(spec(true)["process"]["capabilities"], own);
+        assert_eq!(
+            (seccomp(&config), config["linux"].get("seccomp")),
+            (&profile, None)
+        );
+        // What an exec takes over is what the spec says.
+        assert_eq!(exec(&json!({}), &config).unwrap()["capabilities"], held);
+        let quiet = exec(&json!({"noNewPrivileges": true}), &config).unwrap();
+        assert_eq!(quiet["capabilities"], own);
     }
 }

@@ -11,3 +11,4 @@ pub mod mount;
 pub mod pidfd;
 pub mod process;
 pub mod root;
+pub mod seccomp;

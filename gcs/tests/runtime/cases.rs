@@ -206,8 +206,8 @@ pub fn a_failed_create_leaves_nothing_and_says_why(rig: &Rig) {
         ),
         (
             "seccomp",
-            |s| s["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW"}),
-            "seccomp",
+            |s| s["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_NOTIFY"}),
+            "linux.seccomp.defaultAction: SCMP_ACT_NOTIFY",
         ),
         (
             "sysctl",

@@ -8,7 +8,7 @@ use gcs::prot::HResult;
 use serde_json::json;
 
 use crate::cases::sh;
-use crate::rig::{process, reap, reap_strays, Rig};
+use crate::rig::{process, reap, reap_all_but, Rig};
 
 pub fn exec_runs_as_given_before_and_after_start(rig: &Rig) {
     let made = rig.create("host", &["sleep", "1000"], |_| {}).unwrap();
@@ -101,7 +101,7 @@ pub fn a_failing_exec_says_why_and_harms_nothing(rig: &Rig) {
         rig.exec("none", process(&["true"])).err().unwrap().code,
         HResult::SYSTEM_NOT_FOUND
     );
-    reap_strays();
+    reap_all_but(made.pid);
     assert_eq!(rig.roots.pids("ex").unwrap(), [made.pid]);
     let (fds, ..) = rig
         .exec("ex", process(&["ls", "/proc/self/fd"]))

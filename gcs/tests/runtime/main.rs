@@ -7,6 +7,7 @@
 mod cases;
 mod execs;
 mod rig;
+mod seccomp;
 mod sys;
 
 use std::process::{Command, ExitCode};
@@ -45,6 +46,11 @@ const CASES: &[Case] = cases![
     cases::the_root_of_the_machine_is_out_of_reach,
     execs::parallel_execs_work,
     cases::limits_change_while_it_runs,
+    seccomp::every_action_does_what_it_says,
+    seccomp::arguments_are_looked_at,
+    seccomp::a_filter_changes_nothing_else,
+    seccomp::the_filter_is_the_last_step_before_the_program,
+    seccomp::a_profile_like_that_of_engines_works,
 ];
 
 fn main() -> ExitCode {

@@ -59,7 +59,8 @@ impl Rig {
         fs::copy("/bin/busybox", rootfs.join("bin/busybox")).unwrap();
         for name in [
             "sh", "cat", "ls", "id", "env", "sleep", "true", "mount", "tty", "stty", "readlink",
-            "chroot", "grep", "echo", "mkdir", "mknod", "dd", "kill", "pwd",
+            "chroot", "grep", "echo", "mkdir", "mknod", "dd", "kill", "pwd", "truncate", "touch",
+            "chmod", "linux32", "linux64", "unshare", "umount", "hostname", "nice",
         ] {
             symlink("busybox", rootfs.join("bin").join(name)).unwrap();
         }
@@ -273,6 +274,23 @@ pub fn reap_strays() -> usize {
         count += 1;
     }
     count
+}
+
+/// Collects what failed execs left, as soon as it ends: the kernel keeps the init of a pid
+/// namespace until then.
+pub fn reap_all_but(kept: i32) {
+    let begun = std::time::Instant::now();
+    let me = std::process::id();
+    let children = || fs::read_to_string(format!("/proc/{me}/task/{me}/children")).unwrap();
+    while children().trim() != kept.to_string() {
+        assert!(
+            begun.elapsed().as_secs() < 30,
+            "children are left: {}",
+            children()
+        );
+        reap_strays();
+        std::thread::yield_now();
+    }
 }
 
 const CAPS: [&str; 14] = [
