@@ -7,7 +7,7 @@ SHELL := /bin/bash
 # As typed, dollar signs and quotes included; recipes read the environment, not make's expansion.
 override CMD := $(value CMD)
 override IMAGE := $(value IMAGE)
-export CMD IMAGE GUEST_PROFILE HOST_PROFILE GUEST_TOOLCHAIN KERNEL_DEBUG KERNEL_SOURCE IMAGE_FORMAT
+export CMD IMAGE GUEST_PROFILE HOST_PROFILE GUEST_TOOLCHAIN KERNEL_DEBUG KERNEL_SOURCE IMAGE_FORMAT IMAGE_XFS
 
 fragments := $(addprefix kernel-config/,base.config hyperv.config qemu.config)
 
@@ -19,7 +19,7 @@ build: init image kernel host ## all of out/: the guest, the initrds, the kernel
 init: ## out/init, the guest's program: GUEST_PROFILE=guest-dev builds in seconds
 	@image/scripts/guest.sh
 
-image: init host ## out/initrd.img, out/initrd-debug.img and their manifests
+image: init host ## out/initrd.img, out/initrd-debug.img and their manifests; IMAGE_XFS=1: out/initrd-xfs.img
 	@image/scripts/image.sh
 
 kernel: ## out/bzImage, out/vmlinux, out/kernel.config: KERNEL_DEBUG=1, KERNEL_SOURCE=

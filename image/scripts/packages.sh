@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that a purpose needs and this machine lacks.
-# Use: packages.sh PURPOSE...   (rust build lint guest kernel qemu images tests)
+# Use: packages.sh PURPOSE...   (rust build lint guest kernel qemu images tests xfs)
 #      packages.sh --refresh   fetches the lists of packages
 # Nothing missing: no output. Not Debian: names what is missing and installs nothing.
 . "$(dirname "$0")/common.sh"
@@ -45,10 +45,11 @@ images  tar                         tar              unpacks image layers
 images  zstd                        zstd             image layers and initrd
 images  diod                        diod             directories of this machine in a container
 tests   mkfs.xfs                    xfsprogs         disks with another file system
+xfs     mkfs.xfs                    xfsprogs         formats disks inside the image xfs
 tests   debootstrap                 debootstrap      a real Debian root file system to run
 '
 
-[ $# -gt 0 ] || die "packages.sh needs a purpose: rust build lint guest kernel qemu images tests"
+[ $# -gt 0 ] || die "packages.sh needs a purpose: rust build lint guest kernel qemu images tests xfs"
 
 # A path must exist; a command must be found, also where only root's PATH looks.
 there() {

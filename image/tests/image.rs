@@ -142,7 +142,7 @@ fn cpio_lists_and_unpacks_what_the_manifest_says() {
     assert_eq!(listed, told);
     assert!(told.is_sorted(), "entries are in path order");
 
-    shell("mkdir root; cd root; cpio -idm --quiet --no-preserve-owner init 'bin*' var 'var/*' <../initrd.img");
+    shell("mkdir root; cd root; cpio -idm --quiet --no-preserve-owner init 'bin*' 'sbin*' var 'var/*' <../initrd.img");
     let root = place.path("root");
     let init = std::fs::metadata(root.join("init")).unwrap();
     assert_eq!(
@@ -150,7 +150,7 @@ fn cpio_lists_and_unpacks_what_the_manifest_says() {
         std::fs::read(place.path("init")).unwrap()
     );
     assert_eq!((init.mode() & 0o7777, init.mtime()), (0o755, 1_700_000_000));
-    for name in ["bin/gcs", "bin/vsockexec"] {
+    for name in ["bin/gcs", "bin/vsockexec", "sbin/mkfs.ext4"] {
         assert_eq!(
             std::fs::metadata(root.join(name)).unwrap().ino(),
             init.ino(),

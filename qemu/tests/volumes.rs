@@ -96,6 +96,39 @@ fn a_server_that_is_silent_or_dies_costs_its_request_and_nothing_else() {
     vm.power_off().unwrap();
 }
 
+/// As a host has the template of its scratch disks made (protocol 11.4), by an image that ships.
+#[test]
+fn the_command_mkfs_ext4_of_hosts_makes_a_scratch_disk() {
+    let Some(profile) = common::shipped_profile() else {
+        return;
+    };
+    let vm = common::boot_profile(profile);
+    let top = tempfile::tempdir().unwrap();
+    let file = top.path().join("scratch");
+    fs::File::create(&file).unwrap().set_len(1 << 30).unwrap();
+    let place = vm.attach_disk(&file, "raw", false).unwrap();
+    // The only one, so its name is the first.
+    let options = "-q -E lazy_itable_init=0,nodiscard -O ^has_journal,sparse_super2,^resize_inode";
+    let words = format!("mkfs.ext4 {options} /dev/sda");
+    let words: Vec<&str> = words.split(' ').collect();
+    let appeared = json!({"MountPath": "", "Lun": place.lun});
+    vm.modify("MappedVirtualDisk", "Add", appeared).unwrap();
+    let made = vm.external(&words).run().unwrap();
+    assert_eq!((made.code, made.error_text().as_str()), (0, ""));
+    vm.detach_disk(place).unwrap();
+    let e2fsck = qemu::choice::program("e2fsck").unwrap();
+    let checked = Command::new(e2fsck).arg("-fn").arg(&file).output().unwrap();
+    assert!(checked.status.success(), "{checked:?}");
+    vm.mount_disk(&file, false, "/run/scratch").unwrap();
+    let wrong = vm.external(&["mkfs.ext4", "/dev/none"]).run().unwrap();
+    assert_eq!(wrong.code, 1);
+    assert!(
+        wrong.error_text().contains("/dev/none"),
+        "{}",
+        wrong.error_text()
+    );
+}
+
 /// `uvm run` with the files built by make, or nothing and a word.
 fn run(options: &[&str], script: &str) -> Option<std::process::Output> {
     let profile = common::shipped_profile()?;

@@ -89,6 +89,8 @@ impl Host {
             return;
         };
         let (bundle, scratch) = (container.bundle.clone(), container.scratch.clone());
+        // Their mounts go too, if the host has left them there.
+        let shares = self.expect_answers_below(&bundle);
         let name = id.clone();
         self.run(
             format!("deleting container {id:?}"),
@@ -99,6 +101,7 @@ impl Host {
                 engine.and(files)
             },
             move |host, deleted: Result<(), Failure>| {
+                host.shares_answered(&shares);
                 host.namespaces.unbind(&id);
                 if let Some(container) = host.containers.remove(&id) {
                     let keys = container

@@ -1,6 +1,6 @@
 use std::fs;
 
-use super::super::testing::{with_loop_device, Failing, Script, Tree};
+use super::super::testing::{in_mount_namespace, with_loop_device, Failing, Script, Tree};
 use super::*;
 
 /// A blank 16 MiB disk at controller 0 LUN 1, in a private mount namespace.
@@ -244,6 +244,27 @@ fn a_disk_in_use_stays_and_a_directory_with_data_of_its_own_too() {
         remove(tree, &disk.mount_path).unwrap();
         assert!(mounted(&disk.mount_path).is_none());
         assert_eq!(fs::read(path.join("below")).unwrap(), b"kept");
+    });
+}
+
+#[test]
+fn mounts_on_top_of_each_other_are_all_taken_away() {
+    in_mount_namespace("mounts_on_top_of_each_other", || {
+        let tree = Tree::new();
+        let path = tree.path("m");
+        fs::create_dir(&path).unwrap();
+        for _ in 0..3 {
+            let mount = Mount {
+                source: Path::new("tmpfs"),
+                target: &path,
+                kind: "tmpfs",
+                flags: MsFlags::empty(),
+                data: "",
+            };
+            Linux.mount(mount).unwrap();
+        }
+        remove(&tree, path.to_str().unwrap()).unwrap();
+        assert!(!path.exists());
     });
 }
 

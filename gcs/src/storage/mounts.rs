@@ -23,6 +23,9 @@ const PROPAGATION: [(&str, MsFlags); 8] = [
     ("runbindable", MsFlags::MS_UNBINDABLE.union(MsFlags::MS_REC)),
 ];
 
+/// So many mounts on top of each other are taken away (protocol section 12.3).
+const STACKED: usize = 5;
+
 /// Applies the propagation words among `options` in their order, each by a call of its own.
 pub fn propagate(kernel: &dyn Kernel, target: &Path, options: &[String]) -> Result<(), Failure> {
     let flags = options.iter().filter_map(|option| {
@@ -74,14 +77,16 @@ pub(super) fn remove_with(
 /// Unmounts `path` and removes the directory. Not there or not mounted is a success (P-252);
 /// a directory that turns out not to be empty stays: what is in it was there before the mount.
 pub fn unmount_and_remove(kernel: &dyn Kernel, path: &Path) -> Result<(), Failure> {
-    match kernel.unmount(path) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
-        Err(error) => {
-            return Err(Failure::unspecified(format!(
-                "cannot unmount {path:?}: {error}"
-            )))
+    for _ in 0..STACKED {
+        match kernel.unmount(path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => break,
+            Err(error) => {
+                return Err(Failure::unspecified(format!(
+                    "cannot unmount {path:?}: {error}"
+                )))
+            }
         }
     }
     match kernel.rmdir(path) {

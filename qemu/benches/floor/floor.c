@@ -6,11 +6,13 @@
 //   spawn N              N times vfork, exec of `true`, wait; prints nanoseconds in all
 //   contain N ROOT PROG  N times: clone into new namespaces, ROOT as the root, exec, wait; the same
 //   join PID N PROG      N times: into the namespaces of PID, exec, wait; the same
+//   mount N DEVICE DIR   N times: make DIR, mount ext4 read-only, unmount, remove DIR; the same
 //   wait                 for ever: the first process of a container to join
 //   fill BYTES           so many bytes to stdout
 //   write PORT BYTES     so many bytes to a vsock port of the host
 //   echo PORT            sends back what comes from a vsock port of the host, until its end
 //   cat PATH             a file to stdout
+//   load PATH            reads a file and drops it; prints nanoseconds
 //
 // Freestanding: no C library, no start-up work, a few KiB. x86-64 only, as the guest. It dials
 // only as PID 1 or as a child of a guest service: on a machine that is itself a VM, a dial would
@@ -19,12 +21,12 @@
 
 #define ALWAYS static inline __attribute__((always_inline))
 enum { READ = 0, WRITE = 1, CLOSE = 3, PAUSE = 34, SOCKET = 41, CONNECT = 42, CLONE = 56, VFORK = 58,
-       EXECVE = 59, EXIT = 60, WAIT4 = 61, CHDIR = 80, CHROOT = 161, MOUNT = 165, CLOCK_GETTIME = 228,
+       EXECVE = 59, EXIT = 60, WAIT4 = 61, CHDIR = 80, MKDIR = 83, RMDIR = 84, CHROOT = 161, MOUNT = 165, UMOUNT = 166, CLOCK_GETTIME = 228,
        OPEN = 2, GETPID = 39, GETPPID = 110, ACCESS = 21,
        SETNS = 308, PIDFD_OPEN = 434 };
 enum { AF_VSOCK = 40, SOCK_STREAM = 1, HOST = 2, BRIDGE = 0x40000000, MONOTONIC = 1, SIGCHLD = 17 };
 enum { NEW_NAMESPACES = 0x00020000 | 0x04000000 | 0x08000000 | 0x20000000 }; // mnt, uts, ipc, pid
-enum { MS_BIND = 4096, MS_MOVE = 8192, MS_REC = 16384, MS_PRIVATE = 1 << 18 };
+enum { MS_RDONLY = 1, MS_BIND = 4096, MS_MOVE = 8192, MS_REC = 16384, MS_PRIVATE = 1 << 18 };
 
 // Inlined always: after vfork the child must not return from the function that called it.
 ALWAYS long call(long n, long a, long b, long c, long d, long e) {
@@ -125,6 +127,16 @@ static void contain(long rounds, const char *root, const char *program) {
     report(now() - started);
 }
 
+static void mount(long rounds, const char *device, const char *directory) {
+    long started = now();
+    while (rounds-- > 0)
+        if (sys(MKDIR, directory, 0700, 0)
+            || call(MOUNT, (long)device, (long)directory, (long)"ext4", MS_RDONLY, (long)"noload")
+            || sys(UMOUNT, directory, 0, 0) || sys(RMDIR, directory, 0, 0))
+            fail("mounting");
+    report(now() - started);
+}
+
 // The new pid namespace is that of children only, so there is one more.
 static void join(long pid, long rounds, const char *program) {
     char *const words[] = {(char *)program, "true", NULL};
@@ -158,6 +170,7 @@ __attribute__((used)) static _Noreturn void entry(long *stack) {
     if (same(mode, "spawn") && count == 3) spawn(number(words[2]));
     else if (same(mode, "contain") && count == 5) contain(number(words[2]), words[3], words[4]);
     else if (same(mode, "join") && count == 5) join(number(words[2]), number(words[3]), words[4]);
+    else if (same(mode, "mount") && count == 5) mount(number(words[2]), words[3], words[4]);
     else if (same(mode, "fill") && count == 3) fill(1, number(words[2]));
     else if (same(mode, "write") && count == 4) fill(dial((unsigned)number(words[2])), number(words[3]));
     else if (same(mode, "echo") && count == 3) { int fd = dial((unsigned)number(words[2])); copy(fd, fd); }
@@ -165,6 +178,12 @@ __attribute__((used)) static _Noreturn void entry(long *stack) {
         long fd = sys(OPEN, words[2], 0, 0);
         if (fd < 0) fail("open");
         copy((int)fd, 1);
+    } else if (same(mode, "load") && count == 3) {
+        long fd = sys(OPEN, words[2], 0, 0), got, started = now();
+        if (fd < 0) fail("open");
+        while ((got = sys(READ, fd, buffer, sizeof buffer)) > 0) {}
+        if (got < 0) fail("read");
+        report(now() - started);
     } else fail("understanding the words");
     leave(0);
 }

@@ -110,13 +110,18 @@ pub fn floor_rounds(
         .chain([count.as_str()])
         .chain(after.iter().copied())
         .collect();
-    let said = floor(vm, &words)?;
+    Ok(each(floor_nanoseconds(vm, &words)?, rounds))
+}
+
+/// The time that a mode of the floor program prints.
+pub fn floor_nanoseconds(vm: &Uvm, words: &[&str]) -> Result<Duration, BenchError> {
+    let said = floor(vm, words)?;
     let nanoseconds = said.trim().parse().map_err(|_| BenchError::Floor {
         words: words.join(" "),
         code: 0,
         said: said.clone(),
     })?;
-    Ok(each(Duration::from_nanos(nanoseconds), rounds))
+    Ok(Duration::from_nanos(nanoseconds))
 }
 
 /// `VmRSS` of PID 1.

@@ -13,6 +13,7 @@ mod figure;
 mod guest;
 mod initrd;
 pub mod report;
+mod storage;
 mod stream;
 
 use std::path::{Path, PathBuf};
@@ -116,7 +117,13 @@ pub fn run(plan: &Plan, mut doing: impl FnMut(&str)) -> Result<Vec<Figure>, Benc
         initrd::floor_only(&plan.floor, &floor).map_err(BenchError::Files)?;
         figures.push(boot::measure(plan, &guest, &floor, &mut doing)?);
     }
-    let inside = [&guest::NAMES[..], &stream::NAMES, &container::NAMES].concat();
+    let inside = [
+        &guest::NAMES[..],
+        &stream::NAMES,
+        &container::NAMES,
+        &storage::NAMES,
+    ]
+    .concat();
     if plan.wants_any(&inside) {
         let both = dir.join("both.img");
         initrd::with_floor(&guest, &plan.floor, &both).map_err(BenchError::Files)?;
@@ -130,6 +137,10 @@ pub fn run(plan: &Plan, mut doing: impl FnMut(&str)) -> Result<Vec<Figure>, Benc
         }
         if plan.wants_any(&container::NAMES) {
             let made = container::measure(&vm, plan, dir.path(), &mut doing)?;
+            figures.extend(made);
+        }
+        if plan.wants_any(&storage::NAMES) {
+            let made = storage::measure(&vm, plan, dir.path(), &mut doing)?;
             figures.extend(made);
         }
         vm.power_off()?;

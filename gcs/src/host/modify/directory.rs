@@ -124,6 +124,24 @@ impl Host {
         );
     }
 
+    /// Before something below the directory is unmounted: gives each server its time.
+    pub(in crate::host) fn expect_answers_below(&mut self, directory: &Path) -> Vec<Key> {
+        let shares = self.shares.iter();
+        let below = shares.filter(|(_, share)| share.mount_path.starts_with(directory));
+        let keys: Vec<Key> = below.map(|(key, _)| *key).collect();
+        for key in &keys {
+            self.expect_answer(*key);
+        }
+        keys
+    }
+
+    /// After it.
+    pub(in crate::host) fn shares_answered(&mut self, keys: &[Key]) {
+        for key in keys {
+            self.share_answered(*key);
+        }
+    }
+
     fn expect_answer(&mut self, key: Key) {
         let timer = self
             .timers
