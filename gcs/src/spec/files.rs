@@ -27,16 +27,15 @@ pub(super) fn contents(
     uvm: &str,
     adapters: &[Adapter],
 ) -> Result<[(&'static str, String); 3], Failure> {
-    let name = match text(spec, "hostname")? {
-        "" => uvm,
-        name => name,
-    };
+    let given = text(spec, "hostname")?;
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"_-.".contains(&b);
-    if name.len() > HOSTNAME_MAX || !name.bytes().all(plain) {
+    if given.len() > HOSTNAME_MAX || !given.bytes().all(plain) {
         return Err(Failure::unspecified(format!(
             "hostname: a host name has at most {HOSTNAME_MAX} letters, digits, '_', '-' and '.'"
         )));
     }
+    // A VM that nobody named is "(none)" to the kernel: no name to give, but the VM's.
+    let name = if given.is_empty() { uvm } else { given };
     let [hostname, hosts_file, resolv] = NAMES;
     Ok([
         (hostname, format!("{name}\n")),
