@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 
 use crate::error::Failure;
-use crate::net::{Adapter, Assignment};
+use crate::net::{Adapter, Assignment, Leased};
 use crate::prot::HResult;
 use crate::spec;
 
@@ -220,6 +220,33 @@ impl Namespaces {
         if let Some(nic) = namespace.and_then(|ns| ns.nic(&adapter.to_lowercase())) {
             nic.place = Place::Assigned;
         }
+    }
+
+    /// What DHCP servers said about names, for adapters whose settings say nothing. Gives what
+    /// all adapters of the namespace say now, if that is something new.
+    pub fn learn(&mut self, container: &str, leased: Vec<Leased>) -> Option<Vec<spec::Adapter>> {
+        let bound = |ns: &&mut Namespace| ns.container.as_deref() == Some(container);
+        let namespace = self.0.values_mut().find(bound)?;
+        let mut news = false;
+        for lease in leased {
+            let Some(nic) = namespace.nic(&lease.id) else {
+                continue;
+            };
+            if nic.adapter.dns == spec::Adapter::default() {
+                nic.adapter.dns = spec::Adapter {
+                    dns_suffix: lease.dns_suffix,
+                    dns_servers: lease.dns_servers,
+                };
+                news = true;
+            }
+        }
+        news.then(|| {
+            namespace
+                .nics
+                .iter()
+                .map(|nic| nic.adapter.dns.clone())
+                .collect()
+        })
     }
 
     /// One line per namespace, for the state dump.

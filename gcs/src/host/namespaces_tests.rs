@@ -117,6 +117,30 @@ fn adapters_are_assigned_once_per_binding() {
 }
 
 #[test]
+fn what_dhcp_says_of_names_counts_where_the_settings_say_nothing() {
+    let leased = |id: &str, servers: &str| Leased {
+        id: id.into(),
+        dns_suffix: String::new(),
+        dns_servers: servers.into(),
+    };
+    let mut namespaces = Namespaces::default();
+    for (id, dns) in [("aa", ""), ("bb", "2")] {
+        namespaces.begin_add("n", adapter(id, dns)).unwrap();
+    }
+    assert_eq!(namespaces.learn("pod", vec![leased("aa", "7")]), None);
+    namespaces.bind(Some("n"), "pod").unwrap();
+    for (given, news) in [
+        (vec![], false),
+        (vec![leased("bb", "8")], false),
+        (vec![leased("zz", "8")], false),
+        (vec![leased("aa", "7"), leased("bb", "8")], true),
+    ] {
+        assert_eq!(namespaces.learn("pod", given).is_some(), news);
+    }
+    assert_eq!(servers(&namespaces, "n"), ["7", "2"]);
+}
+
+#[test]
 fn a_failed_add_can_be_repeated_and_leaves_the_namespace_known() {
     let mut namespaces = Namespaces::default();
     namespaces.begin_add("n", adapter("aa", "1")).unwrap();

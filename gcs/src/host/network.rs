@@ -5,6 +5,8 @@
 //! that container's Create, or at once when that is through (P-264, P-265). Both are tasks: only
 //! a process of its own may enter another network namespace.
 
+use std::fs::OpenOptions;
+use std::io::{self, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -15,13 +17,15 @@ use super::Host;
 use crate::bridge::codec::Reply;
 use crate::bridge::outbox::Ticket;
 use crate::error::Failure;
-use crate::net::{assign, device, Adapter, Assignment};
+use crate::net::{assign, device, Adapter, Assignment, Leased};
 use crate::prot::settings::NetworkAdapter;
+use crate::spec::{self, Context};
 use crate::uevent;
 
 const SYS: &str = "/sys";
 /// Over the five seconds that the look itself is limited to.
 const LOOK_LIMIT: Duration = Duration::from_secs(20);
+const FILE_LIMIT: Duration = Duration::from_secs(20);
 /// For one adapter: it may have to come back from another namespace first, and may have to ask
 /// for its addresses.
 const ASSIGN_LIMIT: Duration = Duration::from_secs(60);
@@ -123,13 +127,57 @@ impl Host {
             doing.clone(),
             limit,
             move || assign::assign(Path::new(SYS), &assignments, init),
-            move |host, assigned: Result<(), Failure>| {
-                if assigned.is_ok() {
-                    for id in ids {
-                        host.namespaces.assigned(&container, &id);
-                    }
+            move |host, assigned: Result<Vec<Leased>, Failure>| {
+                let leased = match assigned {
+                    Ok(leased) => leased,
+                    Err(failure) => return then(host, Err(failure.during(doing))),
+                };
+                for id in ids {
+                    host.namespaces.assigned(&container, &id);
                 }
-                then(host, assigned.map_err(|failure| failure.during(doing)));
+                match host.namespaces.learn(&container, leased) {
+                    Some(adapters) => host.rewrite_resolv_conf(&container, adapters, then),
+                    None => then(host, Ok(())),
+                }
+            },
+        );
+    }
+
+    /// What DHCP told of name servers came after the files were written. Written in place: the
+    /// file may be mounted in containers. A container with a file of its own has none.
+    fn rewrite_resolv_conf(
+        &mut self,
+        container: &str,
+        adapters: Vec<spec::Adapter>,
+        then: impl FnOnce(&mut Self, Result<(), Failure>) + 'static,
+    ) {
+        let Some(bundle) = self.containers.get(container).map(|c| c.bundle.clone()) else {
+            return then(self, Ok(()));
+        };
+        let file = Context::default()
+            .root(container, &bundle)
+            .join("resolv.conf");
+        let doing = format!("name servers of container {container:?}");
+        self.run(
+            doing.clone(),
+            FILE_LIMIT,
+            move || {
+                let text = spec::resolv_conf(&adapters)?;
+                let written = OpenOptions::new()
+                    .write(true)
+                    .truncate(true)
+                    .open(&file)
+                    .and_then(|mut file| file.write_all(text.as_bytes()));
+                match written {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        let text = format!("writing {}: {error}", file.display());
+                        Err(Failure::unspecified(text))
+                    }
+                    _ => Ok(()),
+                }
+            },
+            move |host, written: Result<(), Failure>| {
+                then(host, written.map_err(|failure| failure.during(doing)));
             },
         );
     }

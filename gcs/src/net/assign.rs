@@ -10,10 +10,12 @@ use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use nix::sched::{setns, CloneFlags};
 
-use super::device;
+use serde::{Deserialize, Serialize};
+
 use super::netlink::{Netlink, Request};
-use super::plan::{plan, Step};
-use super::settings::Adapter;
+use super::plan::{addressing, plan, Step};
+use super::settings::{self, Adapter};
+use super::{device, dhcp};
 use crate::error::Failure;
 use crate::uevent;
 
@@ -25,11 +27,22 @@ pub struct Assignment {
     pub table: Option<u32>,
 }
 
+/// What a DHCP server said about names, for an adapter it gave the address of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leased {
+    /// Of the adapter.
+    pub id: String,
+    /// Comma separated, as in the settings.
+    pub dns_suffix: String,
+    pub dns_servers: String,
+}
+
 /// What is known of an adapter before it is moved.
 struct Ready<'a> {
-    id: &'a str,
+    assignment: &'a Assignment,
     name: String,
     index: u32,
+    mac: [u8; 6],
     steps: Vec<Step>,
 }
 
@@ -38,7 +51,7 @@ struct Ready<'a> {
 ///
 /// # Errors
 /// What failed for which adapter. All that were moved are moved back then.
-pub fn assign(sys: &Path, assignments: &[Assignment], pid: i32) -> Result<(), Failure> {
+pub fn assign(sys: &Path, assignments: &[Assignment], pid: i32) -> Result<Vec<Leased>, Failure> {
     // At once: the number of a process that is gone can be another's soon.
     let there = namespace(&format!("/proc/{pid}/ns/net"), "of the container")?;
     let here = namespace("/proc/self/ns/net", "of the VM")?;
@@ -59,20 +72,29 @@ pub fn assign(sys: &Path, assignments: &[Assignment], pid: i32) -> Result<(), Fa
         .map_err(|error| doing("entering its namespace", error))?;
     let mut inside = open("of the container")?;
 
-    let mut moved = Vec::new();
+    let (mut moved, mut leased) = (Vec::new(), Vec::new());
     for adapter in &ready {
-        let step = move_in(&mut outside, adapter, &there).and_then(|name| {
+        let done = move_in(&mut outside, adapter, &there).and_then(|name| {
             moved.push((adapter, name.clone()));
             set_up(&mut inside, adapter, &name)
         });
-        if let Err(failure) = step {
-            for (adapter, name) in &moved {
-                move_back(&mut inside, adapter, name, &here);
+        match done {
+            Ok(lease) => leased.extend(lease),
+            Err(failure) => {
+                for (adapter, name) in &moved {
+                    move_back(&mut inside, adapter, name, &here);
+                }
+                return Err(failure.during(format!("network adapter {:?}", adapter.id())));
             }
-            return Err(failure.during(format!("network adapter {:?}", adapter.id)));
         }
     }
-    Ok(())
+    Ok(leased)
+}
+
+impl Ready<'_> {
+    fn id(&self) -> &str {
+        &self.assignment.adapter.id
+    }
 }
 
 fn namespace(path: &str, whose: &str) -> Result<OwnedFd, Failure> {
@@ -89,17 +111,20 @@ fn look<'a>(sys: &Path, assignment: &'a Assignment) -> Result<Ready<'a>, Failure
         let id = &adapter.id;
         Failure::unspecified(format!("network adapter {id:?} ({name}): {what}: {why}"))
     };
-    let file = sys.join("class/net").join(&name).join("mtu");
-    let mtu = fs::read_to_string(file)
-        .map_err(|error| error.to_string())
-        .and_then(|text| text.trim_end().parse().map_err(|_| "no number".to_owned()))
-        .map_err(|why| about("its MTU", why))?;
+    let attribute = |what: &'static str| {
+        let file = sys.join("class/net").join(&name).join(what);
+        let text = fs::read_to_string(file).map_err(|error| about(what, error.to_string()))?;
+        Ok::<_, Failure>(text.trim_end().to_owned())
+    };
+    let mtu = attribute("mtu")?;
+    let mtu = mtu.parse().map_err(|_| about("mtu", "no number".into()))?;
     let index = if_nametoindex(name.as_str()).map_err(|e| about("its index", e.to_string()))?;
     Ok(Ready {
-        id: &adapter.id,
+        assignment,
         steps: plan(adapter, assignment.table, mtu)?,
-        name,
+        mac: settings::mac(&attribute("address")?).unwrap_or_default(),
         index,
+        name,
     })
 }
 
@@ -133,24 +158,40 @@ fn free_name(name: &str) -> String {
     names.find(|name| free(name)).unwrap_or_default()
 }
 
-fn set_up(inside: &mut Netlink, adapter: &Ready<'_>, name: &str) -> Result<(), Failure> {
+fn set_up(
+    inside: &mut Netlink,
+    adapter: &Ready<'_>,
+    name: &str,
+) -> Result<Option<Leased>, Failure> {
     let index = if_nametoindex(name)
         .map_err(|error| Failure::unspecified(format!("{name} did not arrive: {error}")))?;
+    let mut leased = None;
     for step in &adapter.steps {
-        apply(inside, index, step)?;
+        if *step != Step::Dhcp {
+            apply(inside, index, step)?;
+            continue;
+        }
+        let lease = dhcp::lease(name, adapter.mac, Instant::now() + dhcp::LIMIT)
+            .map_err(|error| Failure::unspecified(format!("DHCP on {name}: {error}")))?;
+        for step in addressing(&[lease.address], &lease.routes, adapter.assignment.table) {
+            apply(inside, index, &step)?;
+        }
+        let servers = lease.dns_servers.iter().map(ToString::to_string);
+        leased = Some(Leased {
+            id: adapter.id().to_owned(),
+            dns_suffix: lease.domain,
+            dns_servers: servers.collect::<Vec<_>>().join(","),
+        });
     }
-    Ok(())
+    Ok(leased)
 }
 
 fn apply(inside: &mut Netlink, index: u32, step: &Step) -> Result<(), Failure> {
     let (request, what) = match *step {
         Step::Mtu(mtu) => (Request::Mtu { index, mtu }, format!("MTU {mtu}")),
         Step::Up => (Request::Link { index, up: true }, "link up".into()),
-        Step::Dhcp => {
-            return Err(Failure::unspecified(
-                "the settings have no address, and this guest has no DHCP client yet",
-            ))
-        }
+        // Not one change but several, see `set_up`.
+        Step::Dhcp => return Ok(()),
         Step::Address(address) => (
             Request::Address { index, address },
             format!("address {address}"),
@@ -210,7 +251,7 @@ fn move_back(inside: &mut Netlink, adapter: &Ready<'_>, name: &str, here: &Owned
     if let Err(error) = back {
         log::warn!(
             "network adapter {:?}: moving {name} back: {error}",
-            adapter.id
+            adapter.id()
         );
     }
 }

@@ -4,7 +4,7 @@
 //! ```text
 //! prot.NetworkAdapter ── settings: parsed, or refused ── Adapter
 //! Adapter ── device: VMBus instance → interface, waits for it
-//! Adapter + its place among the others ── plan: pure ── steps ── assign ── netlink
+//! Adapter + its place among the others ── plan: pure ── steps ── assign ── netlink, dhcp
 //! ```
 //!
 //! `device` and `assign` block: they run in tasks, and what enters another network namespace is
@@ -12,9 +12,10 @@
 
 pub mod assign;
 pub mod device;
+mod dhcp;
 mod netlink;
 mod plan;
 pub mod settings;
 
-pub use assign::Assignment;
+pub use assign::{Assignment, Leased};
 pub use settings::Adapter;

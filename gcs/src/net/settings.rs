@@ -287,7 +287,7 @@ impl Prefix {
 }
 
 /// Six bytes in hexadecimal, by `-` or `:`. Informational, so what is none is none.
-fn mac(text: &str) -> Option<[u8; 6]> {
+pub(super) fn mac(text: &str) -> Option<[u8; 6]> {
     let bytes: Vec<u8> = text
         .split(['-', ':'])
         .map(|part| {

@@ -1,0 +1,265 @@
+//! A DHCP client for adapters without addresses (7.8): one lease, which is not renewed, as with
+//! the reference's `udhcpc -q`. RFC 2131 and 2132; the messages are pure.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{setsockopt, sockopt};
+
+use super::settings::{Prefix, Route};
+
+/// Over all tries (P-270).
+pub const LIMIT: Duration = Duration::from_secs(30);
+/// Until a message is sent again.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+const SERVER_PORT: u16 = 67;
+const CLIENT_PORT: u16 = 68;
+/// Fixed members of a message, up to the options.
+const FIXED: usize = 236;
+const COOKIE: [u8; 4] = [99, 130, 83, 99];
+/// Some servers drop less.
+const LEAST_SIZE: usize = 300;
+
+/// Options.
+const PAD: u8 = 0;
+const MASK: u8 = 1;
+const ROUTERS: u8 = 3;
+const DNS_SERVERS: u8 = 6;
+const DOMAIN: u8 = 15;
+const REQUESTED: u8 = 50;
+const KIND: u8 = 53;
+const SERVER: u8 = 54;
+const PARAMETERS: u8 = 55;
+const END: u8 = 255;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Discover = 1,
+    Offer = 2,
+    Request = 3,
+    Ack = 5,
+    Nak = 6,
+}
+
+/// What a server gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    pub address: Prefix,
+    pub routes: Vec<Route>,
+    pub dns_servers: Vec<Ipv4Addr>,
+    /// "" when there is none.
+    pub domain: String,
+}
+
+/// An answer as far as it matters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Answer {
+    kind: Kind,
+    server: Ipv4Addr,
+    lease: Lease,
+}
+
+/// Who asks, in every message.
+#[derive(Debug, Clone, Copy)]
+struct Client {
+    transaction: u32,
+    mac: [u8; 6],
+}
+
+impl Client {
+    fn discover(self) -> Vec<u8> {
+        self.message(Kind::Discover, &[])
+    }
+
+    fn request(self, offer: &Answer) -> Vec<u8> {
+        let IpAddr::V4(address) = offer.lease.address.ip else {
+            return self.discover();
+        };
+        let wanted = [
+            (REQUESTED, address.octets()),
+            (SERVER, offer.server.octets()),
+        ];
+        self.message(Kind::Request, &wanted)
+    }
+
+    fn message(self, kind: Kind, addresses: &[(u8, [u8; 4])]) -> Vec<u8> {
+        // A request from Ethernet, answered by broadcast: there is no address to answer to yet.
+        let mut bytes = vec![1, 1, 6, 0];
+        bytes.extend(self.transaction.to_be_bytes());
+        bytes.extend([0, 0, 0x80, 0]);
+        bytes.resize(28, 0);
+        bytes.extend(self.mac);
+        bytes.resize(FIXED, 0);
+        bytes.extend(COOKIE);
+        bytes.extend([KIND, 1, kind as u8]);
+        for (option, address) in addresses {
+            bytes.extend([*option, 4]);
+            bytes.extend(address);
+        }
+        bytes.extend([PARAMETERS, 4, MASK, ROUTERS, DNS_SERVERS, DOMAIN, END]);
+        bytes.resize(bytes.len().max(LEAST_SIZE), PAD);
+        bytes
+    }
+
+    /// An answer to this client; none for anything else.
+    fn answer(self, bytes: &[u8]) -> Option<Answer> {
+        let fixed = bytes.first_chunk::<FIXED>()?;
+        let options = bytes[FIXED..].strip_prefix(&COOKIE)?;
+        let is_reply = fixed[0] == 2;
+        let ours = fixed[4..8] == self.transaction.to_be_bytes() && fixed[28..34] == self.mac;
+        if !is_reply || !ours {
+            return None;
+        }
+        let kind = match option(options, KIND)?.first()? {
+            2 => Kind::Offer,
+            5 => Kind::Ack,
+            6 => Kind::Nak,
+            _ => return None,
+        };
+        let address = *ipv4s(&fixed[16..20]).first()?;
+        let first = |name| {
+            ipv4s(option(options, name).unwrap_or_default())
+                .first()
+                .copied()
+        };
+        let mask = first(MASK).map_or(u32::MAX, Ipv4Addr::to_bits);
+        let default = first(ROUTERS).map(|router| Route {
+            destination: Prefix {
+                ip: Ipv4Addr::UNSPECIFIED.into(),
+                length: 0,
+            },
+            next_hop: Some(router.into()),
+            metric: None,
+        });
+        Some(Answer {
+            kind,
+            server: first(SERVER).unwrap_or(Ipv4Addr::UNSPECIFIED),
+            lease: Lease {
+                address: Prefix {
+                    ip: address.into(),
+                    length: u8::try_from(mask.leading_ones()).unwrap_or(32),
+                },
+                routes: default.into_iter().collect(),
+                dns_servers: ipv4s(option(options, DNS_SERVERS).unwrap_or_default()),
+                domain: domain(option(options, DOMAIN).unwrap_or_default()),
+            },
+        })
+    }
+}
+
+/// The value of the first option of this number.
+fn option(mut options: &[u8], wanted: u8) -> Option<&[u8]> {
+    loop {
+        match options {
+            [PAD, rest @ ..] => options = rest,
+            [END, ..] | [] | [_] => return None,
+            [number, length, rest @ ..] => {
+                let (value, rest) = rest.split_at_checked(usize::from(*length))?;
+                if *number == wanted {
+                    return Some(value);
+                }
+                options = rest;
+            }
+        }
+    }
+}
+
+fn ipv4s(bytes: &[u8]) -> Vec<Ipv4Addr> {
+    let octets = bytes.chunks_exact(4);
+    octets
+        .map(|o| Ipv4Addr::new(o[0], o[1], o[2], o[3]))
+        .collect()
+}
+
+/// A name made of what names are made of; others would end up in `resolv.conf`.
+fn domain(bytes: &[u8]) -> String {
+    let text = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+    let fits = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    match text.iter().all(fits) {
+        true => String::from_utf8_lossy(text).into_owned(),
+        false => String::new(),
+    }
+}
+
+/// Asks for a lease on the interface, which is up, of this process's network namespace. Blocks
+/// until the deadline.
+///
+/// # Errors
+/// No server gave one by then, or the socket cannot be had.
+pub fn lease(interface: &str, mac: [u8; 6], deadline: Instant) -> io::Result<Lease> {
+    let socket = UdpSocket::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, CLIENT_PORT))?;
+    setsockopt(&socket, sockopt::BindToDevice, &interface.into())?;
+    socket.set_broadcast(true)?;
+    let client = Client {
+        transaction: transaction(mac),
+        mac,
+    };
+    let mut offer: Option<Answer> = None;
+    loop {
+        let message = match &offer {
+            Some(offer) => client.request(offer),
+            None => client.discover(),
+        };
+        let server = SocketAddrV4::new(Ipv4Addr::BROADCAST, SERVER_PORT);
+        socket.send_to(&message, server)?;
+        let wanted = match offer {
+            Some(_) => Kind::Ack,
+            None => Kind::Offer,
+        };
+        let again = deadline.min(Instant::now() + PATIENCE);
+        match wait(&socket, client, wanted, again)? {
+            Some(ack) if ack.kind == Kind::Ack => return Ok(ack.lease),
+            Some(answer) => offer = Some(answer).filter(|answer| answer.kind == Kind::Offer),
+            // An offer that its server does not stand to any more is no use either.
+            None => offer = None,
+        }
+        if Instant::now() >= deadline {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "no DHCP server gave an address",
+            ));
+        }
+    }
+}
+
+/// Until then, the answer of this kind, or a refusal.
+fn wait(
+    socket: &UdpSocket,
+    client: Client,
+    wanted: Kind,
+    until: Instant,
+) -> io::Result<Option<Answer>> {
+    let mut buffer = [0; 2048];
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(None);
+        }
+        socket.set_read_timeout(Some(left))?;
+        match socket.recv(&mut buffer) {
+            Ok(length) => {
+                let answer = client.answer(&buffer[..length]);
+                let fits = |answer: &Answer| answer.kind == wanted || answer.kind == Kind::Nak;
+                if let Some(answer) = answer.filter(fits) {
+                    return Ok(Some(answer));
+                }
+            }
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => {}
+                _ => return Err(error),
+            },
+        }
+    }
+}
+
+/// Tells this client's conversation from others on the link, which have other addresses.
+fn transaction(mac: [u8; 6]) -> u32 {
+    let [_, _, a, b, c, d] = mac;
+    u32::from_be_bytes([a, b, c, d]) ^ std::process::id().rotate_left(16)
+}
+
+#[cfg(test)]
+#[path = "dhcp_tests.rs"]
+mod tests;
