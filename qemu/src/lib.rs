@@ -8,6 +8,7 @@ pub mod conformance;
 pub mod console;
 pub mod container;
 pub mod host;
+pub mod network;
 pub mod oci;
 pub mod plan9;
 pub mod private_dir;

@@ -4,6 +4,11 @@ use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
+use crate::network::Nic;
+
+/// QEMU's name of the user-mode network.
+const NETWORK: &str = "net";
+
 /// The machine types worth having (design: q35 for SCSI on PCI, microvm for start time).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Machine {
@@ -56,6 +61,13 @@ pub struct ColdDisk {
     pub read_only: bool,
 }
 
+/// A TCP port of this machine's loopback that leads into the VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Forward {
+    pub host: u16,
+    pub guest: u16,
+}
+
 /// Everything about a VM that can be chosen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Profile {
@@ -86,6 +98,10 @@ pub struct Profile {
     pub disks: Vec<ColdDisk>,
     /// Persistent memory devices (`/dev/pmem<n>`), raw files of whole MiB. Needs PCI.
     pub pmem: Vec<PathBuf>,
+    /// Adapters on the VM's one user-mode network; see [`network`](crate::network).
+    pub nics: u8,
+    /// TCP ports of this machine's loopback that lead to the first adapter's address.
+    pub forwards: Vec<Forward>,
     /// Keeps the serial console; otherwise it goes with the private directory.
     pub console_log: Option<PathBuf>,
     /// More arguments for QEMU.
@@ -112,6 +128,8 @@ impl Profile {
             controllers: 1,
             disks: Vec::new(),
             pmem: Vec::new(),
+            nics: 0,
+            forwards: Vec::new(),
             console_log: None,
             qemu_arguments: Vec::new(),
         }
@@ -281,6 +299,27 @@ pub fn command_line(profile: &Profile, wiring: &Wiring) -> Vec<OsString> {
             ),
         ]);
     }
+    if profile.nics > 0 {
+        let mut network = format!("user,id={NETWORK}");
+        for Forward { host, guest } in &profile.forwards {
+            let to = Nic::new(0).ipv4();
+            network.push_str(&format!(",hostfwd=tcp:127.0.0.1:{host}-{to}:{guest}"));
+        }
+        push(&["-netdev", &network]);
+        push(&[
+            "-netdev",
+            &format!("hubport,id=hub,hubid=0,netdev={NETWORK}"),
+        ]);
+    }
+    for nic in (0..profile.nics).map(Nic::new) {
+        let id = format!("nic{}", nic.number());
+        let mac = nic.mac();
+        push(&["-netdev", &format!("hubport,id={id},hubid=0")]);
+        // Without the rom, which only a boot from the network needs.
+        let rom = if pci { ",romfile=" } else { "" };
+        let device = format!("virtio-net-{bus},netdev={id},mac={mac}{rom}");
+        push(&["-device", &device]);
+    }
     match &wiring.vsock {
         VsockWire::None => {}
         VsockWire::Device(socket) => {
@@ -386,6 +425,11 @@ nolapic_timer no_timer_check nr_cpus=1 brd.rd_nr=0 pmtmr=0 -- -e 1 /bin/vsockexe
         profile.service_flags = vec!["-scrub-logs".into()];
         profile.kernel_options = vec!["gcs.cgroup=v1".into()];
         profile.serial_console = false;
+        profile.nics = 2;
+        profile.forwards = vec![Forward {
+            host: 8080,
+            guest: 80,
+        }];
         profile.disks = vec![ColdDisk {
             path: "/d".into(),
             format: "raw".into(),
@@ -396,6 +440,11 @@ nolapic_timer no_timer_check nr_cpus=1 brd.rd_nr=0 pmtmr=0 -- -e 1 /bin/vsockexe
             "microvm,pic=off,pit=off,accel=tcg,memory-backend=mem0",
             "virtio-mmio.force-legacy=false",
             "virtio-scsi-device,id=scsi3",
+            "-netdev\nuser,id=net,hostfwd=tcp:127.0.0.1:8080-10.0.2.15:80\n\
+             -netdev\nhubport,id=hub,hubid=0,netdev=net\n\
+             -netdev\nhubport,id=nic0,hubid=0\n\
+             -device\nvirtio-net-device,netdev=nic0,mac=52:54:00:00:00:00\n",
+            "virtio-net-device,netdev=nic1,mac=52:54:00:00:00:01",
             "vhost-vsock-device,guest-cid=9",
             "driver=raw,node-name=cold0,read-only=on,file.driver=file,file.filename=/d",
             "scsi-hd,id=cold0,drive=cold0,bus=scsi0.0,channel=0,scsi-id=0,lun=0",

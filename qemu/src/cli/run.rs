@@ -9,7 +9,9 @@ use clap::Args;
 
 use crate::container::{self, Container};
 use crate::host::HostError;
+use crate::network::{self, Nic};
 use crate::oci::{self, Cache, Image};
+use crate::profile::Forward;
 use crate::uvm::Uvm;
 use crate::volume::{Mounted, Volume};
 
@@ -66,6 +68,12 @@ struct ContainerOptions {
     /// Gives the container the file system on a disk image: raw, .vhd, .vhdx or .qcow2
     #[arg(long, value_name = "FILE:PATH[:ro]", value_parser = Volume::disk)]
     disk: Vec<Volume>,
+    /// Give the container a network: QEMU's user-mode network, with this machine at 10.0.2.2
+    #[arg(long)]
+    net: bool,
+    /// A TCP port of this machine's loopback that leads to one of the container; implies --net
+    #[arg(long, short = 'p', value_name = "HOST:GUEST", value_parser = forward)]
+    publish: Vec<Forward>,
     /// The container has no standard input
     #[arg(long)]
     no_stdin: bool,
@@ -83,6 +91,18 @@ fn variable(text: &str) -> Result<String, String> {
         Some((name, _)) if !name.is_empty() => Ok(text.to_owned()),
         _ => Err("it is not of the form NAME=VALUE".into()),
     }
+}
+
+fn forward(text: &str) -> Result<Forward, String> {
+    let port = |text: &str| text.parse().ok().filter(|port| *port != 0);
+    text.split_once(':')
+        .and_then(|(host, guest)| {
+            Some(Forward {
+                host: port(host)?,
+                guest: port(guest)?,
+            })
+        })
+        .ok_or_else(|| "it is not of the form HOST:GUEST with two ports".into())
 }
 
 impl Run {
@@ -109,7 +129,16 @@ impl Run {
 
         let disks = image.layers.len() + 1 + volumes.len();
         profile.controllers = u8::try_from(disks.div_ceil(LUNS).min(CONTROLLERS))?;
+        profile.forwards = std::mem::take(&mut self.container.publish);
+        let net = self.container.net || !profile.forwards.is_empty();
+        profile.nics = net.into();
         let vm = self.vm.boot_profile(profile, &progress)?;
+        if net {
+            // The pod's namespace, which the host's network service would name.
+            let namespace = uuid::Uuid::new_v4().to_string();
+            network::join(&mut spec, &namespace);
+            vm.modify("Network", "Add", Nic::new(0).settings(&namespace))?;
+        }
         let bytes = self.container.scratch_size << 20;
         let container = mount(&vm, &cache, &image, &id, bytes)?;
         let mut mounted = Vec::new();

@@ -1,19 +1,544 @@
 //! Network namespaces, adapters and the files that name them; policies.
+//!
+//! Adapters are QEMU's, so a guest that knows them only by VMBus finds none: what needs one is
+//! then not run. Traffic goes to a listener of this process, over the VM's user-mode network.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
+use std::time::{Duration, Instant};
+
+use serde_json::{json, Value};
 
 use super::{Area, Scenario};
+use crate::conformance::{
+    codes, contains, not_run, refused, same, that, Checked, Container, Guest, Lab, Plan, LIMIT,
+};
+use crate::host::wire::Rpc;
+use crate::host::{HostError, UVM_ID};
+use crate::network::{join, Nic, HOST, HOST_V6};
 
 pub const AREA: Area = Area {
     name: "network",
     scenarios: SCENARIOS,
-    not_run: NOT_RUN,
+    not_run: &[],
 };
 
-const SCENARIOS: &[(u16, Scenario)] = &[];
+/// What a guest may take to say that an adapter does not appear (7.8), with room for a busy
+/// machine.
+const ARRIVAL: Duration = Duration::from_secs(5);
+const KIND: &str = "io.kubernetes.cri.container-type";
 
-const NOT_RUN: &[(&[u16], &str)] = &[(
-    &[
-        102, 103, 104, 105, 106, 107, 134, 264, 265, 266, 267, 268, 269, 270, 271, 272, 273, 275,
-        276, 279,
-    ],
-    "no scenario yet",
-)];
+/// A VM of the scenario's own with adapters.
+fn with_nics(lab: &Lab, nics: u8) -> Checked<Guest> {
+    lab.boot(|boot| boot.profile.nics = nics)
+}
+
+/// Network Add of an adapter that is there. A guest may not find it without VMBus.
+fn add(vm: &Guest, settings: Value) -> Checked {
+    let refusal = match vm.modify("Network", "Add", settings) {
+        Ok(()) => return Ok(()),
+        Err(refusal) => refusal,
+    };
+    let here = vm.sh("test -d /sys/bus/vmbus && echo yes || echo no")?;
+    // Ours says so if it does not find one; any other may only know the bus.
+    let ours = vm.sh("test /init -ef /bin/gcs && echo yes || echo no")?;
+    match (&refusal, here.as_str(), ours.as_str()) {
+        (HostError::Refused { .. }, "no", "no") => Err(not_run(format!(
+            "this guest finds no adapter in a VM without VMBus: {refusal}"
+        ))),
+        _ => Err(refusal.into()),
+    }
+}
+
+/// Makes a namespace known. That the adapter is not found may be: it was added all the same.
+fn know(vm: &Guest, settings: Value) -> Checked {
+    match add(vm, settings) {
+        Err(crate::conformance::Stop::NotRun { .. }) => Ok(()),
+        outcome => outcome,
+    }
+}
+
+/// A container in the namespace: it waits for its input to end unless told otherwise.
+fn member<'g>(vm: &'g Guest, namespace: &str) -> Plan<'g> {
+    vm.container("cat").edit(|spec| join(spec, namespace))
+}
+
+fn sandbox<'g>(vm: &'g Guest, namespace: Option<&str>) -> Plan<'g> {
+    vm.container("cat").edit(|spec| {
+        spec["annotations"] = json!({KIND: "sandbox"});
+        if let Some(namespace) = namespace {
+            join(spec, namespace);
+        }
+    })
+}
+
+/// A running container in the namespace, with its program.
+fn running<'g>(vm: &'g Guest, namespace: &str) -> Checked<(Container<'g>, crate::host::Process)> {
+    let container = member(vm, namespace).create()?;
+    let process = container.init().open_stdin().start()?;
+    Ok((container, process))
+}
+
+/// The generated files of a sandbox: `hostname`, `hosts`, `resolv.conf`.
+fn file(vm: &Guest, sandbox: &Container<'_>, name: &str) -> Checked<String> {
+    vm.sh(&format!("cat /run/gcs/c/{}/{name}; echo .", sandbox.id()))
+        .map(|text| text.trim_end_matches('.').to_owned())
+}
+
+/// The text of `/etc/hosts` for these names (5.7).
+fn hosts(names: &str) -> String {
+    format!(
+        "127.0.0.1 localhost\n127.0.0.1 {names}\n\n\
+         # The following lines are desirable for IPv6 capable hosts\n\
+         ::1     ip6-localhost ip6-loopback\nfe00::0 ip6-localnet\nff00::0 ip6-mcastprefix\n\
+         ff02::1 ip6-allnodes\nff02::2 ip6-allrouters\n"
+    )
+}
+
+/// The interface with the adapter's address, in a container.
+fn interface(container: &Container<'_>, nic: Nic) -> Checked<String> {
+    let mac = nic.mac();
+    container.sh(&format!(
+        "grep -l {mac} /sys/class/net/*/address | cut -d/ -f5 | grep ."
+    ))
+}
+
+/// How many interfaces with the adapter's address the VM itself has.
+fn in_vm(vm: &Guest, nic: Nic) -> Checked<String> {
+    let mac = nic.mac();
+    vm.sh(&format!(
+        "cat /sys/class/net/*/address | grep -c {mac}; true"
+    ))
+}
+
+/// A listener on this machine that answers a line with another.
+fn listener(on: IpAddr) -> Checked<u16> {
+    let listener = TcpListener::bind((on, 0))
+        .map_err(|e| not_run(format!("this machine cannot listen at {on}: {e}")))?;
+    let port = listener.local_addr()?.port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            stream.set_read_timeout(Some(LIMIT)).ok();
+            let mut line = [0; 4];
+            if stream.read_exact(&mut line).is_ok() && &line == b"ping" {
+                stream.write_all(b"pong\n").ok();
+            }
+        }
+    });
+    Ok(port)
+}
+
+/// A connection from the container to this machine, there and back.
+fn reaches_host(container: &Container<'_>, host: IpAddr, port: u16) -> Checked {
+    let said = container.sh(&format!("echo ping | nc -w 30 {host} {port}"))?;
+    same("what this machine answered", "pong".to_owned(), said)
+}
+
+fn ipv4(container: &Container<'_>) -> Checked {
+    reaches_host(
+        container,
+        HOST.into(),
+        listener(Ipv4Addr::LOCALHOST.into())?,
+    )
+}
+
+/// IPv6 as far as this machine has it.
+fn ipv6(container: &Container<'_>) -> Checked {
+    match listener(Ipv6Addr::LOCALHOST.into()) {
+        Ok(port) => reaches_host(container, HOST_V6.into(), port),
+        Err(_) => container
+            .sh(&format!("ping -6 -c 1 -W 30 {HOST_V6}"))
+            .map(drop),
+    }
+}
+
+const SCENARIOS: &[(u16, Scenario)] = &[
+    (102, |lab| {
+        let vm = with_nics(lab, 1)?;
+        know(&vm, Nic::new(0).settings("files"))?;
+        let pod = sandbox(&vm, Some("files"))
+            .edit(|spec| spec["hostname"] = "box".into())
+            .create()?;
+        let dir = format!("/run/gcs/c/{}", pod.id());
+        let modes = vm.sh(&format!(
+            "cd {dir} && stat -c %a hostname hosts resolv.conf | tr '\\n' ' '"
+        ))?;
+        same("modes", "644 644 644 ".to_owned(), modes)?;
+        same("hostname", "box\n".to_owned(), file(&vm, &pod, "hostname")?)?;
+        pod.remove()
+    }),
+    (103, |lab| {
+        let vm = with_nics(lab, 1)?;
+        know(&vm, Nic::new(0).settings("hosts"))?;
+        for (name, names) in [("box", "box"), ("box.example.org", "box.example.org box")] {
+            let pod = sandbox(&vm, Some("hosts")).edit(|spec| spec["hostname"] = name.into());
+            let container = pod.create()?;
+            same("hosts", hosts(names), file(&vm, &container, "hosts")?)?;
+            container.remove()?;
+            // A guest may let a namespace be used only once (P-279).
+            vm.modify("Network", "Remove", Nic::new(0).bare("hosts"))?;
+            if name == "box" && know(&vm, Nic::new(0).settings("hosts")).is_err() {
+                return Err(not_run("the adapter cannot be added a second time"));
+            }
+        }
+        Ok(())
+    }),
+    (104, |lab| {
+        let vm = with_nics(lab, 1)?;
+        know(&vm, Nic::new(0).settings("name"))?;
+        let name = vm.sh("hostname")?;
+        let pod = sandbox(&vm, Some("name")).edit(|spec| spec["hostname"] = "".into());
+        let container = pod.create()?;
+        same(
+            "hostname",
+            format!("{name}\n"),
+            file(&vm, &container, "hostname")?,
+        )?;
+        container.remove()
+    }),
+    (105, |lab| {
+        let vm = with_nics(lab, 2)?;
+        let table = [
+            ("none", [("", ""), ("", "")], Some("")),
+            (
+                "merged",
+                [("a.test,b.test", "10.0.2.3,10.0.2.4"), ("b.test,c.test", "10.0.2.4,::1")],
+                Some("search a.test b.test c.test\nnameserver 10.0.2.3\nnameserver 10.0.2.4\nnameserver ::1\n"),
+            ),
+            ("servers", [("", "10.0.2.9"), ("", "")], Some("nameserver 10.0.2.9\n")),
+            ("six", [("a,b,c", ""), ("d,e,f", "")], Some("search a b c d e f\n")),
+            ("seven", [("a,b,c", ""), ("d,e,f,g", "")], None),
+        ];
+        for (namespace, adapters, expected) in table {
+            for (number, (suffix, servers)) in (0..).zip(adapters) {
+                let mut settings = Nic::new(number).settings(namespace);
+                settings["DNSSuffix"] = suffix.into();
+                settings["DNSServerList"] = servers.into();
+                add(&vm, settings)?;
+            }
+            let made = sandbox(&vm, Some(namespace)).try_create()?;
+            match expected {
+                Some(text) => {
+                    let pod = made?;
+                    same(namespace, text.to_owned(), file(&vm, &pod, "resolv.conf")?)?;
+                    pod.remove()?;
+                }
+                None => drop(refused(made, codes::FAIL)?),
+            }
+            for number in 0..2 {
+                vm.modify("Network", "Remove", Nic::new(number).bare(namespace))?;
+            }
+        }
+        Ok(())
+    }),
+    (106, |lab| {
+        let vm = lab.guest()?;
+        for namespace in [Some("0f1c8d8f-0a3b-4f1a-9e0b-000000000000"), Some(""), None] {
+            refused(
+                sandbox(&vm, namespace).try_create()?,
+                codes::ELEMENT_NOT_FOUND,
+            )?;
+        }
+        Ok(())
+    }),
+    (107, |lab| {
+        let vm = with_nics(lab, 1)?;
+        know(
+            &vm,
+            Nic::new(0).settings("0F1C8D8F-0A3B-4f1a-9E0B-6C5D2B1A7E11"),
+        )?;
+        let pod = sandbox(&vm, Some("0f1c8d8f-0A3B-4F1A-9e0b-6c5d2b1a7e11")).create()?;
+        pod.remove()
+    }),
+    (134, |lab| {
+        let (vm, nic) = (with_nics(lab, 1)?, Nic::new(0));
+        add(&vm, nic.settings("early"))?;
+        same("adapters left in the VM", "1".to_owned(), in_vm(&vm, nic)?)?;
+        let pod = sandbox(&vm, Some("early")).create()?;
+        same("adapters left in the VM", "0".to_owned(), in_vm(&vm, nic)?)?;
+        // The first process is made and waits: what it is given is there.
+        let process = pod.init().open_stdin().start()?;
+        let addresses = pod.sh(&format!("ip addr show dev {}", interface(&pod, nic)?))?;
+        contains("ip addr", &format!("inet {}/24", nic.ipv4()), &addresses)?;
+        drop(process);
+        pod.remove()
+    }),
+    (264, |lab| {
+        let vm = with_nics(lab, 2)?;
+        let nics = [Nic::new(0), Nic::new(1)];
+        // Two pods, on one LAN with each other and with this machine.
+        add(&vm, nics[0].settings("one"))?;
+        add(&vm, nics[1].settings("two"))?;
+        let (one, first) = running(&vm, "one")?;
+        let (two, second) = running(&vm, "two")?;
+        for (pod, other) in [(&one, nics[1]), (&two, nics[0])] {
+            let (v4, v6) = (other.ipv4(), other.ipv6());
+            pod.sh(&format!("ping -c 1 -W 30 {v4} && ping -6 -c 1 -W 30 {v6}"))?;
+            ipv4(pod)?;
+            ipv6(pod)?;
+            contains(
+                "/etc/resolv.conf",
+                "nameserver 10.0.2.3",
+                &pod.sh("cat /etc/resolv.conf")?,
+            )?;
+        }
+        drop((first, second));
+        one.remove()?;
+        two.remove()
+    }),
+    (265, |lab| {
+        let vm = with_nics(lab, 2)?;
+        let (first, late) = (Nic::new(0), Nic::new(1));
+        add(&vm, first.settings("late"))?;
+        let (pod, process) = running(&vm, "late")?;
+        let name = interface(&pod, first)?;
+        let look = format!("ip addr show dev {name} | grep -v valid_lft; ip route show dev {name}");
+        let before = pod.sh(&look)?;
+        add(&vm, late.settings("late"))?;
+        same("the first adapter", before, pod.sh(&look)?)?;
+        same("adapters left in the VM", "0".to_owned(), in_vm(&vm, late)?)?;
+        let addresses = pod.sh(&format!("ip addr show dev {}", interface(&pod, late)?))?;
+        contains("ip addr", &format!("inet {}/24", late.ipv4()), &addresses)?;
+        ipv4(&pod)?;
+        drop(process);
+        pod.remove()
+    }),
+    (266, |lab| {
+        let vm = with_nics(lab, 1)?;
+        let nic = Nic::new(0);
+        add(&vm, nic.settings("twice"))?;
+        for (namespace, id) in [("twice", nic.id()), ("TWICE", nic.id().to_uppercase())] {
+            let mut again = nic.settings(namespace);
+            again["ID"] = id.into();
+            refused(vm.modify("Network", "Add", again), codes::FAIL)?;
+        }
+        // The first is still good.
+        let pod = member(&vm, "twice").create()?;
+        pod.remove()
+    }),
+    (267, |lab| {
+        let vm = with_nics(lab, 2)?;
+        let nics = [Nic::new(0), Nic::new(1)];
+        for nic in nics {
+            add(&vm, nic.settings("metrics"))?;
+        }
+        let (pod, process) = running(&vm, "metrics")?;
+        let names = [interface(&pod, nics[0])?, interface(&pod, nics[1])?];
+        for (nic, name) in nics.iter().zip(&names) {
+            let shown = pod.sh(&format!("ip addr show dev {name}"))?;
+            contains("ip addr", &format!("inet {}/24", nic.ipv4()), &shown)?;
+            contains("ip addr", &format!("inet6 {}/64", nic.ipv6()), &shown)?;
+            contains("ip addr", ",UP", &shown)?;
+        }
+        let [first, second] = names;
+        let main = pod.sh("ip route show")?;
+        contains(
+            "the main table",
+            &format!("default via {HOST} dev {first}"),
+            &main,
+        )?;
+        contains("the main table", "metric 1", &main)?;
+        that(
+            !main.contains(&format!("default via {HOST} dev {second}")),
+            "no default route of the second adapter in the main table",
+            &main,
+        )?;
+        let other = pod.sh("ip route show table 101")?;
+        contains(
+            "table 101",
+            &format!("default via {HOST} dev {second}"),
+            &other,
+        )?;
+        contains("table 101", "metric 500", &other)?;
+        let rules = pod.sh("ip rule show")?;
+        let rule = format!("5:\tfrom {} lookup 101", nics[1].ipv4());
+        contains("the rules", &rule, &rules)?;
+        ipv4(&pod)?;
+        // Out by the second adapter, because of where it comes from.
+        let from = nics[1].ipv4();
+        let way = pod.sh(&format!("ip route get 10.9.9.9 from {from}"))?;
+        contains("ip route get", &format!("via {HOST} dev {second}"), &way)?;
+        pod.sh(&format!("ping -c 1 -W 30 -I {from} {HOST}"))?;
+        drop(process);
+        pod.remove()
+    }),
+    (268, |lab| {
+        let (vm, nic) = (with_nics(lab, 1)?, Nic::new(0));
+        let mut settings = nic.settings("outside");
+        settings["PrefixLength"] = 32.into();
+        settings["IPv6PrefixLength"] = 128.into();
+        add(&vm, settings)?;
+        let (pod, process) = running(&vm, "outside")?;
+        ipv4(&pod)?;
+        ipv6(&pod)?;
+        drop(process);
+        pod.remove()
+    }),
+    (269, |lab| {
+        let (vm, nic) = (with_nics(lab, 1)?, Nic::new(0));
+        let mtu = |text: String| text.parse::<u32>().unwrap_or(0);
+        let before = vm.sh(&format!(
+            "cat $(dirname $(grep -l {} /sys/class/net/*/address))/mtu",
+            nic.mac()
+        ))?;
+        let mut settings = nic.settings("overhead");
+        settings["EncapOverhead"] = 50.into();
+        add(&vm, settings)?;
+        let (pod, process) = running(&vm, "overhead")?;
+        let name = interface(&pod, nic)?;
+        let after = pod.sh(&format!("cat /sys/class/net/{name}/mtu"))?;
+        same("the MTU", mtu(before).saturating_sub(50), mtu(after))?;
+        ipv4(&pod)?;
+        drop(process);
+        pod.remove()
+    }),
+    (270, |lab| {
+        let (vm, nic) = (with_nics(lab, 1)?, Nic::new(0));
+        add(&vm, nic.bare("dhcp"))?;
+        let (pod, process) = running(&vm, "dhcp")?;
+        let shown = pod.sh(&format!("ip addr show dev {}", interface(&pod, nic)?))?;
+        contains("ip addr", "inet 10.0.2.", &shown)?;
+        contains(
+            "the main table",
+            &format!("default via {HOST}"),
+            &pod.sh("ip route")?,
+        )?;
+        ipv4(&pod)?;
+        drop(process);
+        pod.remove()
+    }),
+    (271, |lab| {
+        let (vm, nic) = (with_nics(lab, 1)?, Nic::new(0));
+        let mut settings = nic.bare("lists");
+        let second = Ipv4Addr::new(10, 0, 2, 77);
+        settings["IPConfigs"] = json!([
+            {"IPAddress": nic.ipv4().to_string(), "PrefixLength": 24},
+            {"IPAddress": second.to_string(), "PrefixLength": 24},
+            {"IPAddress": nic.ipv6().to_string(), "PrefixLength": 64},
+        ]);
+        settings["Routes"] = json!([
+            {"NextHop": HOST.to_string(), "DestinationPrefix": "0.0.0.0/0", "Metric": 7},
+            {"NextHop": "::", "DestinationPrefix": "::/0"},
+            {"NextHop": HOST.to_string(), "DestinationPrefix": "10.9.0.0/16"},
+        ]);
+        add(&vm, settings)?;
+        let (pod, process) = running(&vm, "lists")?;
+        let name = interface(&pod, nic)?;
+        let shown = pod.sh(&format!("ip addr show dev {name}"))?;
+        for address in [nic.ipv4(), second] {
+            contains("ip addr", &format!("inet {address}/24"), &shown)?;
+        }
+        contains("ip addr", &format!("inet6 {}/64", nic.ipv6()), &shown)?;
+        let routes = pod.sh("ip route")?;
+        for route in [
+            format!("default via {HOST} dev {name}  metric 7"),
+            format!("10.9.0.0/16 via {HOST} dev {name}"),
+        ] {
+            contains("the main table", &route, &routes)?;
+        }
+        ipv4(&pod)?;
+        drop(process);
+        pod.remove()
+    }),
+    (272, |lab| {
+        let (vm, nic) = (with_nics(lab, 1)?, Nic::new(0));
+        let remove = |namespace: &str| vm.modify("Network", "Remove", nic.bare(namespace));
+        remove("nobody")?;
+        add(&vm, nic.settings("removed"))?;
+        remove("removed")?;
+        add(&vm, nic.settings("removed"))?;
+        // Hosts name another namespace than the one they added to.
+        remove("other")?;
+        add(&vm, nic.settings("again"))?;
+        let (pod, process) = running(&vm, "again")?;
+        ipv4(&pod)?;
+        drop(process);
+        pod.remove()
+    }),
+    (273, |lab| {
+        let (vm, nic) = (with_nics(lab, 1)?, Nic::new(0));
+        // A guest that never finds it here says so; then there is nothing to wait for.
+        add(&vm, nic.settings("there"))?;
+        vm.modify("Network", "Remove", nic.bare("there"))?;
+        let driver = "/sys/bus/virtio/drivers/virtio_net";
+        let device = vm.sh(&format!(
+            "cd {driver} && for d in virtio*; do \
+             grep -q {} $d/net/*/address && echo $d; done",
+            nic.mac()
+        ))?;
+        vm.sh(&format!("echo {device} > {driver}/unbind"))?;
+        let began = Instant::now();
+        refused(
+            vm.modify("Network", "Add", nic.settings("gone")),
+            codes::FAIL,
+        )?;
+        that(
+            began.elapsed() >= ARRIVAL,
+            "a refusal after 5 s",
+            format!("{:?}", began.elapsed()),
+        )?;
+        // One that comes while it is waited for.
+        let request = json!({"Request": {"ResourceType": "Network", "RequestType": "Add",
+            "Settings": nic.settings("gone")}});
+        let mut added = vm.send(Rpc::ModifySettings, UVM_ID, request)?;
+        vm.sh(&format!("echo {device} > {driver}/bind"))?;
+        added.wait(LIMIT)?;
+        let (pod, process) = running(&vm, "gone")?;
+        ipv4(&pod)?;
+        drop(process);
+        pod.remove()
+    }),
+    (275, |lab| {
+        for settings in [json!({}), json!({"EncodedUVMReference": "cmVmZXJlbmNl"})] {
+            let vm = lab.boot(|boot| boot.negotiate = false)?;
+            vm.negotiate()?;
+            vm.modify("SecurityPolicy", "Add", settings.clone())?;
+            refused(vm.modify("SecurityPolicy", "Add", settings), codes::FAIL)?;
+            same("a shell in the VM", "ok".to_owned(), vm.sh("echo ok")?)?;
+        }
+        Ok(())
+    }),
+    (276, |lab| {
+        let vm = lab.boot(|boot| boot.negotiate = false)?;
+        vm.negotiate()?;
+        // `{"allow_all": false}`, for an enforcer that this guest may not have.
+        let policy = "eyJhbGxvd19hbGwiOiBmYWxzZX0=";
+        for enforcer in ["no-such-enforcer", "rego"] {
+            let settings = json!({"EnforcerType": enforcer, "EncodedSecurityPolicy": policy});
+            refused(vm.modify("SecurityPolicy", "Add", settings), codes::FAIL)?;
+        }
+        let fragment = json!({"Fragment": policy});
+        refused(
+            vm.modify("SecurityPolicyFragment", "Add", fragment),
+            codes::FAIL,
+        )?;
+        // A refused one does not count.
+        Ok(vm.security_policy_empty()?)
+    }),
+    (279, |lab| {
+        let (vm, nic) = (with_nics(lab, 1)?, Nic::new(0));
+        add(&vm, nic.settings("again"))?;
+        for _ in 0..3 {
+            let (pod, process) = running(&vm, "again")?;
+            let second = member(&vm, "again").try_create()?;
+            refused(second, codes::FAIL)?;
+            ipv4(&pod)?;
+            drop(process);
+            pod.remove()?;
+        }
+        // Also after a Create that failed once the namespace was taken.
+        let broken = member(&vm, "again")
+            .args(&["/no/such/program"])
+            .try_create()?;
+        if let Ok(container) = broken {
+            container.remove()?;
+        }
+        vm.modify("Network", "Remove", nic.bare("again"))?;
+        add(&vm, nic.settings("again"))?;
+        let (pod, process) = running(&vm, "again")?;
+        ipv4(&pod)?;
+        drop(process);
+        pod.remove()
+    }),
+];
