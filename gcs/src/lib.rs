@@ -16,6 +16,7 @@ pub mod error;
 pub mod host;
 pub mod kmsg;
 pub mod log;
+pub mod memory;
 pub mod net;
 pub mod prot;
 pub mod reactor;

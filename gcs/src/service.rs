@@ -15,6 +15,7 @@ use crate::bridge::connection::{Connection, Read};
 use crate::config::Stance;
 use crate::host::{Host, Source};
 use crate::kmsg;
+use crate::memory;
 use crate::reactor::{Interest, Registration};
 use crate::sys::{channel::set_nonblocking, process};
 use crate::transport::{Dialer, BRIDGE_PORT};
@@ -29,6 +30,8 @@ pub struct Setup {
     pub bridge: Option<(OwnedFd, OwnedFd)>,
     /// Messages of the kernel that become log records.
     pub kmsg: Option<kmsg::Reader>,
+    /// Tells when memory runs out.
+    pub memory: Option<memory::Watch>,
     /// What is done with requests until the host sets a security policy.
     pub stance: Stance,
 }
@@ -70,6 +73,7 @@ pub fn run(setup: Setup) -> io::Result<End> {
         signals,
         log: None,
         kmsg: setup.kmsg,
+        memory: setup.memory,
     }
     .serve()
 }
@@ -117,6 +121,7 @@ struct Service {
     /// The log's descriptor while it is watched: it may change under way.
     log: Option<(Rc<OwnedFd>, Registration)>,
     kmsg: Option<kmsg::Reader>,
+    memory: Option<memory::Watch>,
 }
 
 impl Service {
@@ -138,10 +143,16 @@ impl Service {
         loop {
             self.watch_bridge()?;
             self.watch_log()?;
-            for source in self.host.poller.wait(self.host.timers.next())? {
+            let look = self.memory.as_ref().map(memory::Watch::next);
+            let until = [self.host.timers.next(), look];
+            let until = until.into_iter().flatten().min();
+            for source in self.host.poller.wait(until)? {
                 self.handle(source);
             }
             self.guarded("deadlines", |host| host.on_time(Instant::now()));
+            if let Some(memory) = &mut self.memory {
+                memory.on_time(Instant::now());
+            }
             self.take_frames();
             self.host.outbox.answer_lost();
             self.take_new_bridge();
@@ -178,6 +189,7 @@ impl Service {
             match self.bridge.as_mut().map(Connection::next_frame) {
                 Some(Ok(Some(frame))) => {
                     let what = format!("request {} {}", frame.id, frame.sequence);
+                    crate::log::request(&what, &frame.payload);
                     self.guarded(&what, |host| host.on_frame(&frame));
                     // A request that was dropped is not at work.
                     self.host.outbox.answer_lost();

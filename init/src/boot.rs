@@ -127,7 +127,7 @@ fn become_service(
     streams: Streams,
 ) -> End {
     match &flags {
-        Ok(flags) => gcs::log::configure(flags.log_level, flags.log_format),
+        Ok(flags) => service::configure_log(flags),
         // The reason has to reach the host, which reads nothing but JSON.
         Err(_) => gcs::log::configure(Level::Debug, Format::Json),
     }

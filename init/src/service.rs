@@ -8,6 +8,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 
 use gcs::config::Flags;
 use gcs::kmsg;
+use gcs::memory;
 use gcs::service::{End as Ended, Setup};
 use gcs::sys::fds::null;
 use gcs::transport::Dialer;
@@ -21,12 +22,18 @@ use crate::poweroff::End;
 /// The reference's directories, for tools that look there; mode 0700.
 const DIRS: &[&str] = &["/var/run/gcsrunc", "/run/gcs/c"];
 
+/// What goes to the log, in which form.
+pub fn configure_log(flags: &Flags) {
+    gcs::log::configure(flags.log_level, flags.log_format);
+    gcs::log::scrub(flags.scrub_logs);
+}
+
 /// Sends the log where the flags say: to a file, or to the process's stderr.
 ///
 /// # Errors
 /// The file cannot be made, or there is no stderr.
 pub fn open_log(flags: &Flags) -> io::Result<()> {
-    gcs::log::configure(flags.log_level, flags.log_format);
+    configure_log(flags);
     let fd: OwnedFd = match &flags.log_file {
         Some(path) => {
             if let Some(dir) = path.parent() {
@@ -124,10 +131,12 @@ fn set_up(guest: Option<Guest>, flags: &Flags) -> io::Result<Setup> {
             .inspect_err(|error| log::warn!("the kernel's messages are not read: {error}"))
             .ok()
     });
+    let memory = guest.map(|_| memory::Watch::new(flags.gcs_mem_limit_bytes));
     Ok(Setup {
         dialer,
         bridge,
         kmsg,
+        memory,
         stance: flags.initial_policy_stance,
     })
 }

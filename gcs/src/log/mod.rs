@@ -26,7 +26,6 @@ use std::rc::Rc;
 
 pub use level::{Format, Level};
 pub use record::{Origin, Record};
-pub use scrub::scrub;
 pub use sink::Sink;
 pub use stamps::{report as report_boot, stamp};
 pub use time::rfc3339;
@@ -50,6 +49,7 @@ struct State {
     owner: u32,
     level: Level,
     format: Format,
+    scrubs: bool,
     ring: Ring,
     /// Number of the first record that no sink has had yet.
     unsent: u64,
@@ -67,6 +67,7 @@ impl State {
             owner: std::process::id(),
             level: Level::Debug,
             format: Format::Text,
+            scrubs: false,
             ring: Ring::new(RING_RECORDS, RING_BYTES),
             unsent: 0,
             sink: None,
@@ -210,6 +211,19 @@ pub fn configure(level: Level, format: Format) {
         state.format = format;
     });
     log::set_max_level(level.max(Level::Info).filter());
+}
+
+/// Keeps the values of environments and annotations out of the log from now on, or no more.
+pub fn scrub(scrubs: bool) {
+    with_state(|state| state.scrubs = scrubs);
+}
+
+/// Records a request as it came, when records of level trace are wanted at all.
+pub fn request(what: &str, payload: &[u8]) {
+    if log::log_enabled!(log::Level::Trace) {
+        let scrubs = with_state(|state| state.scrubs).unwrap_or(true);
+        log::trace!(payload = scrub::document(payload, scrubs).as_str(); "{what}");
+    }
 }
 
 /// Opens the kernel log for writing and puts there what was recorded before it existed.

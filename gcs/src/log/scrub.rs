@@ -1,12 +1,48 @@
-//! Hides environment and annotation values in a JSON document that goes to the log (P-308).
+//! Requests as they go to the log at level trace, with `-scrub-logs` without the values of
+//! environments and annotations (P-308).
 
 use serde_json::Value;
 
 const HIDDEN: &str = "<scrubbed>";
+/// Members that hold a document as text.
+const INNER: [&str; 3] = ["ContainerConfig", "ProcessParameters", "Query"];
+
+/// A request's payload as one line of JSON, documents inside it opened up. What is not JSON is
+/// not shown: nobody knows what is in it.
+pub fn document(payload: &[u8], scrubbed: bool) -> String {
+    let Ok(mut document) = serde_json::from_slice::<Value>(payload) else {
+        return format!("{} bytes that are not JSON", payload.len());
+    };
+    open_inner(&mut document);
+    if scrubbed {
+        scrub(&mut document);
+    }
+    document.to_string()
+}
+
+fn open_inner(document: &mut Value) {
+    match document {
+        Value::Object(members) => {
+            for (name, value) in members {
+                let is_inner = INNER.iter().any(|inner| name.eq_ignore_ascii_case(inner));
+                let opened = value.as_str().filter(|_| is_inner).map(|text| {
+                    let hidden = format!("{} bytes that are not JSON", text.len());
+                    serde_json::from_str(text).unwrap_or(Value::String(hidden))
+                });
+                match opened {
+                    Some(opened) => *value = opened,
+                    None => open_inner(value),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(open_inner),
+        _ => {}
+    }
+}
 
 /// Replaces, at any depth: the values of members named like environments or annotations (maps
 /// of strings), and the part after `=` in lists of `NAME=value` words.
-pub fn scrub(document: &mut Value) {
+fn scrub(document: &mut Value) {
     match document {
         Value::Object(members) => {
             for (name, value) in members {
@@ -44,6 +80,19 @@ fn hide(value: &mut Value) {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn inner_documents_are_opened_and_scrubbed() {
+        let inner = json!({"Environment": {"A": "hunter2"}}).to_string();
+        let payload = json!({"Settings": {"processparameters": inner}}).to_string();
+        let scrubbed = document(payload.as_bytes(), true);
+        let wanted = json!({"Settings": {"processparameters": {"Environment": {"A": HIDDEN}}}});
+        assert_eq!(scrubbed, wanted.to_string());
+        assert!(document(payload.as_bytes(), false).contains("hunter2"));
+        for broken in [&b"{\"hunter2"[..], br#"{"ContainerConfig":"{\"hunter2"}"#] {
+            assert!(!document(broken, false).contains("hunter2"));
+        }
+    }
 
     #[test]
     fn values_go_and_names_stay() {
