@@ -129,6 +129,47 @@ fn the_command_mkfs_ext4_of_hosts_makes_a_scratch_disk() {
     );
 }
 
+/// What a host asks for of a blank disk of 512 MiB that is to be xfs.
+fn add_xfs(vm: &Uvm, dir: &Path, encrypted: bool) -> Result<(), HostError> {
+    let file = dir.join("blank");
+    fs::File::create(&file).unwrap().set_len(512 << 20).unwrap();
+    let place = vm.attach_disk(&file, "raw", false).unwrap();
+    let settings = json!({"MountPath": "/run/xfs", "Lun": place.lun, "Encrypted": encrypted,
+        "EnsureFilesystem": true, "Filesystem": "xfs"});
+    vm.modify("MappedVirtualDisk", "Add", settings)
+}
+
+#[test]
+fn without_mkfs_xfs_the_image_that_has_it_is_named() {
+    let Some(profile) = common::shipped_profile() else {
+        return;
+    };
+    let vm = common::boot_profile(profile);
+    let top = tempfile::tempdir().unwrap();
+    let refusal = add_xfs(&vm, top.path(), false).unwrap_err();
+    assert!(
+        refusal.to_string().contains("image profile \"xfs\""),
+        "{refusal}"
+    );
+}
+
+#[test]
+fn the_image_with_mkfs_xfs_formats_disks_also_encrypted_ones() {
+    let Some(profile) = common::xfs_profile() else {
+        return;
+    };
+    for encrypted in [false, true] {
+        let vm = common::boot_profile(profile.clone());
+        let top = tempfile::tempdir().unwrap();
+        add_xfs(&vm, top.path(), encrypted).unwrap();
+        let remove = json!({"MountPath": "/run/xfs", "Lun": 0});
+        vm.modify("MappedVirtualDisk", "Remove", remove).unwrap();
+        vm.power_off().unwrap();
+        let begin = fs::read(top.path().join("blank")).unwrap();
+        assert_eq!(begin.starts_with(b"XFSB"), !encrypted);
+    }
+}
+
 /// `uvm run` with the files built by make, or nothing and a word.
 fn run(options: &[&str], script: &str) -> Option<std::process::Output> {
     let profile = common::shipped_profile()?;

@@ -41,6 +41,14 @@ pub fn shipped_profile() -> Option<Profile> {
     ))
 }
 
+/// The same with the initrd that has mkfs.xfs: `make image IMAGE_XFS=1`.
+pub fn xfs_profile() -> Option<Profile> {
+    Some(Profile::new(
+        kernel()?,
+        Some(built("UVM_XFS_INITRD", "initrd-xfs.img")?),
+    ))
+}
+
 /// Where tests keep layer disks.
 pub fn layer_cache() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/layers")
