@@ -26,8 +26,10 @@ pub(super) fn container(spec: &Value, bundle: &Path) -> Result<Value, String> {
     let path = bundle.join(path);
     root.insert("path".into(), path.to_string_lossy().into_owned().into());
 
+    device_directory(top)?;
     let process = object(top, "process")?;
     defaults(process);
+    unlabelled(process)?;
     // No mention of capabilities means none, not all.
     process
         .entry("capabilities")
@@ -108,8 +110,48 @@ pub(super) fn exec(process: &Value, config: &Value) -> Result<Value, String> {
         }
     }
     defaults(fields);
+    unlabelled(fields)?;
     keep_filtering(fields, seccomp(config));
     Ok(process)
+}
+
+/// A root without a mount at `/dev` gets the usual one: the engine makes its nodes and links
+/// there, and would fail over those that a root has already, or that is read-only.
+fn device_directory(top: &mut Map<String, Value>) -> Result<(), String> {
+    let mounts = top.entry("mounts").or_insert(Value::Null);
+    if mounts.is_null() {
+        *mounts = json!([]);
+    }
+    let mounts = mounts.as_array_mut().ok_or("mounts is no list")?;
+    let is_dev = |mount: &Value| {
+        let path = mount["destination"].as_str().unwrap_or_default();
+        let path = Path::new("/").join(path);
+        path.components().eq(Path::new("/dev").components())
+    };
+    if !mounts.iter().any(is_dev) {
+        let options = ["nosuid", "strictatime", "mode=755", "size=65536k"];
+        mounts.insert(
+            0,
+            json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": options}),
+        );
+    }
+    Ok(())
+}
+
+/// The kernel has neither of the modules that would enforce a label.
+fn unlabelled(process: &mut Map<String, Value>) -> Result<(), String> {
+    for (name, module) in [("apparmorProfile", "AppArmor"), ("selinuxLabel", "SELinux")] {
+        match process.remove(name) {
+            None | Some(Value::Null) => {}
+            Some(label) if label == "" => {}
+            Some(label) => {
+                return Err(format!(
+                    "process.{name} is {label}: the kernel of this guest has no {module}"
+                ))
+            }
+        }
+    }
+    Ok(())
 }
 
 fn defaults(process: &mut Map<String, Value>) {
@@ -188,6 +230,15 @@ mod tests {
                 json!({"root": {"path": "/"}, "linux": {"resources": {"devices": 1}}}),
                 "devices",
             ),
+            (
+                json!({"root": {"path": "/"}, "process": {"apparmorProfile": "cri"}}),
+                "AppArmor",
+            ),
+            (
+                json!({"root": {"path": "/"}, "process": {"selinuxLabel": "x:y"}}),
+                "SELinux",
+            ),
+            (json!({"root": {"path": "/"}, "mounts": {}}), "mounts"),
             (json!({"root": {}}), "root.path"),
             (json!([]), "object"),
         ] {
@@ -236,5 +287,27 @@ mod tests {
         assert_eq!(exec(&json!({}), &config).unwrap()["capabilities"], held);
         let quiet = exec(&json!({"noNewPrivileges": true}), &config).unwrap();
         assert_eq!(quiet["capabilities"], own);
+    }
+
+    #[test]
+    fn every_container_has_a_device_directory() {
+        let mounts = |mounts: Value| {
+            let spec = json!({"root": {"path": "/"}, "process": {"apparmorProfile": ""}, "mounts": mounts});
+            let got = container(&spec, Path::new("/b")).unwrap();
+            let mounts = got["mounts"].as_array().unwrap().iter();
+            let paths = mounts.map(|mount| mount["destination"].as_str().unwrap().to_owned());
+            paths.collect::<Vec<_>>()
+        };
+        assert_eq!(mounts(Value::Null), ["/dev"]);
+        assert_eq!(
+            mounts(json!([{"destination": "/dev/shm"}])),
+            ["/dev", "/dev/shm"]
+        );
+        for own in ["/dev", "dev", "/dev/"] {
+            assert_eq!(
+                mounts(json!([{"destination": "/proc"}, {"destination": own}])),
+                ["/proc", own]
+            );
+        }
     }
 }

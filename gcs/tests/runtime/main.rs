@@ -6,6 +6,7 @@
 
 mod cases;
 mod execs;
+mod restrictions;
 mod rig;
 mod seccomp;
 mod sys;
@@ -46,6 +47,10 @@ const CASES: &[Case] = cases![
     cases::the_root_of_the_machine_is_out_of_reach,
     execs::parallel_execs_work,
     cases::limits_change_while_it_runs,
+    restrictions::what_a_spec_forbids_is_refused,
+    restrictions::no_new_privileges_holds_against_setuid_programs,
+    restrictions::limits_and_settings_are_those_of_the_spec,
+    restrictions::a_root_with_devices_of_its_own_needs_no_mount,
     seccomp::every_action_does_what_it_says,
     seccomp::arguments_are_looked_at,
     seccomp::a_filter_changes_nothing_else,

@@ -60,7 +60,8 @@ impl Rig {
         for name in [
             "sh", "cat", "ls", "id", "env", "sleep", "true", "mount", "tty", "stty", "readlink",
             "chroot", "grep", "echo", "mkdir", "mknod", "dd", "kill", "pwd", "truncate", "touch",
-            "chmod", "linux32", "linux64", "unshare", "umount", "hostname", "nice",
+            "chmod", "linux32", "linux64", "unshare", "nsenter", "date", "insmod", "dmesg", "wc",
+            "head", "cut", "rm", "umount", "hostname", "nice",
         ] {
             symlink("busybox", rootfs.join("bin").join(name)).unwrap();
         }
