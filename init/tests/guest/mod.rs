@@ -4,6 +4,8 @@
 #![allow(dead_code)] // Each test binary uses a part of it.
 #![allow(clippy::disallowed_methods)] // The test is the host; it may wait for its child.
 
+pub mod hostile;
+
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -106,6 +108,13 @@ impl Guest {
         let (stream, _) = listener.accept().unwrap();
         let from = stream.try_clone().unwrap();
         self.bridge = Some(Bridge::new(stream, from));
+    }
+
+    /// Has somebody read the log to its end, so that it does not fill its pipe.
+    pub fn ignore_log(&mut self) {
+        if let Some(mut log) = self.log.take() {
+            std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+        }
     }
 
     /// Has the guest's dials of the bridge fail, or no longer.
