@@ -5,14 +5,12 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-
 use super::process::{Process, Role};
 use super::{Deadline, Host, Key};
 use crate::bridge::outbox::Ticket;
 use crate::error::Failure;
 use crate::prot::{ContainerNotification, HResult, NotificationType};
-use crate::spec::Made;
+use crate::spec::{Made, Outline};
 
 /// How long an exit that nobody waited for yet is kept back.
 const WAITER_GRACE: Duration = Duration::from_secs(5);
@@ -50,8 +48,8 @@ pub struct Container {
     pub bundle: PathBuf,
     /// Removed at DeleteContainerState; empty: nothing is.
     pub scratch: PathBuf,
-    /// The spec it runs by, as written to its bundle.
-    pub config: Value,
+    /// Of the spec it runs by; none until that is known.
+    pub outline: Option<Outline>,
     /// What its Create made for the whole pod, until it has succeeded.
     pub shared: Made,
     /// With its own pid namespace the kernel ends all its processes when init ends.
@@ -76,7 +74,7 @@ impl Container {
             activity,
             bundle,
             scratch,
-            config: Value::Null,
+            outline: None,
             shared: Made::default(),
             owns_pid_namespace: false,
             streams: None,

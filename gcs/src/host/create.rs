@@ -62,7 +62,7 @@ impl Host {
             return;
         };
         container.owns_pid_namespace = prepared.owns_pid_namespace;
-        container.config = prepared.config;
+        container.outline = Some(prepared.outline);
         container.shared = prepared.shared;
         let bound = match prepared.kind {
             Kind::Workload { .. } => Ok(()),
@@ -245,11 +245,7 @@ impl Host {
     fn used_by_others(&self, id: &str) -> Option<Vec<PathBuf>> {
         let mut sources = Vec::new();
         for (_, container) in self.containers.iter().filter(|(other, _)| *other != id) {
-            if container.config.is_null() {
-                return None;
-            }
-            let mounts = container.config["mounts"].as_array().into_iter().flatten();
-            sources.extend(mounts.filter_map(|mount| mount["source"].as_str().map(PathBuf::from)));
+            sources.extend_from_slice(&container.outline.as_ref()?.sources);
         }
         Some(sources)
     }

@@ -175,16 +175,21 @@ impl Host {
         connections: Connections,
     ) {
         let same = |c: &&Container| c.init == init && c.state < State::Exited;
-        let Some(container) = self.containers.get(&id).filter(same) else {
+        let container = self.containers.get(&id).filter(same);
+        let Some(outline) = container.and_then(|c| c.outline.clone()) else {
             return self.outbox.answer(ticket, Err(has_exited(&id)));
         };
-        let (config, bundle) = (container.config.clone(), container.bundle.clone());
+        let user = process.get("user").cloned().unwrap_or_default();
+        let container = outline.clone();
         self.run(
             format!("preparing a process in container {id:?}"),
             EXEC_LIMIT,
-            move || spec::exec_process(&config, &bundle, process),
-            move |host, process| match process {
-                Ok(process) => host.run_exec_in_engine(ticket, id, process, connections),
+            move || spec::exec_user(&outline, user),
+            move |host, user| match user {
+                Ok(user) => {
+                    let process = spec::exec_process(&container, process, user);
+                    host.run_exec_in_engine(ticket, id, process, connections);
+                }
                 Err(failure) => host.outbox.answer(ticket, Err(failure)),
             },
         );

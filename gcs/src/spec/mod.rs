@@ -3,7 +3,7 @@
 //! ```text
 //! Create ── check ── prepare (in a task) ── Prepared ── engine
 //!                     standalone | sandbox | workload
-//! Execute ── exec_process (in a task) ── OCI process for the runtime
+//! Execute ── exec_user (in a task) ── exec_process ── OCI process for the runtime
 //! Delete, failed Create ── remove_files (in a task)
 //! ```
 //!
@@ -44,7 +44,7 @@ pub use id::check_id;
 pub use kind::{sandbox_id, Kind};
 pub use made::Made;
 pub use security::Security;
-pub use user::exec_process;
+pub use user::{exec_process, exec_user};
 
 /// What a spec is rewritten against.
 #[derive(Debug, Clone)]
@@ -143,11 +143,38 @@ const SYSTEM: [&str; 14] = [
     "/var",
 ];
 
-/// A container whose files are written, ready for the runtime.
+/// What later requests need of a spec as it was rewritten.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Outline {
+    /// The root file system in the UVM.
+    pub root: PathBuf,
+    /// `process.user` and `process.rlimits`; null when there is none.
+    pub user: Value,
+    pub rlimits: Value,
+    /// The sources of its mounts.
+    pub sources: Vec<PathBuf>,
+}
+
+impl Outline {
+    fn of(spec: &Value, root: PathBuf) -> Self {
+        let process = &spec["process"];
+        let mounts = spec["mounts"].as_array().into_iter().flatten();
+        Self {
+            root,
+            user: process["user"].clone(),
+            rlimits: process["rlimits"].clone(),
+            sources: mounts
+                .filter_map(|mount| mount["source"].as_str().map(PathBuf::from))
+                .collect(),
+        }
+    }
+}
+
+/// A container whose files are written, ready for the runtime. The whole spec is only in
+/// `<bundle>/config.json`: it may be of any size.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Prepared {
-    /// What `<bundle>/config.json` holds.
-    pub config: Value,
+    pub outline: Outline,
     pub kind: Kind,
     /// Its init gets a pty.
     pub terminal: bool,
@@ -225,7 +252,7 @@ pub fn prepare(
     });
     match done {
         Ok((terminal, owns_pid_namespace)) => Ok(Prepared {
-            config: spec,
+            outline: Outline::of(&spec, job.root),
             kind,
             terminal,
             owns_pid_namespace,

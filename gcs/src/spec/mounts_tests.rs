@@ -36,9 +36,9 @@ fn huge_pages_are_mounted_once_and_shared() {
         }
         assert_eq!(kind_at(&path).as_deref(), Some("hugetlbfs"));
         // Only who mounted it takes it back.
-        second.shared.undo(|_| false);
+        second.prepared.shared.undo(|_| false);
         assert_eq!(kind_at(&path).as_deref(), Some("hugetlbfs"));
-        first.shared.undo(|_| false);
+        first.prepared.shared.undo(|_| false);
         assert_eq!(kind_at(&path), None);
         assert!(!place.bundle("pod").exists());
     });

@@ -92,7 +92,7 @@ fn what_the_host_gave_is_in_files_that_the_environment_names() {
             .map(|(name, text)| ((*name).to_owned(), (*text).to_owned()))
             .collect();
         assert_eq!(there, files, "{spec}");
-        got.shared.undo(|_| false);
+        got.prepared.shared.undo(|_| false);
         assert_eq!(contexts().len(), 0);
     }
     // A root that cannot be written is an error, and nothing is left of the rest.

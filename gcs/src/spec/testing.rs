@@ -11,6 +11,14 @@ use super::{prepare, Adapter, Context, Prepared};
 use crate::error::Failure;
 use crate::storage::Roots;
 
+/// A container that was prepared.
+#[derive(Debug)]
+pub struct Written {
+    /// What its `config.json` holds.
+    pub config: Value,
+    pub prepared: Prepared,
+}
+
 pub struct Place {
     pub dir: tempfile::TempDir,
     pub context: Context,
@@ -46,8 +54,13 @@ impl Place {
         self.context.bundle(id)
     }
 
-    pub fn prepare(&self, id: &str, spec: &Value) -> Result<Prepared, Failure> {
-        prepare(id, &self.bundle(id), spec.clone(), &self.context)
+    pub fn prepare(&self, id: &str, spec: &Value) -> Result<Written, Failure> {
+        let prepared = prepare(id, &self.bundle(id), spec.clone(), &self.context)?;
+        let config = self.read(&format!("{id}/config.json")).unwrap();
+        Ok(Written {
+            config: serde_json::from_str(&config).unwrap(),
+            prepared,
+        })
     }
 
     /// The text of a file below the containers' directory.

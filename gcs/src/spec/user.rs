@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::document::{object, required, text, top, Object};
-use super::inside;
+use super::{inside, Outline};
 use crate::error::Failure;
 
 /// One side of `user:group`.
@@ -139,27 +139,35 @@ pub(super) fn resolve_process(spec: &mut Object, root: &Path) -> Result<(), Fail
     Ok(())
 }
 
-/// The process to run for an exec: resource limits of the container's spec, the user by 6.4
-/// step 3, all else as given. `config` is [`super::Prepared::config`], `bundle` what its
-/// `root.path` is relative to. Blocks: run it in a task.
-pub fn exec_process(config: &Value, bundle: &Path, mut process: Value) -> Result<Value, Failure> {
-    let fields = top(&mut process)?;
-    let of_container = &config["process"];
-    match &of_container["rlimits"] {
-        Value::Null => drop(fields.remove("rlimits")),
-        limits => drop(fields.insert("rlimits".into(), limits.clone())),
+/// The user that an exec runs as, by 6.4 step 3: of the exec itself or of its container.
+/// Blocks: run it in a task.
+pub fn exec_user(container: &Outline, mut user: Value) -> Result<Value, Failure> {
+    if user.is_null() {
+        user = Value::Object(Object::new());
     }
-    let root = bundle.join(config["root"]["path"].as_str().unwrap_or_default());
-    let user = object(fields, "user")?;
-    if resolve_in(&root, user)? {
-        user.remove("username");
-    } else if of_container["user"]["username"]
-        .as_str()
-        .is_some_and(|name| !name.is_empty())
-    {
-        fields.insert("user".into(), of_container["user"].clone());
+    let fields = top(&mut user)?;
+    if resolve_in(&container.root, fields)? {
+        fields.shift_remove("username");
+        return Ok(user);
     }
-    Ok(process)
+    let named = container.user["username"].as_str();
+    Ok(match named.is_some_and(|name| !name.is_empty()) {
+        true => container.user.clone(),
+        false => user,
+    })
+}
+
+/// The process to run for an exec: as given, but with this user and the resource limits of the
+/// container.
+pub fn exec_process(container: &Outline, mut process: Value, user: Value) -> Value {
+    if let Some(fields) = process.as_object_mut() {
+        match &container.rlimits {
+            Value::Null => drop(fields.shift_remove("rlimits")),
+            limits => drop(fields.insert("rlimits".into(), limits.clone())),
+        }
+        fields.insert("user".into(), user);
+    }
+    process
 }
 
 #[cfg(test)]

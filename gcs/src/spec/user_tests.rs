@@ -65,14 +65,27 @@ fn root() -> tempfile::TempDir {
     dir
 }
 
+fn outline(dir: &tempfile::TempDir) -> Outline {
+    Outline {
+        root: dir.path().join("rootfs"),
+        user: Value::Null,
+        rlimits: Value::Null,
+        sources: Vec::new(),
+    }
+}
+
 #[test]
 fn an_exec_takes_limits_and_user_from_its_container() {
     let dir = root();
     let limits = json!([{"type": "RLIMIT_CORE", "soft": 1, "hard": 2}]);
-    let container = |user: Value| json!({"root": {"path": "rootfs"}, "process": {"user": user, "rlimits": limits}});
+    let container = |user: Value| Outline {
+        user,
+        rlimits: limits.clone(),
+        ..outline(&dir)
+    };
     let plain = container(json!({"uid": 1, "gid": 1}));
     let named = container(json!({"uid": 5, "gid": 6, "username": "x", "additionalGids": [9]}));
-    for (config, user, wanted) in [
+    for (container, user, wanted) in [
         (
             &plain,
             json!({"uid": 3, "gid": 4}),
@@ -95,7 +108,8 @@ fn an_exec_takes_limits_and_user_from_its_container() {
         ),
     ] {
         let process = json!({"args": ["a"], "user": user, "rlimits": [], "x": 1});
-        let got = exec_process(config, dir.path(), process).unwrap();
+        let user = exec_user(container, user).unwrap();
+        let got = exec_process(container, process, user);
         assert_eq!(
             got,
             json!({"args": ["a"], "user": wanted, "rlimits": limits, "x": 1})
@@ -105,18 +119,17 @@ fn an_exec_takes_limits_and_user_from_its_container() {
 
 #[test]
 fn a_container_without_limits_gives_none() {
-    let config = json!({"root": {"path": "rootfs"}, "process": {}});
+    let dir = root();
     let process =
         json!({"args": ["a"], "rlimits": [{"type": "RLIMIT_CORE", "soft": 1, "hard": 2}]});
-    let got = exec_process(&config, Path::new("/none"), process).unwrap();
-    assert_eq!(got.get("rlimits"), None);
+    let user = exec_user(&outline(&dir), Value::Null).unwrap();
+    let got = exec_process(&outline(&dir), process, user);
+    assert_eq!(got, json!({"args": ["a"], "user": {}}));
 }
 
 #[test]
 fn an_unknown_user_fails_the_exec_by_name() {
     let dir = root();
-    let config = json!({"root": {"path": "rootfs"}, "process": {}});
-    let failure =
-        exec_process(&config, dir.path(), json!({"user": {"username": "ghost"}})).unwrap_err();
+    let failure = exec_user(&outline(&dir), json!({"username": "ghost"})).unwrap_err();
     assert!(failure.message.contains("ghost"), "{failure}");
 }

@@ -89,7 +89,7 @@ fn sources_of_the_pod_become_directories() {
     }
 
     // What this one made is its to take back; another's use keeps it.
-    got.shared.undo(|path| path.ends_with("d"));
+    got.prepared.shared.undo(|path| path.ends_with("d"));
     let left = |name: &str| shared.join(name).exists();
     assert_eq!(
         ["a", "d", "etc/e", "etc", "file"].map(left),

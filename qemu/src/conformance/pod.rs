@@ -73,13 +73,18 @@ impl Guest {
 /// Has a workload share what the containers of a pod share: network, IPC and host name of the
 /// running sandbox, whose first process is `pid`.
 pub fn join(plan: Plan<'_>, pid: u32) -> Plan<'_> {
+    join_also(plan, pid, &[])
+}
+
+/// The same with more kinds of namespaces, by their names below `/proc/<pid>/ns`.
+pub fn join_also<'g>(plan: Plan<'g>, pid: u32, more: &[&str]) -> Plan<'g> {
     plan.edit(|spec| {
         let namespaces = spec["linux"]["namespaces"].as_array_mut();
         for namespace in namespaces.into_iter().flatten() {
-            let name = match namespace["type"].as_str() {
-                Some("network") => "net",
-                Some("ipc") => "ipc",
-                Some("uts") => "uts",
+            let name = match namespace["type"].as_str().unwrap_or_default() {
+                "network" => "net",
+                kind @ ("ipc" | "uts") => kind,
+                kind if more.contains(&kind) => kind,
                 _ => continue,
             };
             namespace["path"] = json!(format!("/proc/{pid}/ns/{name}"));

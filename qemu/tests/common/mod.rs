@@ -4,7 +4,13 @@
 pub mod fake_guest;
 
 use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
 
+use qemu::choice::AccelWish;
+use qemu::conformance::{Guest, Lab, Supplies, Watch};
+use qemu::oci;
+use qemu::private_dir::PrivateDir;
 use qemu::profile::Profile;
 use qemu::uvm::Uvm;
 
@@ -66,4 +72,43 @@ pub fn boot() -> Option<Uvm> {
 
 pub fn boot_profile(profile: Profile) -> Uvm {
     Uvm::boot(profile).unwrap_or_else(|e| panic!("the VM does not boot: {e}"))
+}
+
+/// A VM of the shipped initrd as scenarios have it: with tools, containers and pods. `None`:
+/// something is not there, and it was said.
+pub fn guest() -> Option<Rc<Guest>> {
+    for tool in ["mke2fs", "debugfs", "busybox", qemu::vm::QEMU] {
+        if qemu::choice::program(tool).is_none() {
+            eprintln!("SKIPPED: {tool} is not there");
+            return None;
+        }
+    }
+    let profile = shipped_profile()?;
+    let cache = oci::Cache::open(Some(&layer_cache())).unwrap();
+    let image = oci::default_image(&cache).unwrap();
+    let supplies = Supplies {
+        profile,
+        accel: AccelWish::default(),
+        layer: image.layers[0].path.clone(),
+        dir: PrivateDir::new().unwrap(),
+        log: None,
+    };
+    let mut lab = Lab::new(Arc::new(supplies), Watch::default());
+    Some(lab.guest().unwrap())
+}
+
+/// No container is left of, and nothing of those that were.
+pub fn leaves_nothing(vm: &Guest) {
+    let left = "ls /run/gcs/c /run/gcs/runtime; grep -c ' /run/gcs/' /proc/mounts; \
+                find /sys/fs/cgroup/containers -mindepth 1 -type d; true";
+    let left = vm.sh(left).unwrap();
+    let words: Vec<&str> = left
+        .lines()
+        .filter(|line| !line.is_empty() && !line.ends_with(':'))
+        .collect();
+    assert_eq!(
+        words,
+        ["0"],
+        "directories, mounts or control groups are left"
+    );
 }
