@@ -14,6 +14,8 @@ use nix::sys::socket::{
     bind, recvmsg, socket, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType,
 };
 
+use crate::error::Failure;
+
 /// The multicast group the kernel itself sends to; udev daemons use another.
 const KERNEL_GROUP: u32 = 1;
 /// The kernel allows 2 KiB of variables and a path in front (`UEVENT_BUFFER_SIZE`).
@@ -147,26 +149,25 @@ impl Source for Socket {
 /// called when the first look finds nothing.
 ///
 /// # Errors
-/// What `look` fails with, and failures of the subscription.
-pub fn wait_for<T, E, S: Source>(
+/// What `look` fails with, and device events that cannot be had.
+pub fn wait_for<T, S: Source>(
     subscribe: impl FnOnce() -> io::Result<S>,
     matcher: &impl Matcher,
     deadline: Instant,
-    mut look: impl FnMut() -> Result<Option<T>, E>,
-) -> Result<Option<T>, E>
-where
-    E: From<io::Error>,
-{
+    mut look: impl FnMut() -> Result<Option<T>, Failure>,
+) -> Result<Option<T>, Failure> {
+    let no_events =
+        |error: io::Error| Failure::unspecified(format!("cannot wait for device events: {error}"));
     if let Some(found) = look()? {
         return Ok(Some(found));
     }
-    let mut events = subscribe()?;
+    let mut events = subscribe().map_err(no_events)?;
     loop {
         if let Some(found) = look()? {
             return Ok(Some(found));
         }
         loop {
-            match events.next(deadline)? {
+            match events.next(deadline).map_err(no_events)? {
                 Next::Event(event) if !matcher.is_match(&event) => {}
                 Next::Event(_) | Next::Lost => break,
                 Next::Deadline => return look(),
@@ -234,7 +235,7 @@ mod tests {
         ];
         for (row, (events, succeeds, expected)) in table.into_iter().enumerate() {
             let mut looks = 0;
-            let found: Result<_, io::Error> = wait_for(
+            let found = wait_for(
                 || Ok(Script(events.to_vec())),
                 &Disks,
                 Instant::now(),

@@ -38,33 +38,15 @@ pub fn find<S: Source>(
     let doing = || format!("network adapter {:?}", adapter.id);
     let place = Place::of(sys, adapter).map_err(|failure| failure.during(doing()))?;
     let started = Instant::now();
-    let found = uevent::wait_for(subscribe, &Net, deadline, || {
-        place.look().map_err(Waiting::Look)
-    });
-    match found {
-        Ok(Some(name)) => Ok(name),
-        Ok(None) => Err(Failure::unspecified(format!(
+    let found = uevent::wait_for(subscribe, &Net, deadline, || place.look());
+    let found = found.map_err(|failure| failure.during(doing()))?;
+    found.ok_or_else(|| {
+        Failure::unspecified(format!(
             "{}: no interface {place} after {:.1} s: was it attached to the VM?",
             doing(),
             started.elapsed().as_secs_f64()
-        ))),
-        Err(Waiting::Look(failure)) => Err(failure.during(doing())),
-        Err(Waiting::Events(error)) => Err(Failure::unspecified(format!(
-            "{}: cannot wait for device events: {error}",
-            doing()
-        ))),
-    }
-}
-
-enum Waiting {
-    Look(Failure),
-    Events(io::Error),
-}
-
-impl From<io::Error> for Waiting {
-    fn from(error: io::Error) -> Self {
-        Self::Events(error)
-    }
+        ))
+    })
 }
 
 /// Where the interface shows up.

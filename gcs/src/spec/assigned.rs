@@ -98,35 +98,18 @@ impl Matcher for Anything {
     }
 }
 
-enum Waiting {
-    Look(Failure),
-    Events(io::Error),
-}
-
-impl From<io::Error> for Waiting {
-    fn from(error: io::Error) -> Self {
-        Self::Events(error)
-    }
-}
-
 fn await_device<T>(
     id: &str,
     deadline: Instant,
     look: impl Fn() -> Result<Option<T>, Failure>,
 ) -> Result<T, Failure> {
-    let found = uevent::wait_for(uevent::Socket::subscribe, &Anything, deadline, || {
-        look().map_err(Waiting::Look)
-    });
-    match found {
-        Ok(Some(found)) => Ok(found),
-        Ok(None) => Err(Failure::unspecified(format!(
+    let found = uevent::wait_for(uevent::Socket::subscribe, &Anything, deadline, look);
+    let found = found.map_err(|failure| failure.during(format_args!("assigned device {id}")))?;
+    found.ok_or_else(|| {
+        Failure::unspecified(format!(
             "assigned device {id}: no PCI function or no device node of it appeared in time"
-        ))),
-        Err(Waiting::Look(failure)) => Err(failure),
-        Err(Waiting::Events(error)) => Err(Failure::unspecified(format!(
-            "assigned device {id}: cannot wait for device events: {error}"
-        ))),
-    }
+        ))
+    })
 }
 
 /// The one entry of a directory that `is_it` picks; none while the directory is not there.

@@ -207,16 +207,14 @@ fn detect<S: Source>(
                 Ok(kind) => Ok(Some(kind)),
                 Err(error) => {
                     last = Some(error);
-                    Ok::<_, io::Error>(None)
+                    Ok(None)
                 }
             },
         );
-    let error = match detected {
-        Ok(Some(kind)) => return Ok(kind),
-        Ok(None) => last,
-        Err(error) => Some(error),
-    };
-    let why = error.map_or_else(|| "no answer".to_owned(), |error| error.to_string());
+    if let Some(kind) = detected? {
+        return Ok(kind);
+    }
+    let why = last.map_or_else(|| "no answer".to_owned(), |error| error.to_string());
     Err(Failure::unspecified(format!(
         "cannot read {device:?}: {why}"
     )))

@@ -36,7 +36,7 @@ fn find_with<S: Source>(
     let started = Instant::now();
     let directory = roots.sys.join("bus/vmbus/devices").join(&instance);
     let events = Events(instance);
-    let found = arrival::wait(subscribe, &events, deadline, || look(&directory))?;
+    let found = uevent::wait_for(subscribe, &events, deadline, || look(&directory))?;
     found.ok_or_else(|| {
         Failure::unspecified(format!(
             "no PCI device at {directory:?} after {:.1} s: was it assigned to the VM?",

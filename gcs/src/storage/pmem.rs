@@ -187,7 +187,7 @@ fn find<S: uevent::Source>(
     let started = Instant::now();
     let node = roots.dev.join(format!("pmem{device}"));
     let events = Events(format!("/block/pmem{device}"));
-    let found = arrival::wait(subscribe, &events, deadline, || match fs::metadata(&node) {
+    let found = uevent::wait_for(subscribe, &events, deadline, || match fs::metadata(&node) {
         Ok(_) => Ok(Some(())),
         Err(error) if arrival::is_absent(&error) => Ok(None),
         Err(error) => Err(Failure::unspecified(format!(

@@ -5,10 +5,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::arrival::{self, is_absent};
+use super::arrival::is_absent;
 use super::Roots;
 use crate::error::Failure;
-use crate::uevent::{Matcher, Source, Uevent};
+use crate::uevent::{self, Matcher, Source, Uevent};
 
 /// VMBus instance of each controller, fixed by the host's VM definition (section 7.1).
 const CONTROLLERS: [&str; 4] = [
@@ -125,7 +125,7 @@ pub fn find<S: Source>(
     deadline: Instant,
 ) -> Result<PathBuf, Failure> {
     let started = Instant::now();
-    let found = arrival::wait(subscribe, &address, deadline, || address.look(roots))?;
+    let found = uevent::wait_for(subscribe, &address, deadline, || address.look(roots))?;
     found.ok_or_else(|| {
         Failure::unspecified(format!(
             "no disk{} at {:?} after {:.1} s: was it attached to the VM?",
