@@ -34,6 +34,8 @@ pub struct Setup {
     pub memory: Option<memory::Watch>,
     /// What is done with requests until the host sets a security policy.
     pub stance: Stance,
+    /// Refuse the retired protocol (`-v4`).
+    pub v4_only: bool,
 }
 
 /// Kernel messages taken in one turn.
@@ -53,7 +55,7 @@ pub fn run(setup: Setup) -> io::Result<End> {
     nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
     let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     process::become_subreaper()?;
-    let host = Host::new(setup.dialer.clone(), setup.stance)?;
+    let host = Host::new(setup.dialer.clone(), setup.stance, setup.v4_only)?;
     let replaceable = setup.bridge.is_none();
     let bridge = match setup.bridge {
         Some((incoming, outgoing)) => {

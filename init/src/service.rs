@@ -138,5 +138,6 @@ fn set_up(guest: Option<Guest>, flags: &Flags) -> io::Result<Setup> {
         kmsg,
         memory,
         stance: flags.initial_policy_stance,
+        v4_only: flags.v4,
     })
 }

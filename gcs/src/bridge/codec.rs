@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::frame::{self, Frame, MAX_PAYLOAD_TO_HOST, MAX_TO_HOST};
 use crate::error::Failure;
 use crate::prot::json::{self, Decode, TypeError};
+use crate::prot::v1;
 use crate::prot::{
     ContainerCreate, ContainerCreateResponse, ContainerExecuteProcess,
     ContainerExecuteProcessResponse, ContainerGetProperties, ContainerGetPropertiesResponse,
@@ -62,6 +63,8 @@ pub enum Reply {
         capabilities: GcsCapabilities,
     },
     Created,
+    /// The same in the retired protocol.
+    CreatedV1,
     Executed {
         process_id: u32,
     },
@@ -105,6 +108,28 @@ pub fn decode(frame: &Frame) -> Incoming {
     }
 }
 
+/// A request of the retired protocol: one of its own, or one that is the same today.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RequestV1 {
+    Create(v1::ContainerCreate),
+    Modify(v1::ContainerModifySettings),
+    Common(Request),
+}
+
+/// Understands one frame of the retired protocol (section 8).
+pub fn decode_v1(frame: &Frame) -> (MessageBase, Result<RequestV1, Failure>) {
+    match frame.id {
+        MessageId::CREATE => read(&frame.payload, RequestV1::Create, |create| {
+            Ok(create.container_config.required("ContainerConfig")?)
+        }),
+        MessageId::MODIFY_SETTINGS => read(&frame.payload, RequestV1::Modify, |_| Ok(())),
+        _ => {
+            let Incoming { base, request, .. } = decode(frame);
+            (base, request.map(RequestV1::Common))
+        }
+    }
+}
+
 /// The failure of a request whose type is unknown, or known but not valid now.
 #[must_use]
 pub fn unsupported(id: MessageId) -> Failure {
@@ -141,14 +166,16 @@ bodies!(
     ContainerSignalProcess,
     ContainerResizeConsole,
     ContainerGetProperties,
-    ContainerModifySettings
+    ContainerModifySettings,
+    v1::ContainerCreate,
+    v1::ContainerModifySettings
 );
 
-fn read<T: Body>(
+fn read<T: Body, R>(
     payload: &[u8],
-    request: impl FnOnce(T) -> Request,
+    request: impl FnOnce(T) -> R,
     check: impl FnOnce(&T) -> Result<(), Failure>,
-) -> (MessageBase, Result<Request, Failure>) {
+) -> (MessageBase, Result<R, Failure>) {
     match json::read::<T>(payload) {
         Ok((body, error)) => {
             let base = body.base().clone();
@@ -288,6 +315,11 @@ fn success(activity_id: &str, reply: &Reply) -> Result<Vec<u8>, Failure> {
         }),
         Reply::Created => json_bytes(&ContainerCreateResponse {
             base,
+            ..ContainerCreateResponse::default()
+        }),
+        Reply::CreatedV1 => json_bytes(&ContainerCreateResponse {
+            base,
+            selected_protocol_version: ProtocolVersion::V3.0,
             ..ContainerCreateResponse::default()
         }),
         Reply::Executed { process_id } => json_bytes(&ContainerExecuteProcessResponse {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::process::{Process, Role};
+use super::v1::Stage;
 use super::{Deadline, Host, Key};
 use crate::bridge::outbox::Ticket;
 use crate::error::Failure;
@@ -63,6 +64,8 @@ pub struct Container {
     /// Whether its program was to run; else nobody waits for it.
     pub started: bool,
     pub notified: bool,
+    /// Its storage, when it is one of the retired protocol.
+    pub v1: Option<Stage>,
     /// A DeleteContainerState that waits for the killed init.
     pub delete: Option<Ticket>,
 }
@@ -83,6 +86,7 @@ impl Container {
             exit_type: NotificationType::UnexpectedExit,
             started: false,
             notified: false,
+            v1: None,
             delete: None,
         }
     }

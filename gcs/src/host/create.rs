@@ -252,13 +252,13 @@ impl Host {
 }
 
 /// Three pipes between an init and its relay; our ends do not block.
-struct Pipes {
-    theirs: [OwnedFd; 3],
-    ours: InitStreams,
+pub(super) struct Pipes {
+    pub theirs: [OwnedFd; 3],
+    pub ours: InitStreams,
 }
 
 impl Pipes {
-    fn new() -> std::io::Result<Self> {
+    pub fn new() -> std::io::Result<Self> {
         let (in_read, in_write) = input_pipe()?;
         let (out_read, out_write) = output_pipe()?;
         let (err_read, err_write) = output_pipe()?;

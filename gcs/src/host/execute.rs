@@ -24,7 +24,7 @@ use crate::spec;
 use crate::stdio::Relay;
 
 /// Over the engine's own limit, which can say more.
-const START_LIMIT: Duration = Duration::from_secs(70);
+pub(super) const START_LIMIT: Duration = Duration::from_secs(70);
 const EXEC_LIMIT: Duration = Duration::from_secs(120);
 
 impl Host {
@@ -62,15 +62,14 @@ impl Host {
         self.dial(
             ports.0.iter().flatten().copied().collect(),
             move |host, dialled| {
-                let mut open = match dialled {
-                    Ok(connections) => connections.into_iter(),
+                let connections = match dialled {
+                    Ok(connections) => ports.connections(connections),
                     Err(failure) => {
                         host.back_to_created(&id, init);
                         let failure = Failure::unspecified(failure.to_string());
                         return host.outbox.answer(ticket, Err(failure));
                     }
                 };
-                let connections = Connections(ports.0.map(|port| port.and_then(|_| open.next())));
                 if external {
                     host.run_external(ticket, parameters, connections);
                 } else if let Some(process) = parameters.oci_process {
@@ -195,7 +194,7 @@ impl Host {
         );
     }
 
-    fn run_exec_in_engine(
+    pub(super) fn run_exec_in_engine(
         &mut self,
         ticket: Ticket,
         id: String,
@@ -326,22 +325,10 @@ impl Host {
 
     fn prepare_external(
         &mut self,
-        parameters: ProcessParameters,
+        mut parameters: ProcessParameters,
         connections: Connections,
     ) -> Result<(Command, [OwnedFd; 3], Relay), Failure> {
-        let args = if parameters.command_args.is_empty() {
-            command_line::split(&parameters.command_line).map_err(|error| {
-                Failure::unspecified(format!("splitting the command line: {error}"))
-            })?
-        } else {
-            parameters.command_args
-        };
-        if args.is_empty() {
-            return Err(Failure::new(
-                HResult::INVALID_ARGUMENT,
-                "the command line is empty",
-            ));
-        }
+        let args = words(&mut parameters)?;
         let command = Command {
             args,
             env: parameters.environment.into_iter().collect(),
@@ -357,6 +344,23 @@ impl Host {
             .map_err(|error| Failure::unspecified(format!("making the streams: {error}")))?;
         Ok((command, stdio, relay))
     }
+}
+
+/// The words of a process that is given by its command line, or by words.
+pub(super) fn words(parameters: &mut ProcessParameters) -> Result<Vec<String>, Failure> {
+    let args = match std::mem::take(&mut parameters.command_args) {
+        args if !args.is_empty() => args,
+        _ => command_line::split(&parameters.command_line).map_err(|error| {
+            Failure::unspecified(format!("splitting the command line: {error}"))
+        })?,
+    };
+    if args.is_empty() {
+        return Err(Failure::new(
+            HResult::INVALID_ARGUMENT,
+            "the command line is empty",
+        ));
+    }
+    Ok(args)
 }
 
 fn has_exited(id: &str) -> Failure {

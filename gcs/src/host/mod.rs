@@ -26,6 +26,7 @@ mod session;
 mod shutdown;
 mod streams;
 mod tasks;
+mod v1;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
@@ -118,6 +119,8 @@ pub struct Host {
     received: (u64, u64),
     dialer: Dialer,
     session: Session,
+    /// Whether a first Create is refused, as the retired protocol is (`-v4`).
+    v4_only: bool,
     redial: Redial,
     next_key: Key,
     children: HashMap<Pid, Child>,
@@ -141,7 +144,7 @@ impl Host {
     ///
     /// # Errors
     /// The kernel refuses the loop's descriptors.
-    pub fn new(dialer: Dialer, stance: Stance) -> io::Result<Self> {
+    pub fn new(dialer: Dialer, stance: Stance, v4_only: bool) -> io::Result<Self> {
         let policy = Policy::new(stance);
         crate::log::mute(policy.permit(policy::Act::LogOutput).is_err());
         Ok(Self {
@@ -152,6 +155,7 @@ impl Host {
             received: (0, 0),
             dialer,
             session: Session::default(),
+            v4_only,
             redial: Redial::default(),
             next_key: 1,
             children: HashMap::new(),

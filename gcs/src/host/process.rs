@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 
+use super::session::Session;
 use super::{note_poll_error, Child, Deadline, Host, Key, Source};
 use crate::bridge::codec::Reply;
 use crate::bridge::outbox::Ticket;
@@ -179,7 +180,8 @@ impl Host {
 
     /// Makes an exit known once the process was reaped and its streams are drained.
     fn publish_if_over(&mut self, key: Key) {
-        if self.processes.get(&key).is_some_and(|p| p.relay.is_done()) {
+        let over = |p: &Process| p.has_exited() && !p.published && p.relay.is_done();
+        if self.processes.get(&key).is_some_and(over) && self.storage_is_gone(key) {
             self.publish(key);
         }
     }
@@ -273,7 +275,8 @@ impl Host {
         let Some(process) = self.processes.get(&key) else {
             return;
         };
-        if !process.published || !process.collected {
+        // In the retired protocol a pid is known until it is used again.
+        if !process.published || !process.collected || self.session == Session::V3 {
             return;
         }
         match &process.role {

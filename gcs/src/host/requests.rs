@@ -19,6 +19,9 @@ impl Host {
     pub fn on_frame(&mut self, frame: &Frame) {
         self.received.0 += 1;
         self.received.1 += (MESSAGE_HEADER_SIZE + frame.payload.len()) as u64;
+        if self.is_v1(frame.id) {
+            return self.on_v1_frame(frame);
+        }
         let incoming = codec::decode(frame);
         let base = incoming.base;
         let ticket = self
@@ -50,7 +53,7 @@ impl Host {
             Session::Unnegotiated if negotiates => return Ok(()),
             Session::V4 if !negotiates => return Ok(()),
             Session::Unnegotiated => "before",
-            Session::V4 => "after",
+            Session::V4 | Session::V3 => "after",
         };
         let text = format!("{message} cannot be sent {when} the version was negotiated");
         Err(Failure::new(HResult::NOT_IMPLEMENTED, text))

@@ -19,6 +19,8 @@ pub(super) enum Session {
     Unnegotiated,
     /// Everything else.
     V4,
+    /// What the retired protocol had; begun by a first Create (section 8).
+    V3,
 }
 
 /// A bridge that was lost and is dialled again.

@@ -100,7 +100,7 @@ impl Host {
 
 /// `kill(2)` on one process. The pid is a child of ours that was not reaped: it cannot be
 /// somebody else's.
-fn send(pid: u32, signal: i32) -> Result<(), Failure> {
+pub(super) fn send(pid: u32, signal: i32) -> Result<(), Failure> {
     let pid = Pid::from_raw(pid.cast_signed());
     crate::sys::process::kill(pid, signal).map_err(|errno| {
         let code = if errno == Errno::ESRCH {

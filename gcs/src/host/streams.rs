@@ -40,6 +40,12 @@ impl Ports {
         }
         Ok(Self(result))
     }
+
+    /// The connections made to these ports in their order, by stream.
+    pub fn connections(&self, dialled: Vec<OwnedFd>) -> Connections {
+        let mut open = dialled.into_iter();
+        Connections(self.0.map(|port| port.and_then(|_| open.next())))
+    }
 }
 
 impl Connections {

@@ -10,6 +10,8 @@ pub struct ProtocolVersion(pub u32);
 impl ProtocolVersion {
     /// `prot.PvInvalid`
     pub const INVALID: Self = Self(0);
+    /// The retired protocol, which had no negotiation (section 8).
+    pub const V3: Self = Self(3);
     /// `prot.PvV4`
     pub const V4: Self = Self(4);
     /// `prot.PvMax`

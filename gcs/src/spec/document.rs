@@ -103,7 +103,7 @@ pub fn network_namespace(spec: &Value) -> Option<String> {
 }
 
 /// Whether `linux.namespaces` makes a pid namespace of the container's own (5.11).
-pub(super) fn owns_pid_namespace(linux: &Object) -> bool {
+pub fn owns_pid_namespace(linux: &Map<String, Value>) -> bool {
     linux
         .get("namespaces")
         .and_then(Value::as_array)

@@ -36,9 +36,9 @@ use serde_json::Value;
 use crate::error::Failure;
 use crate::prot::HResult;
 use crate::storage::{clean, tree, Roots};
-use document::{flag, object, owns_pid_namespace, required, text, top, Object};
+use document::{flag, object, required, text, top, Object};
 
-pub use document::network_namespace;
+pub use document::{network_namespace, owns_pid_namespace};
 pub use files::{hosts, resolv_conf, Adapter};
 pub use id::check_id;
 pub use kind::{sandbox_id, Kind};

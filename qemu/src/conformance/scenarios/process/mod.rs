@@ -165,7 +165,7 @@ pub(super) fn runs_on(process: &mut Process) -> Checked {
 }
 
 /// It must refuse, by whatever code.
-fn any_refusal<T>(outcome: Result<T, HostError>, what: &str) -> Checked<String> {
+pub(super) fn any_refusal<T>(outcome: Result<T, HostError>, what: &str) -> Checked<String> {
     match outcome {
         Ok(_) => Err(fail(format!("{what}: a refusal"), "success")),
         Err(e) if e.refused().is_some() => Ok(e.to_string()),

@@ -1,0 +1,245 @@
+//! The disks of a container of the retired protocol, put together and taken apart (8.3). Blocks:
+//! runs in tasks.
+
+#![allow(clippy::disallowed_methods)] // Runs only inside task children, which may block.
+
+use std::fs::{self, DirBuilder};
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Failure;
+use crate::prot::v1::{MappedVirtualDisk, VmHostedContainerSettings};
+use crate::storage::{disk, layers, pmem, scsi, tree, CombinedLayers, Disk, Pmem, Roots};
+
+/// Parent of the storage directories, which are numbered.
+const CONTAINERS: &str = "/run/gcs/c";
+/// The topmost layer of every container: what the guest puts over the host's.
+pub const BASE: &str = "/tmp/base";
+/// More containers than a VM of the retired protocol ever has.
+const NUMBERS: u32 = 1000;
+
+/// What is mounted for a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attached {
+    /// `/run/gcs/c/<index>`: layers, scratch, root and bundle.
+    pub directory: PathBuf,
+    layers: usize,
+    has_scratch_disk: bool,
+}
+
+impl Attached {
+    pub fn root(&self) -> PathBuf {
+        self.directory.join("rootfs")
+    }
+
+    fn scratch(&self) -> PathBuf {
+        self.directory.join("scratch")
+    }
+}
+
+/// The disk that an id of the host names.
+#[derive(Debug, PartialEq, Eq)]
+enum DiskId {
+    Scsi(u8),
+    Pmem(u32),
+}
+
+impl DiskId {
+    fn parse(text: &str) -> Result<Self, Failure> {
+        let (kind, number) = text.split_once(':').unwrap_or(("scsi", text));
+        let parsed = match kind {
+            "scsi" => number.parse().ok().map(Self::Scsi),
+            "pmem" => number.parse().ok().map(Self::Pmem),
+            _ => None,
+        };
+        parsed.ok_or_else(|| {
+            Failure::unspecified(format!("{text:?} names no disk: scsi:1, 1 and pmem:1 do"))
+        })
+    }
+
+    fn mount(&self, path: &Path, read_only: bool) -> Result<(), Failure> {
+        let mount_path = path.to_string_lossy().into_owned();
+        let roots = Roots::default();
+        match *self {
+            Self::Scsi(lun) => {
+                let disk = Disk {
+                    lun,
+                    mount_path,
+                    read_only,
+                    ..Disk::default()
+                };
+                disk::add(&roots, &disk).map(drop)
+            }
+            Self::Pmem(device) => {
+                let pmem = Pmem {
+                    device,
+                    mount_path,
+                    part: None,
+                    verified: false,
+                };
+                pmem::add(&roots, &pmem).map(drop)
+            }
+        }
+    }
+}
+
+/// Mounts all of it, or nothing.
+pub fn attach(settings: &VmHostedContainerSettings) -> Result<Attached, Failure> {
+    let directory = new_directory()?;
+    let attached = Attached {
+        directory,
+        layers: settings.layers.len(),
+        has_scratch_disk: !settings.sandbox_data_path.is_empty(),
+    };
+    let mut mounted = Vec::new();
+    mount_all(settings, &attached, &mut mounted).inspect_err(|_| {
+        if let Err(left) = detach(&attached, &mounted) {
+            log::error!("after a failed create: {left}");
+        }
+    })?;
+    Ok(attached)
+}
+
+/// The directory with the smallest free number.
+fn new_directory() -> Result<PathBuf, Failure> {
+    for number in 0..NUMBERS {
+        let path = Path::new(CONTAINERS).join(number.to_string());
+        match DirBuilder::new().mode(0o700).create(&path) {
+            Ok(()) => return Ok(path),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(failed("make", &path, &error)),
+        }
+    }
+    Err(Failure::unspecified(format!(
+        "all storage directories below {CONTAINERS} are taken"
+    )))
+}
+
+fn mount_all(
+    settings: &VmHostedContainerSettings,
+    attached: &Attached,
+    mounted: &mut Vec<MappedVirtualDisk>,
+) -> Result<(), Failure> {
+    for disk in &settings.mapped_virtual_disks {
+        map_disk(disk)?;
+        mounted.push(disk.clone());
+    }
+    let mut paths = vec![PathBuf::from(BASE)];
+    for (number, layer) in settings.layers.iter().enumerate() {
+        let path = attached.directory.join(number.to_string());
+        DiskId::parse(&layer.path)?.mount(&path, true)?;
+        paths.push(path);
+    }
+    let scratch = attached.scratch();
+    if attached.has_scratch_disk {
+        DiskId::parse(&settings.sandbox_data_path)?.mount(&scratch, false)?;
+    } else {
+        directory(&scratch, 0o755)?;
+    }
+    directory(&Path::new(BASE).join("etc"), 0o755)?;
+    let (root, scratch) = (attached.root(), scratch);
+    let combined =
+        CombinedLayers::new(&root.to_string_lossy(), &paths, &scratch.to_string_lossy())?;
+    layers::add(&combined)
+}
+
+/// A disk at a path of the VM.
+pub fn map_disk(disk: &MappedVirtualDisk) -> Result<(), Failure> {
+    if disk.attach_only {
+        return Ok(());
+    }
+    if !disk.create_in_utility_vm {
+        return Err(Failure::unspecified(format!(
+            "a disk can be mapped in the utility VM only: {:?} is to be in the container",
+            disk.container_path
+        )));
+    }
+    DiskId::Scsi(disk.lun).mount(Path::new(&disk.container_path), disk.read_only)
+}
+
+pub fn unmap_disk(disk: &MappedVirtualDisk) -> Result<(), Failure> {
+    if disk.attach_only {
+        return Ok(());
+    }
+    crate::storage::remove(&Roots::default(), &disk.container_path, &[])
+}
+
+/// Lets go of a disk that the host is about to take away.
+pub fn unplug(lun: u8) -> Result<(), Failure> {
+    scsi::remove(&Roots::default(), 0, lun)
+}
+
+/// Takes everything away, as far as it is there; the first failure is told.
+pub fn detach(attached: &Attached, mapped: &[MappedVirtualDisk]) -> Result<(), Failure> {
+    let mut result = Ok(());
+    for disk in mapped.iter().rev() {
+        result = result.and(unmap_disk(disk));
+    }
+    let unmount =
+        |path: PathBuf| crate::storage::remove(&Roots::default(), &path.to_string_lossy(), &[]);
+    result = result.and(unmount(attached.root()));
+    if attached.has_scratch_disk {
+        result = result.and(unmount(attached.scratch()));
+    }
+    for number in (0..attached.layers).rev() {
+        result = result.and(unmount(attached.directory.join(number.to_string())));
+    }
+    result.and(tree::remove(&attached.directory))
+}
+
+/// The bundle, and the name servers of its network.
+pub fn write_bundle(
+    attached: &Attached,
+    spec: &serde_json::Value,
+    resolv_conf: Option<&str>,
+) -> Result<(), Failure> {
+    let path = attached.directory.join("config.json");
+    let text = serde_json::to_vec(spec)
+        .map_err(|e| Failure::unspecified(format!("encode config.json: {e}")))?;
+    fs::write(&path, text).map_err(|e| failed("write", &path, &e))?;
+    let path = Path::new(BASE).join("etc/resolv.conf");
+    match resolv_conf {
+        Some(text) => fs::write(&path, text).map_err(|e| failed("write", &path, &e)),
+        // The VM's own, when it has one and nothing is there yet.
+        None => match fs::hard_link("/etc/resolv.conf", &path) {
+            Err(e) if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::AlreadyExists) => {
+                log::warn!("{}: {e}", path.display());
+                Ok(())
+            }
+            _ => Ok(()),
+        },
+    }
+}
+
+fn directory(path: &Path, mode: u32) -> Result<(), Failure> {
+    let made = DirBuilder::new().recursive(true).mode(mode).create(path);
+    made.map_err(|e| failed("make", path, &e))
+}
+
+fn failed(doing: &str, path: &Path, e: &std::io::Error) -> Failure {
+    Failure::unspecified(format!("{doing} {}: {e}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disks_are_named_in_three_ways() {
+        for (text, id) in [
+            ("3", Some(DiskId::Scsi(3))),
+            ("scsi:3", Some(DiskId::Scsi(3))),
+            ("pmem:0", Some(DiskId::Pmem(0))),
+            ("", None),
+            ("scsi:", None),
+            ("scsi:256", None),
+            ("-1", None),
+            ("nvme:1", None),
+        ] {
+            assert_eq!(DiskId::parse(text).ok(), id, "{text}");
+        }
+    }
+}
