@@ -159,6 +159,37 @@ impl Group {
     }
 }
 
+/// The hierarchies of v1 in which the engine makes a group for each container; none in v2.
+#[cfg(feature = "engine")]
+pub(super) fn hierarchies(mount: &Path) -> Vec<String> {
+    /// By their names in `/proc/cgroups`.
+    const MANAGED: [&str; 12] = [
+        "blkio",
+        "cpu",
+        "cpuacct",
+        "cpuset",
+        "devices",
+        "freezer",
+        "hugetlb",
+        "memory",
+        "net_cls",
+        "net_prio",
+        "perf_event",
+        "pids",
+    ];
+    if is_v2(mount) {
+        return Vec::new();
+    }
+    let entries = fs::read_dir(mount).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|names| names.split(',').any(|name| MANAGED.contains(&name)))
+        .collect();
+    names.sort();
+    names
+}
+
 /// Whether cgroup v2 is mounted at `mount`.
 pub(super) fn is_v2(mount: &Path) -> bool {
     mount.join("cgroup.controllers").exists()

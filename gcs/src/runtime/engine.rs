@@ -19,7 +19,7 @@ use super::executor::Program;
 use super::seccomp::Filter;
 use super::state::{self, failed, Init};
 use super::trace::Trace;
-use super::{devices, normal, Order, Report, Roots, ORDER_FD, REPORT_FD, REPORT_MAX};
+use super::{cgroup, devices, normal, Order, Report, Roots, ORDER_FD, REPORT_FD, REPORT_MAX};
 use crate::error::Failure;
 use crate::prot::HResult;
 use crate::sys::{bpf, channel, fds, loopback, pidfd, root};
@@ -145,7 +145,11 @@ fn build(
 ) -> Result<Outcome, Failure> {
     let source = bundle.join("config.json");
     let spec: Value = read_json(&source)?;
-    let config = normal::container(&spec, bundle)
+    let cgroups = normal::Cgroups {
+        mount: &roots.cgroup,
+        hierarchies: &cgroup::hierarchies(&roots.cgroup),
+    };
+    let config = normal::container(&spec, bundle, &cgroups)
         .map_err(|why| Failure::unspecified(format!("{}: {why}", source.display())))?;
     let root = Path::new(config["root"]["path"].as_str().unwrap_or_default());
     fs::read_dir(root).map_err(|e| failed("open the root file system", root, &e))?;

@@ -8,9 +8,19 @@ use serde_json::{json, Map, Value};
 use super::devices;
 use super::seccomp::Filter;
 
+/// Where the control groups are, and the hierarchies of v1 in which a container has one.
+pub(super) struct Cgroups<'a> {
+    pub mount: &'a Path,
+    pub hierarchies: &'a [String],
+}
+
 /// The engine's configuration for a container whose spec is `spec` and whose bundle is
 /// `bundle` (absolute).
-pub(super) fn container(spec: &Value, bundle: &Path) -> Result<Value, String> {
+pub(super) fn container(
+    spec: &Value,
+    bundle: &Path,
+    cgroups: &Cgroups<'_>,
+) -> Result<Value, String> {
     let mut spec = spec.clone();
     let top = spec.as_object_mut().ok_or("the spec is no JSON object")?;
     top.remove("hooks");
@@ -27,6 +37,7 @@ pub(super) fn container(spec: &Value, bundle: &Path) -> Result<Value, String> {
     root.insert("path".into(), path.to_string_lossy().into_owned().into());
 
     device_directory(top)?;
+    own_cgroups(top, cgroups)?;
     let process = object(top, "process")?;
     defaults(process);
     unlabelled(process)?;
@@ -138,6 +149,60 @@ fn device_directory(top: &mut Map<String, Value>) -> Result<(), String> {
     Ok(())
 }
 
+/// In v1 a container sees its own group of each hierarchy, read-only when its spec says so. The
+/// engine would give it all of them to write.
+fn own_cgroups(top: &mut Map<String, Value>, cgroups: &Cgroups<'_>) -> Result<(), String> {
+    if cgroups.hierarchies.is_empty() {
+        return Ok(());
+    }
+    let linux = object(top, "linux")?;
+    let own = linux.get("cgroupsPath").and_then(Value::as_str);
+    let own = own.unwrap_or_default().trim_start_matches('/').to_owned();
+    let mut read_only = Vec::new();
+    let Some(mounts) = top.get_mut("mounts").and_then(Value::as_array_mut) else {
+        return Ok(());
+    };
+    let mut all = Vec::with_capacity(mounts.len());
+    for mount in mounts.drain(..) {
+        if mount["type"] != "cgroup" {
+            all.push(mount);
+            continue;
+        }
+        let place = Path::new("/").join(mount["destination"].as_str().unwrap_or_default());
+        let options = mount["options"].as_array().cloned().unwrap_or_default();
+        let access = if options.iter().any(|option| option == "ro") {
+            read_only.push(Value::from(place.to_string_lossy()));
+            "ro"
+        } else {
+            "rw"
+        };
+        all.push(json!({
+            "destination": place, "type": "tmpfs", "source": "tmpfs",
+            "options": ["nosuid", "noexec", "nodev", "mode=755"],
+        }));
+        all.extend(cgroups.hierarchies.iter().map(|hierarchy| {
+            json!({
+                "destination": place.join(hierarchy), "type": "bind",
+                "source": cgroups.mount.join(hierarchy).join(&own),
+                "options": ["bind", "nosuid", "noexec", "nodev", access],
+            })
+        }));
+    }
+    *mounts = all;
+    // What holds the hierarchies, once they are in it.
+    let paths = object(top, "linux")?
+        .entry("readonlyPaths")
+        .or_insert(Value::Null);
+    if paths.is_null() {
+        *paths = json!([]);
+    }
+    let paths = paths
+        .as_array_mut()
+        .ok_or("linux.readonlyPaths is no list")?;
+    paths.extend(read_only);
+    Ok(())
+}
+
 /// The kernel has neither of the modules that would enforce a label.
 fn unlabelled(process: &mut Map<String, Value>) -> Result<(), String> {
     for (name, module) in [("apparmorProfile", "AppArmor"), ("selinuxLabel", "SELinux")] {
@@ -198,6 +263,14 @@ fn object<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn container(spec: &Value, bundle: &Path) -> Result<Value, String> {
+        let cgroups = Cgroups {
+            mount: Path::new("/sys/fs/cgroup"),
+            hierarchies: &[],
+        };
+        super::container(spec, bundle, &cgroups)
+    }
 
     #[test]
     fn what_is_left_out_is_made_explicit() {
@@ -308,6 +381,42 @@ mod tests {
                 mounts(json!([{"destination": "/proc"}, {"destination": own}])),
                 ["/proc", own]
             );
+        }
+    }
+
+    #[test]
+    fn control_groups_of_v1_are_mounted_one_by_one() {
+        let spec = |options: Value| {
+            json!({
+                "root": {"path": "/"}, "linux": {"cgroupsPath": "/containers/c", "readonlyPaths": ["/proc/bus"]},
+                "mounts": [{"destination": "/dev"}, {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": options}],
+            })
+        };
+        let cgroups = Cgroups {
+            mount: Path::new("/sys/fs/cgroup"),
+            hierarchies: &["cpu,cpuacct".to_owned(), "pids".to_owned()],
+        };
+        for (options, access, read_only) in [
+            (
+                json!(["nosuid", "ro"]),
+                "ro",
+                json!(["/proc/bus", "/sys/fs/cgroup"]),
+            ),
+            (json!(null), "rw", json!(["/proc/bus"])),
+        ] {
+            let got = super::container(&spec(options), Path::new("/b"), &cgroups).unwrap();
+            let mounts = got["mounts"].as_array().unwrap();
+            assert_eq!(mounts.len(), 4);
+            assert_eq!(
+                (&mounts[1]["destination"], &mounts[1]["type"]),
+                (&json!("/sys/fs/cgroup"), &json!("tmpfs"))
+            );
+            let pids = json!({
+                "destination": "/sys/fs/cgroup/pids", "type": "bind", "source": "/sys/fs/cgroup/pids/containers/c",
+                "options": ["bind", "nosuid", "noexec", "nodev", access],
+            });
+            assert_eq!(mounts[3], pids);
+            assert_eq!(got["linux"]["readonlyPaths"], read_only);
         }
     }
 }

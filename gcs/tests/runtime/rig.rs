@@ -60,8 +60,8 @@ impl Rig {
         for name in [
             "sh", "cat", "ls", "id", "env", "sleep", "true", "mount", "tty", "stty", "readlink",
             "chroot", "grep", "echo", "mkdir", "mknod", "dd", "kill", "pwd", "truncate", "touch",
-            "chmod", "linux32", "linux64", "unshare", "nsenter", "date", "insmod", "dmesg", "wc",
-            "head", "cut", "rm", "umount", "hostname", "nice",
+            "chmod", "linux32", "linux64", "unshare", "nsenter", "date", "insmod", "dmesg", "find",
+            "wc", "head", "cut", "rm", "umount", "hostname", "nice",
         ] {
             symlink("busybox", rootfs.join("bin").join(name)).unwrap();
         }
@@ -333,6 +333,7 @@ pub fn spec(id: &str, args: &[&str]) -> Value {
             {"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]},
             {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": ["nosuid", "noexec", "nodev"]},
             {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]},
+            {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["nosuid", "noexec", "nodev", "relatime", "ro"]},
         ],
         "linux": {
             "cgroupsPath": format!("/containers/{id}"),

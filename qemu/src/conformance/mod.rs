@@ -68,7 +68,7 @@ pub use images::BUSYBOX;
 pub use lab::{Boot, Lab, Supplies, Watch};
 pub use pod::{join, join_also, SANDBOX, SANDBOX_ID, TYPE};
 pub use report::{Outcome, Report, Verdict};
-pub use run::{run, ConformanceError, Order};
+pub use run::{lab, run, ConformanceError, Order};
 pub use select::{Selection, SelectionError};
 
 /// Proves one line of the checklist, or says what is wrong.

@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{mpsc, Arc};
 use std::time::{Duration, Instant};
@@ -48,6 +48,32 @@ pub struct Order {
     pub log: Option<Box<dyn Fn() -> LogSink + Send + Sync>>,
 }
 
+/// A lab outside a run, for tests of more than the checklist. `cache` as in [`Order`].
+///
+/// # Errors
+/// The tools cannot be made.
+pub fn lab(profile: Profile, cache: Option<&Path>) -> Result<Lab, ConformanceError> {
+    let supplies = supplies(profile, AccelWish::default(), cache)?;
+    Ok(Lab::new(Arc::new(supplies), Watch::default()))
+}
+
+fn supplies(
+    profile: Profile,
+    accel: AccelWish,
+    cache: Option<&Path>,
+) -> Result<Supplies, ConformanceError> {
+    let cache = Cache::open(cache)?;
+    let image = oci::default_image(&cache)?;
+    Ok(Supplies {
+        profile,
+        accel,
+        // The default image is made of one layer.
+        layer: image.layers[0].path.clone(),
+        dir: PrivateDir::new().map_err(ConformanceError::Dir)?,
+        log: None,
+    })
+}
+
 /// Runs the order; `told` hears each outcome in the order of the checklist, as soon as it and
 /// all before it are known.
 ///
@@ -55,16 +81,9 @@ pub struct Order {
 /// The tools cannot be made, or not even a plain VM comes up.
 pub fn run(order: Order, mut told: impl FnMut(&Outcome)) -> Result<Report, ConformanceError> {
     let began = Instant::now();
-    let cache = Cache::open(order.cache.as_deref())?;
-    let image = oci::default_image(&cache)?;
-    let supplies = Arc::new(Supplies {
-        profile: order.profile,
-        accel: order.accel,
-        // The default image is made of one layer.
-        layer: image.layers[0].path.clone(),
-        dir: PrivateDir::new().map_err(ConformanceError::Dir)?,
-        log: order.log,
-    });
+    let mut supplies = supplies(order.profile, order.accel, order.cache.as_deref())?;
+    supplies.log = order.log;
+    let supplies = Arc::new(supplies);
     let jobs: Vec<(Line, Task)> = lines()
         .map(|line| (line, task(line.id)))
         .filter(|(line, (_, area))| order.selection.wants(line, area))
