@@ -1,7 +1,7 @@
-//! Disks, layers and directories of the utility VM.
+//! Disks, persistent memory, layers and directories of the utility VM.
 //!
 //! Everything here blocks and therefore runs inside a task child, never in the loop; only
-//! [`DiskTable`] lives in PID 1. A change is a transaction: what a failed request made is
+//! [`MountTable`] lives in PID 1. A change is a transaction: what a failed request made is
 //! undone, what was there before stays.
 #![allow(clippy::disallowed_methods)] // Runs only inside task children, which may block.
 
