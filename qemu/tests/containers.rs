@@ -422,7 +422,11 @@ fn a_disk_may_come_late_and_one_that_never_comes_delays_nobody() {
     let host = vm.host().clone();
     let late = std::thread::spawn(move || host.add_disk(&disk(0)));
     // The guest is asked for the disk before there is one.
-    while !vm.dump_stacks().unwrap().contains("adding SCSI disk 0:0") {
+    while !vm
+        .dump_stacks()
+        .unwrap()
+        .contains("adding the disk at controller 0 LUN 0")
+    {
         assert!(
             !late.is_finished(),
             "the disk was found before it was there"
