@@ -13,6 +13,7 @@
 pub mod bridge;
 pub mod config;
 pub mod error;
+pub mod hook;
 pub mod host;
 pub mod kmsg;
 pub mod log;

@@ -150,7 +150,12 @@ fn cpio_lists_and_unpacks_what_the_manifest_says() {
         std::fs::read(place.path("init")).unwrap()
     );
     assert_eq!((init.mode() & 0o7777, init.mtime()), (0o755, 1_700_000_000));
-    for name in ["bin/gcs", "bin/vsockexec", "sbin/mkfs.ext4"] {
+    for name in [
+        "bin/gcs",
+        "bin/vsockexec",
+        "bin/generichook",
+        "sbin/mkfs.ext4",
+    ] {
         assert_eq!(
             std::fs::metadata(root.join(name)).unwrap().ino(),
             init.ino(),

@@ -20,6 +20,8 @@ pub enum Applet {
     Engine,
     /// `mkfs.ext4`, for hosts that have their scratch disks made here.
     Mkfs,
+    /// `generichook`, which has a GPU set up for a container.
+    Hook,
 }
 
 /// Says which applet the words ask for, and how many of them are its names.
@@ -34,6 +36,7 @@ pub fn choose(words: &[OsString], pid: u32) -> (Applet, usize) {
         (Some("vsockexec"), _) => (Applet::Wrapper, 1),
         (Some("gcs"), _) => (Applet::Service, 1),
         (Some("mkfs.ext4"), _) => (Applet::Mkfs, 1),
+        (Some("generichook"), _) => (Applet::Hook, 1),
         (_, Some("gcs-oci")) => (Applet::Engine, 2),
         (_, Some("vsockexec")) => (Applet::Wrapper, 2),
         (_, Some("gcs")) => (Applet::Service, 2),
@@ -96,6 +99,23 @@ pub fn mkfs(words: &[OsString]) -> i32 {
         Ok(()) => 0,
         Err(text) => {
             complain("mkfs.ext4", text);
+            1
+        }
+    }
+}
+
+/// The command `generichook`. Its streams are the container's: what went wrong is for the log.
+pub fn hook(words: &[OsString]) -> i32 {
+    let words = words
+        .iter()
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect::<Vec<_>>();
+    let environment = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    match gcs::hook::run(&words, environment, io::stdin()) {
+        Ok(()) => 0,
+        Err(why) => {
+            log::error!("hook of a container: {why}");
             1
         }
     }

@@ -38,20 +38,28 @@ fn start(words: Vec<OsString>) -> i32 {
         Applet::Init => pid_1(words),
         Applet::Wrapper => guarded(|| applets::wrapper(words)),
         Applet::Mkfs => guarded(|| applets::mkfs(words)),
+        Applet::Hook => {
+            log_to_kernel();
+            guarded(|| applets::hook(words))
+        }
         Applet::Service => {
             gcs::log::init();
             guarded(|| applets::serve(words))
         }
         Applet::Engine => {
-            gcs::log::init();
-            if guest::find().is_some() {
-                // The only way for its log: stderr is the container's. PID 1 reads it there.
-                gcs::log::open_kmsg().ok();
-            }
-            gcs::log::configure(Level::Warning, Format::Json);
+            log_to_kernel();
             gcs::runtime::applet()
         }
     }
+}
+
+/// The only way for the log of a process whose stderr is a container's. PID 1 reads it there.
+fn log_to_kernel() {
+    gcs::log::init();
+    if guest::find().is_some() {
+        gcs::log::open_kmsg().ok();
+    }
+    gcs::log::configure(Level::Warning, Format::Json);
 }
 
 fn guarded(applet: impl FnOnce() -> i32) -> i32 {

@@ -23,7 +23,12 @@ pub(super) fn container(
 ) -> Result<Value, String> {
     let mut spec = spec.clone();
     let top = spec.as_object_mut().ok_or("the spec is no JSON object")?;
-    top.remove("hooks");
+    // The service wrote it: the host's own are gone, one may be for the container's GPU.
+    if let Some(hooks) = top.remove("hooks") {
+        if let Some(ours) = hooks.get("createRuntime") {
+            top.insert("hooks".into(), json!({"createRuntime": ours}));
+        }
+    }
     if !top.get("ociVersion").is_some_and(Value::is_string) {
         top.insert("ociVersion".into(), "1.0.2".into());
     }
@@ -275,7 +280,7 @@ mod tests {
     #[test]
     fn what_is_left_out_is_made_explicit() {
         let spec = json!({
-            "hooks": {}, "root": {"path": "rootfs"}, "process": {"args": ["a"]},
+            "hooks": {"poststop": []}, "root": {"path": "rootfs"}, "process": {"args": ["a"]},
             "linux": {"rootfsPropagation": "rslave"}, "future": 1,
         });
         let got = container(&spec, Path::new("/b")).unwrap();

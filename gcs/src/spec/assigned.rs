@@ -1,8 +1,6 @@
 //! Devices that the host has handed to the VM for one container (`windows.devices`, 5.13):
 //! found by the VMBus instance they came on.
 
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -12,68 +10,53 @@ use super::annotations::GPU_CAPABILITIES;
 use super::document::{annotation, list, object, text_at, Object};
 use super::{devices, Job};
 use crate::error::Failure;
-use crate::storage::Roots;
+use crate::storage::{pci, Roots};
 use crate::uevent::{self, Matcher, Uevent};
 
 /// Runs another program with the container's pid put into its arguments.
 const HOOK: &str = "generichook";
 
-#[derive(Debug, PartialEq, Eq)]
 enum Assigned {
     /// Its device nodes go into the container.
-    Function(String),
+    Function,
     /// Set up by the vendor's tool.
-    Gpu(String),
+    Gpu,
 }
 
 impl Assigned {
-    fn parse(entry: &Value, at: &str) -> Result<Option<Self>, Failure> {
-        let id = text_at(entry, at, "id")?.to_lowercase();
-        let kind: fn(String) -> Self = match text_at(entry, at, "idType")? {
-            "vpci" | "vpci-instance-id" => Self::Function,
-            "gpu" => Self::Gpu,
-            // Never sent to a Linux guest.
-            _ => return Ok(None),
-        };
-        // It becomes part of a path.
-        if id.is_empty() || !id.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-') {
-            return Err(Failure::unspecified(format!(
-                "{at}: its id is not the GUID of a VMBus instance"
-            )));
+    /// None for the kinds that are never sent to a Linux guest.
+    fn parse(id_type: &str) -> Option<Self> {
+        match id_type {
+            "vpci" | "vpci-instance-id" => Some(Self::Function),
+            "gpu" => Some(Self::Gpu),
+            _ => None,
         }
-        Ok(Some(kind(id)))
     }
 }
 
-/// Adds what `windows.devices` names. Blocks until the devices are there, at most until the
-/// deadline of the job.
+/// Adds what `windows.devices` names. Blocks until the devices are there, at most for the time
+/// that the context gives.
 pub(super) fn add(spec: &mut Object, job: &Job<'_>) -> Result<(), Failure> {
-    let given = spec
-        .get("windows")
-        .and_then(|windows| windows.get("devices"));
-    let mut assigned = Vec::new();
-    for (index, entry) in given
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .enumerate()
-    {
-        let at = format!("windows.devices[{index}]");
-        assigned.extend(Assigned::parse(entry, &at)?);
-    }
+    let given = spec.get("windows").and_then(|w| w.get("devices")).cloned();
+    let given = given.as_ref().and_then(Value::as_array);
     let roots = &job.context.roots;
     let deadline = Instant::now() + job.context.device_limit;
     let mut gpus = Vec::new();
-    for device in assigned {
-        match device {
-            Assigned::Function(id) => {
-                let nodes = await_device(&id, deadline, || nodes_of(roots, &id))?;
-                for node in nodes {
+    for (index, entry) in given.into_iter().flatten().enumerate() {
+        let at = format!("windows.devices[{index}]");
+        let id = text_at(entry, &at, "id")?;
+        let Some(kind) = Assigned::parse(text_at(entry, &at, "idType")?) else {
+            continue;
+        };
+        let function =
+            pci::find_until(roots, id, deadline).map_err(|failure| failure.during(&at))?;
+        match kind {
+            Assigned::Function => {
+                for node in nodes_of(roots, &function, deadline).map_err(|f| f.during(&at))? {
                     devices::add(spec, &node, "rwm")?;
                 }
             }
-            Assigned::Gpu(id) => {
-                let function = await_device(&id, deadline, || function(&roots.sys, &id))?;
+            Assigned::Gpu => {
                 let name = function.file_name().unwrap_or_default();
                 gpus.push(name.to_string_lossy().into_owned());
             }
@@ -90,6 +73,7 @@ pub(super) fn add(spec: &mut Object, job: &Job<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A node may come with an event of any subsystem.
 struct Anything;
 
 impl Matcher for Anything {
@@ -98,60 +82,31 @@ impl Matcher for Anything {
     }
 }
 
-fn await_device<T>(
-    id: &str,
+/// The device nodes of the function; waits until there is one.
+fn nodes_of(
+    roots: &Roots,
+    function: &Path,
     deadline: Instant,
-    look: impl Fn() -> Result<Option<T>, Failure>,
-) -> Result<T, Failure> {
-    let found = uevent::wait_for(uevent::Socket::subscribe, &Anything, deadline, look);
-    let found = found.map_err(|failure| failure.during(format_args!("assigned device {id}")))?;
-    found.ok_or_else(|| {
+) -> Result<Vec<devices::Node>, Failure> {
+    let look = || {
+        let Ok(function) = function.canonicalize() else {
+            return Ok(None);
+        };
+        let mut nodes = devices::enumerate(&roots.dev)?;
+        nodes.retain(|node| {
+            let kind = if node.kind == "b" { "block" } else { "char" };
+            let link = format!("dev/{kind}/{}:{}", node.major, node.minor);
+            let device = roots.sys.join(link).canonicalize();
+            device.is_ok_and(|device| device.starts_with(&function))
+        });
+        Ok((!nodes.is_empty()).then_some(nodes))
+    };
+    uevent::wait_for(uevent::Socket::subscribe, &Anything, deadline, look)?.ok_or_else(|| {
         Failure::unspecified(format!(
-            "assigned device {id}: no PCI function or no device node of it appeared in time"
+            "no device node of {} appeared: its driver may be missing",
+            function.display()
         ))
     })
-}
-
-/// The one entry of a directory that `is_it` picks; none while the directory is not there.
-fn entry(directory: &Path, is_it: impl Fn(&str) -> bool) -> Result<Option<PathBuf>, Failure> {
-    let entries = match fs::read_dir(directory) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other.map_err(|e| super::made::failed("list", directory, &e))?,
-    };
-    Ok(entries
-        .flatten()
-        .find(|entry| entry.file_name().to_str().is_some_and(&is_it))
-        .map(|entry| entry.path()))
-}
-
-/// The PCI function behind a VMBus instance (7.9):
-/// `bus/vmbus/devices/<guid>/pciXXXX:XX/XXXX:XX:...`.
-fn function(sys: &Path, id: &str) -> Result<Option<PathBuf>, Failure> {
-    let instance = sys.join("bus/vmbus/devices").join(id);
-    let Some(bus) = entry(&instance, |name| name.starts_with("pci"))? else {
-        return Ok(None);
-    };
-    let name = bus.file_name().unwrap_or_default().to_string_lossy();
-    let address = name.trim_start_matches("pci").to_owned();
-    entry(&bus, |name| name.starts_with(&address))
-}
-
-/// The device nodes of the function; none as long as there are none.
-fn nodes_of(roots: &Roots, id: &str) -> Result<Option<Vec<devices::Node>>, Failure> {
-    let Some(function) = function(&roots.sys, id)? else {
-        return Ok(None);
-    };
-    let Ok(function) = function.canonicalize() else {
-        return Ok(None);
-    };
-    let mut nodes = devices::enumerate(&roots.dev)?;
-    nodes.retain(|node| {
-        let kind = if node.kind == "b" { "block" } else { "char" };
-        let link = format!("dev/{kind}/{}:{}", node.major, node.minor);
-        let device = roots.sys.join(link).canonicalize();
-        device.is_ok_and(|device| device.starts_with(&function))
-    });
-    Ok((!nodes.is_empty()).then_some(nodes))
 }
 
 fn find_program(name: &str, search: &str) -> Result<PathBuf, Failure> {

@@ -16,7 +16,11 @@ pub const ARRIVAL: Duration = Duration::from_secs(60);
 /// The directory of the function with this VMBus instance in `/sys`; waits for it up to
 /// [`ARRIVAL`] (P-277).
 pub fn find(roots: &Roots, instance: &str) -> Result<PathBuf, Failure> {
-    let deadline = Instant::now() + ARRIVAL;
+    find_until(roots, instance, Instant::now() + ARRIVAL)
+}
+
+/// The same with a deadline of the caller's.
+pub fn find_until(roots: &Roots, instance: &str, deadline: Instant) -> Result<PathBuf, Failure> {
     find_with(roots, uevent::Socket::subscribe, instance, deadline)
 }
 

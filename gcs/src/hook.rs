@@ -1,0 +1,164 @@
+//! `generichook`: an OCI hook that runs another program with what is known of the container put
+//! into its words (protocol 5.13). A GPU is set up so, by the tool of its vendor.
+//!
+//! ```text
+//! engine ── state (JSON) on stdin ──▶ generichook PROGRAM ARG... ──▶ PROGRAM, {{pid}} filled in
+//! ```
+#![allow(clippy::disallowed_methods)] // A process of its own, which waits for its child.
+
+use std::fs;
+use std::io::Read;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+/// A state is small; the annotations are the host's.
+const STATE_MAX: u64 = 16 << 20;
+/// What a failure quotes of the program's output and of its log, each, in bytes.
+const QUOTE: usize = 4096;
+/// Names a file that the program writes its own log to.
+const LOG_FILE: &str = "GENERIC_HOOK_LOG_DEBUG_FILE";
+
+/// Runs the program that `words` name, with the state that `stdin` has.
+///
+/// # Errors
+/// No state, a word that cannot be filled in, or a program that fails; with what it said.
+pub fn run(
+    words: &[String],
+    environment: impl Iterator<Item = (String, String)>,
+    stdin: impl Read,
+) -> Result<(), String> {
+    let mut text = Vec::new();
+    stdin
+        .take(STATE_MAX)
+        .read_to_end(&mut text)
+        .map_err(|e| format!("read the state of the container: {e}"))?;
+    let state: Value = serde_json::from_slice(&text)
+        .map_err(|e| format!("decode the state of the container: {e}"))?;
+    let words = words
+        .iter()
+        .map(|word| fill(word, &state))
+        .collect::<Result<Vec<_>, _>>()?;
+    let [program, arguments @ ..] = words.as_slice() else {
+        return Err("no program to run".into());
+    };
+    let environment = environment
+        .map(|(name, value)| Ok((name, fill(&value, &state)?)))
+        .collect::<Result<Vec<_>, String>>()?;
+    let log = environment.iter().find(|(name, _)| name == LOG_FILE);
+    let log = log.map(|(_, path)| path.clone());
+    let output = Command::new(program)
+        .args(arguments)
+        .env_clear()
+        .envs(environment)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|e| format!("run {program}: {e}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let log = log.and_then(|path| fs::read(path).ok()).unwrap_or_default();
+    let said = [&output.stdout, &output.stderr, &log].map(|bytes| tail(bytes));
+    Err(format!("{program}: {}: {}", output.status, said.join("")))
+}
+
+fn tail(bytes: &[u8]) -> String {
+    let from = bytes.len().saturating_sub(QUOTE);
+    String::from_utf8_lossy(&bytes[from..]).into_owned()
+}
+
+/// Puts the state's values in the places of `{{id}}`, `{{pid}}` and `{{annotation "name"}}`.
+fn fill(word: &str, state: &Value) -> Result<String, String> {
+    let mut filled = String::new();
+    let mut rest = word;
+    while let Some((before, after)) = rest.split_once("{{") {
+        let (inside, behind) = after
+            .split_once("}}")
+            .ok_or_else(|| format!("{word:?} has no \"}}}}\""))?;
+        filled.push_str(before);
+        filled.push_str(&value_of(inside.trim(), state)?);
+        rest = behind;
+    }
+    filled.push_str(rest);
+    Ok(filled)
+}
+
+fn value_of(name: &str, state: &Value) -> Result<String, String> {
+    let missing = || format!("the state of the container has no {name}");
+    let quoted = name
+        .strip_prefix("annotation")
+        .and_then(|rest| rest.trim().strip_prefix('"')?.strip_suffix('"'));
+    let value = match (name, quoted) {
+        ("id" | "pid", _) => &state[name],
+        (_, Some(annotation)) => &state["annotations"][annotation],
+        _ => {
+            return Err(format!(
+                "{name:?} is none of id, pid and annotation \"name\""
+            ))
+        }
+    };
+    match value {
+        Value::String(text) => Ok(text.clone()),
+        Value::Number(number) => Ok(number.to_string()),
+        _ => Err(missing()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STATE: &str = r#"{"id": "c1", "pid": 42, "annotations": {"a.b": "x y"}}"#;
+
+    fn run_with(words: &[&str], environment: &[(&str, &str)]) -> Result<(), String> {
+        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        let environment = environment
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        run(&words, environment, STATE.as_bytes())
+    }
+
+    #[test]
+    fn words_and_environment_are_filled_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("out");
+        let script = "echo \"$0 $1 $VALUE\" > $OUT";
+        let words = [
+            "/bin/sh",
+            "-c",
+            script,
+            "--pid={{pid}}",
+            "{{ id }}-{{annotation \"a.b\"}}",
+        ];
+        let environment = [
+            ("OUT", out.to_str().unwrap()),
+            ("VALUE", "{{id}}"),
+            ("PATH", "/bin:/usr/bin"),
+        ];
+        run_with(&words, &environment).unwrap();
+        assert_eq!(fs::read_to_string(out).unwrap(), "--pid=42 c1-x y c1\n");
+    }
+
+    #[test]
+    fn a_failure_says_what_the_program_and_its_log_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        fs::write(&log, "in the log").unwrap();
+        let words = ["/bin/sh", "-c", "echo out; echo err >&2; exit 3"];
+        let why = run_with(&words, &[(LOG_FILE, log.to_str().unwrap())]).unwrap_err();
+        for part in ["out\n", "err\n", "in the log", "3"] {
+            assert!(why.contains(part), "{why}");
+        }
+        for (words, part) in [
+            (&["/no/such/program"][..], "/no/such/program"),
+            (&[], "no program"),
+            (&["/bin/true", "{{name}}"], "name"),
+            (&["/bin/true", "{{annotation \"c\"}}"], "annotation"),
+            (&["/bin/true", "{{pid"], "}}"),
+        ] {
+            let why = run_with(words, &[]).unwrap_err();
+            assert!(why.contains(part), "{why}");
+        }
+        assert!(run(&[], std::iter::empty(), &b"{"[..]).is_err());
+    }
+}
