@@ -98,6 +98,8 @@ pub struct Profile {
     pub disks: Vec<ColdDisk>,
     /// Persistent memory devices (`/dev/pmem<n>`), raw files of whole MiB. Needs PCI.
     pub pmem: Vec<PathBuf>,
+    /// Places for more of them, to be plugged in later (`Qmp::plug_pmem`).
+    pub pmem_slots: u8,
     /// Adapters on the VM's one user-mode network; see [`network`](crate::network).
     pub nics: u8,
     /// TCP ports of this machine's loopback that lead to the first adapter's address.
@@ -128,6 +130,7 @@ impl Profile {
             controllers: 1,
             disks: Vec::new(),
             pmem: Vec::new(),
+            pmem_slots: 0,
             nics: 0,
             forwards: Vec::new(),
             console_log: None,
@@ -247,9 +250,10 @@ pub fn command_line(profile: &Profile, wiring: &Wiring) -> Vec<OsString> {
         .map(|file| (file, length(file)))
         .collect();
     let most: u64 = pmem.iter().map(|(_, bytes)| PMEM_ALIGNMENT + bytes).sum();
-    let ram = match pmem.is_empty() {
-        true => memory.clone(),
-        false => format!(
+    let most = most + u64::from(profile.pmem_slots) * 2 * PMEM_ALIGNMENT;
+    let ram = match most {
+        0 => memory.clone(),
+        most => format!(
             "{memory},maxmem={}M",
             u64::from(profile.memory_mib) + (most >> 20)
         ),
@@ -264,6 +268,13 @@ pub fn command_line(profile: &Profile, wiring: &Wiring) -> Vec<OsString> {
         push(&[
             "-device",
             &format!("virtio-pmem-pci,id=pmem{index},memdev=pmem{index}"),
+        ]);
+    }
+    for slot in 0..profile.pmem_slots {
+        // The root bus of this machine takes nothing while it runs.
+        push(&[
+            "-device",
+            &format!("pcie-root-port,id=port{slot},chassis={}", slot + 1),
         ]);
     }
     if !pci {

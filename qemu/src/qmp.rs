@@ -192,6 +192,28 @@ impl Qmp {
         Ok(())
     }
 
+    /// Plugs persistent memory into one of the profile's slots: a raw file of whole MiB.
+    pub fn plug_pmem(&mut self, slot: u8, file: &Path) -> Result<(), QmpError> {
+        let size = std::fs::metadata(file).map_err(|source| QmpError::Io {
+            doing: format!("looking at {}", file.display()),
+            source,
+        })?;
+        let id = format!("late{slot}");
+        self.command(
+            "object-add",
+            json!({
+            "qom-type": "memory-backend-file", "id": id, "share": true,
+            "mem-path": file.to_string_lossy(), "size": size.len()}),
+        )?;
+        self.command(
+            "device_add",
+            json!({
+            "driver": "virtio-pmem-pci", "id": format!("pmem-{id}"), "memdev": id,
+            "bus": format!("port{slot}")}),
+        )
+        .map(drop)
+    }
+
     /// Unplugs a disk; the guest should have let go of it before.
     pub fn unplug(&mut self, place: &Place, limit: Duration) -> Result<(), QmpError> {
         let node = place.node();

@@ -96,6 +96,44 @@ fn a_server_that_is_silent_or_dies_costs_its_request_and_nothing_else() {
     vm.power_off().unwrap();
 }
 
+#[test]
+fn persistent_memory_that_comes_late_is_found() {
+    let Some(mut profile) = common::profile() else {
+        return;
+    };
+    profile.pmem_slots = 1;
+    let vm = common::boot_profile(profile);
+    let top = tempfile::tempdir().unwrap();
+    let layer = top.path().join("layer");
+    fs::File::create(&layer).unwrap().set_len(64 << 20).unwrap();
+    let mke2fs = qemu::choice::program("mke2fs").unwrap();
+    let made = Command::new(mke2fs)
+        .args(["-q", "-F", "-t", "ext4"])
+        .arg(&layer)
+        .status();
+    assert!(made.unwrap().success());
+    let host = vm.host().clone();
+    let adding = std::thread::spawn(move || {
+        let settings = json!({"DeviceNumber": 0, "MountPath": "/run/layers/p0"});
+        host.modify("VPMemDevice", "Add", settings)
+    });
+    // The guest is asked for the device before there is one.
+    while !vm
+        .dump_stacks()
+        .unwrap()
+        .contains("adding persistent memory device 0")
+    {
+        assert!(!adding.is_finished(), "it was found before it was there");
+    }
+    vm.vm().qmp().plug_pmem(0, &layer).unwrap();
+    adding.join().unwrap().unwrap();
+    let mounts = vm.external(&["cat", "/proc/mounts"]).run().unwrap().text();
+    assert!(
+        mounts.contains("/dev/pmem0 /run/layers/p0 ext4 ro"),
+        "{mounts}"
+    );
+}
+
 /// As a host has the template of its scratch disks made (protocol 11.4), by an image that ships.
 #[test]
 fn the_command_mkfs_ext4_of_hosts_makes_a_scratch_disk() {
