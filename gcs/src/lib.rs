@@ -11,6 +11,7 @@
 //! runs in a child (`task`). Nothing below `bridge` knows JSON frames, nothing in `prot` does I/O.
 
 pub mod bridge;
+pub mod clock;
 pub mod config;
 pub mod error;
 pub mod hook;

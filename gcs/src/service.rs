@@ -12,6 +12,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::bridge::connection::{Connection, Read};
+use crate::clock::Clock;
 use crate::config::Stance;
 use crate::host::{Host, Source};
 use crate::kmsg;
@@ -32,6 +33,8 @@ pub struct Setup {
     pub kmsg: Option<kmsg::Reader>,
     /// Tells when memory runs out.
     pub memory: Option<memory::Watch>,
+    /// Keeps the time in step with the host's.
+    pub clock: Option<Clock>,
     /// What is done with requests until the host sets a security policy.
     pub stance: Stance,
     /// Refuse the retired protocol (`-v4`).
@@ -76,6 +79,7 @@ pub fn run(setup: Setup) -> io::Result<End> {
         log: None,
         kmsg: setup.kmsg,
         memory: setup.memory,
+        clock: setup.clock,
     }
     .serve()
 }
@@ -124,6 +128,7 @@ struct Service {
     log: Option<(Rc<OwnedFd>, Registration)>,
     kmsg: Option<kmsg::Reader>,
     memory: Option<memory::Watch>,
+    clock: Option<Clock>,
 }
 
 impl Service {
@@ -146,7 +151,8 @@ impl Service {
             self.watch_bridge()?;
             self.watch_log()?;
             let look = self.memory.as_ref().map(memory::Watch::next);
-            let until = [self.host.timers.next(), look];
+            let tick = self.clock.as_ref().and_then(Clock::next);
+            let until = [self.host.timers.next(), look, tick];
             let until = until.into_iter().flatten().min();
             for source in self.host.poller.wait(until)? {
                 self.handle(source);
@@ -154,6 +160,9 @@ impl Service {
             self.guarded("deadlines", |host| host.on_time(Instant::now()));
             if let Some(memory) = &mut self.memory {
                 memory.on_time(Instant::now());
+            }
+            if let Some(clock) = &mut self.clock {
+                clock.on_time(Instant::now());
             }
             self.take_frames();
             self.host.outbox.answer_lost();
@@ -289,6 +298,9 @@ impl Service {
         loop {
             match process::reap_one() {
                 Ok(Some((pid, status))) => {
+                    if let Some(clock) = &mut self.clock {
+                        clock.on_exit(pid, Instant::now());
+                    }
                     self.guarded("an exit", |host| host.on_exit(pid, status));
                 }
                 Ok(None) => return,

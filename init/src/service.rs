@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 
+use gcs::clock::Clock;
 use gcs::config::Flags;
 use gcs::kmsg;
 use gcs::memory;
@@ -132,11 +133,14 @@ fn set_up(guest: Option<Guest>, flags: &Flags) -> io::Result<Setup> {
             .ok()
     });
     let memory = guest.map(|_| memory::Watch::new(flags.gcs_mem_limit_bytes));
+    let clock = guest.filter(|_| !flags.disable_time_sync);
+    let clock = clock.and_then(|_| Clock::find());
     Ok(Setup {
         dialer,
         bridge,
         kmsg,
         memory,
+        clock,
         stance: flags.initial_policy_stance,
         v4_only: flags.v4,
     })

@@ -4,6 +4,7 @@
 
 pub mod bpf;
 pub mod channel;
+pub mod clock;
 pub mod dm;
 pub mod fds;
 pub mod loopback;

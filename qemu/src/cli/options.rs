@@ -118,7 +118,10 @@ impl VmOptions {
     }
 
     /// Boots a profile made from [`VmOptions::profile`].
-    pub fn boot_profile(&self, profile: Profile, progress: &Progress) -> anyhow::Result<Uvm> {
+    pub fn boot_profile(&self, mut profile: Profile, progress: &Progress) -> anyhow::Result<Uvm> {
+        // The clock of Hyper-V is not there, and a guest that looks for it warns. Before the
+        // user's own flags, which may say otherwise.
+        profile.service_flags.insert(0, "-disable-time-sync".into());
         log_to_stderr(progress, self.log_filter());
         progress.doing("booting the VM");
         let options = BootOptions {

@@ -298,7 +298,7 @@ const LINES: &[(u16, Level, &str)] = &[
     (303, M, "the core pattern"),
     (304, M, "memory of all containers, and the service's group"),
     (305, S, "running out of memory is logged and survived"),
-    (306, S, "time synchronisation (HV)"),
+    (306, S, "time synchronisation"),
     (307, S, "messages of the kernel are logged"),
     (308, S, "scrubbed logs"),
     (309, M, "a read-only root"),

@@ -1,7 +1,7 @@
 //! Containers of scenarios: the shared layer under an overlay whose upper directory is on the
 //! tmpfs of `/run`, so that none needs a disk of its own.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{json, Value};
 
@@ -12,8 +12,9 @@ use crate::oci::{self, ImageConfig};
 use super::check::{fail, Checked};
 use super::guest::{Guest, LIMIT, PLACE, TOOLS};
 
-/// A killed container is gone long before.
-const SETTLE: Duration = Duration::from_secs(20);
+/// A killed container is gone before, unless the scenario holds its streams.
+const POLITE: Duration = Duration::from_millis(500);
+const AGAIN: Duration = Duration::from_millis(50);
 const PATH: &str = "PATH=/bin:/usr/bin:/sbin:/usr/sbin";
 
 /// A container about to be made: a standalone one, unless its spec is edited.
@@ -222,16 +223,26 @@ impl Container<'_> {
     /// Kills it if it runs, unmounts its root and deletes it, as a host does.
     pub fn remove(mut self) -> Checked {
         self.removed = true;
-        // Exited or not: success (P-208).
-        self.guest.shutdown(&self.id, true)?;
-        self.settle();
-        self.guest.remove_layers(&root(&self.id))?;
-        Ok(self.guest.delete(&self.id)?)
+        Ok(self.clear()?)
     }
 
-    /// Gives the exit its time. Whether it is notified is for scenarios to judge (P-210).
-    fn settle(&self) {
-        drop(self.guest.wait_notification(&self.id, SETTLE));
+    /// Whether its exit is notified is for scenarios to judge (P-210), and one that holds on to
+    /// its streams keeps it back: what counts is that the guest lets go.
+    fn clear(&self) -> Result<(), HostError> {
+        // Exited or not: success (P-208).
+        self.guest.shutdown(&self.id, true)?;
+        drop(self.guest.wait_notification(&self.id, POLITE));
+        let begun = Instant::now();
+        loop {
+            let unmounted = self.guest.remove_layers(&root(&self.id));
+            match unmounted.and_then(|()| self.guest.delete(&self.id)) {
+                // Its processes are not gone yet.
+                Err(HostError::Refused { .. }) if begun.elapsed() < LIMIT => {
+                    std::thread::sleep(AGAIN);
+                }
+                outcome => return outcome,
+            }
+        }
     }
 }
 
@@ -240,12 +251,8 @@ impl Drop for Container<'_> {
         if self.removed || self.guest.ended().is_some() {
             return;
         }
-        // After a failure or a deletion by the scenario: as far as it goes.
-        if self.guest.shutdown(&self.id, true).is_ok() {
-            self.settle();
-        }
-        drop(self.guest.remove_layers(&root(&self.id)));
-        drop(self.guest.delete(&self.id));
+        // After a failure, or a deletion by the scenario: as far as it goes.
+        drop(self.clear());
         discard(self.guest, &self.id);
     }
 }

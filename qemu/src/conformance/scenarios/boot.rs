@@ -19,10 +19,7 @@ use crate::uvm::UvmError;
 pub const AREA: Area = Area {
     name: "boot",
     scenarios: SCENARIOS,
-    not_run: &[(
-        &[306],
-        "the clock comes from Hyper-V's PTP device; the guest's unit tests have a fake sysfs",
-    )],
+    not_run: &[],
 };
 
 const SERVICE: &str = "/bin/gcs -v4 -log-format json -loglevel debug";
@@ -425,6 +422,37 @@ const SCENARIOS: &[(u16, Scenario)] = &[
             works(&vm)?;
         }
         Ok(())
+    }),
+    (306, |lab| {
+        let (vm, records) = logged(lab, |b| flags(b, "-disable-time-sync=false"))?;
+        let clocks = vm.sh("cat /sys/class/ptp/*/clock_name 2>/dev/null || true")?;
+        if clocks.contains("hyperv") {
+            let command = "tr '\\0' ' ' < /proc/$(pidof chronyd)/cmdline; cat /tmp/chronyd.conf";
+            return contains(
+                "chronyd's command",
+                "-n -f /tmp/chronyd.conf",
+                &vm.sh(command)?,
+            );
+        }
+        // Without the clock, which only Hyper-V has, a warning is all there is to see.
+        settle(&vm)?;
+        let warned = |records: &Records| {
+            let all = records.lock();
+            let mut own = all.iter().filter(|r| !r.fields.contains_key("kmsg"));
+            own.any(|r| r.level == Level::Warning && r.to_string().to_lowercase().contains("ptp"))
+        };
+        that(
+            warned(&records),
+            "a warning that there is no PTP clock",
+            "none",
+        )?;
+        let (vm, records) = logged(lab, |b| flags(b, "-disable-time-sync"))?;
+        settle(&vm)?;
+        that(
+            !warned(&records),
+            "nothing of it with -disable-time-sync",
+            "a warning",
+        )
     }),
     (307, |lab| {
         let (vm, records) = logged(lab, |_| {})?;
