@@ -14,8 +14,8 @@ use crate::bridge::codec::{json_length, Reply, STACKS_LIMIT};
 use crate::bridge::outbox::Ticket;
 use crate::error::Failure;
 
-/// Room of one section, as JSON: the seven that can be long leave some to the log.
-const SECTION: usize = 7_000;
+/// Room of one section, as JSON: the eight that can be long leave some to the log.
+const SECTION: usize = 6_000;
 /// Descriptors that are looked at; more are only counted.
 const LOOKED_AT: usize = 512;
 
@@ -65,6 +65,7 @@ impl Host {
                 pending.map(|(id, seq, age)| format!("{id} {seq} for {age:.1?}")),
             ),
             section("containers", self.describe_containers()),
+            section("network namespaces", self.namespaces.describe()),
             section("processes", self.describe_processes()),
             section("tasks", self.describe_tasks()),
             section("deadlines", self.timers.iter().map(due)),

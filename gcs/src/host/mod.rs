@@ -12,11 +12,8 @@ mod dials;
 mod dump;
 mod execute;
 mod modify;
-#[allow(dead_code)] // Create of pods, which comes next, uses the rest.
 mod namespaces;
-#[allow(dead_code)] // The same.
 mod network;
-#[allow(dead_code)] // The security context directory, which comes next, has the texts.
 mod policy;
 mod process;
 mod programs;

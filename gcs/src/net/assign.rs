@@ -165,16 +165,16 @@ fn set_up(
 ) -> Result<Option<Leased>, Failure> {
     let index = if_nametoindex(name)
         .map_err(|error| Failure::unspecified(format!("{name} did not arrive: {error}")))?;
-    let mut leased = None;
+    let (mut leased, mut one_table) = (None, false);
     for step in &adapter.steps {
         if *step != Step::Dhcp {
-            apply(inside, index, step)?;
+            apply(inside, index, step, &mut one_table)?;
             continue;
         }
         let lease = dhcp::lease(name, adapter.mac, Instant::now() + dhcp::LIMIT)
             .map_err(|error| Failure::unspecified(format!("DHCP on {name}: {error}")))?;
         for step in addressing(&[lease.address], &lease.routes, adapter.assignment.table) {
-            apply(inside, index, &step)?;
+            apply(inside, index, &step, &mut one_table)?;
         }
         let servers = lease.dns_servers.iter().map(ToString::to_string);
         leased = Some(Leased {
@@ -186,7 +186,14 @@ fn set_up(
     Ok(leased)
 }
 
-fn apply(inside: &mut Netlink, index: u32, step: &Step) -> Result<(), Failure> {
+/// `one_table`: the kernel has no policy routing for IPv6, so that its routes are all in one
+/// table, where those of several adapters meet.
+fn apply(
+    inside: &mut Netlink,
+    index: u32,
+    step: &Step,
+    one_table: &mut bool,
+) -> Result<(), Failure> {
     let (request, what) = match *step {
         Step::Mtu(mtu) => (Request::Mtu { index, mtu }, format!("MTU {mtu}")),
         Step::Up => (Request::Link { index, up: true }, "link up".into()),
@@ -229,9 +236,13 @@ fn apply(inside: &mut Netlink, index: u32, step: &Step) -> Result<(), Failure> {
     };
     match inside.request(request) {
         Ok(()) => Ok(()),
-        // A kernel without policy routing for IPv6 has the route in its one table.
-        Err(Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP) if matches!(step, Step::Rule { .. }) => {
+        Err(Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP) if step.is_ipv6_rule() => {
+            *one_table = true;
             log::warn!("{what}: this kernel has no such rules; the route is in the main table");
+            Ok(())
+        }
+        Err(Errno::EEXIST) if *one_table && step.is_ipv6_route() => {
+            log::warn!("{what}: this kernel's main table has that of another adapter");
             Ok(())
         }
         Err(error) => Err(Failure::unspecified(format!("{what}: {error}"))),

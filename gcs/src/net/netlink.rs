@@ -1,12 +1,20 @@
-//! The few requests of rtnetlink(7) that a plan needs, as bytes, and the socket that carries them.
-//!
-//! Written here because a crate for all of rtnetlink is 220 KB of the guest for these seven
-//! messages; the tests read them back with that crate.
+//! The requests of rtnetlink(7) that a plan needs, and the socket that carries them.
 
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
+use netlink_packet_core::{
+    NetlinkHeader, NetlinkMessage, NetlinkPayload, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL,
+    NLM_F_REQUEST,
+};
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use netlink_packet_route::{AddressFamily as Family, RouteNetlinkMessage};
 use nix::errno::Errno;
 use nix::sys::socket::{
     connect, recv, send, socket, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol,
@@ -14,16 +22,6 @@ use nix::sys::socket::{
 };
 
 use super::settings::Prefix;
-
-/// linux/rtnetlink.h
-const RT_SCOPE_LINK: u8 = 253;
-const RTNH_F_ONLINK: u32 = 4;
-/// linux/fib_rules.h
-const FR_ACT_TO_TBL: u8 = 1;
-const FRA_SRC: u16 = 2;
-const FRA_PRIORITY: u16 = 6;
-const FRA_TABLE: u16 = 15;
-const HEADER: usize = 16;
 
 /// A change of the network namespace that the socket is of. Indexes are those of interfaces.
 #[derive(Debug, Clone, Copy)]
@@ -66,65 +64,79 @@ pub enum Request<'a> {
 impl Request<'_> {
     /// The whole message; the kernel answers it by an acknowledgement with this number.
     pub fn encode(&self, sequence: u32) -> Vec<u8> {
-        const CREATE: i32 = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
+        let message = self.message();
+        let create = match message {
+            RouteNetlinkMessage::NewLink(_) => 0,
+            _ => NLM_F_CREATE | NLM_F_EXCL,
+        };
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | NLM_F_ACK | create;
+        header.sequence_number = sequence;
+        let mut message = NetlinkMessage::new(header, NetlinkPayload::from(message));
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        bytes
+    }
+
+    fn message(&self) -> RouteNetlinkMessage {
         match *self {
             Self::Link { index, up } => {
-                let flag = libc::IFF_UP as u32;
-                link(index, if up { flag } else { 0 }, flag)
+                let mut message = link(index, Vec::new());
+                message.header.change_mask = LinkFlags::Up;
+                if up {
+                    message.header.flags = LinkFlags::Up;
+                }
+                RouteNetlinkMessage::NewLink(message)
             }
-            Self::Mtu { index, mtu } => link(index, 0, 0).number(libc::IFLA_MTU, mtu),
+            Self::Mtu { index, mtu } => {
+                RouteNetlinkMessage::NewLink(link(index, vec![LinkAttribute::Mtu(mtu)]))
+            }
             Self::Move {
                 index,
                 namespace,
                 name,
             } => {
-                let mut text = name.as_bytes().to_vec();
-                text.push(0);
-                link(index, 0, 0)
-                    .bytes(libc::IFLA_IFNAME, &text)
-                    .number(libc::IFLA_NET_NS_FD, namespace.as_raw_fd().cast_unsigned())
+                let attributes = vec![
+                    LinkAttribute::IfName(name.to_owned()),
+                    LinkAttribute::NetNsFd(namespace.as_raw_fd()),
+                ];
+                RouteNetlinkMessage::NewLink(link(index, attributes))
             }
             Self::Address { index, address } => {
-                // An address that is still being probed for duplicates cannot be used; the host
-                // gives each out once.
-                let flags = match address.ip {
-                    IpAddr::V4(_) => 0,
-                    IpAddr::V6(_) => libc::IFA_F_NODAD as u8,
-                };
-                let mut body = vec![family(address.ip), address.length, flags, 0];
-                body.extend(index.to_ne_bytes());
-                let message = Message::new(libc::RTM_NEWADDR, CREATE, body)
-                    .ip(libc::IFA_LOCAL, address.ip)
-                    .ip(libc::IFA_ADDRESS, address.ip);
-                match address.broadcast() {
-                    Some(broadcast) => message.ip(libc::IFA_BROADCAST, broadcast),
-                    None => message,
+                let mut message = AddressMessage::default();
+                message.header.family = family(address.ip);
+                message.header.prefix_len = address.length;
+                message.header.index = index;
+                if address.ip.is_ipv6() {
+                    // An address that is still being probed for duplicates cannot be used; the
+                    // host gives each out once.
+                    message.header.flags = AddressHeaderFlags::Nodad;
                 }
+                message.attributes = vec![
+                    AddressAttribute::Local(address.ip),
+                    AddressAttribute::Address(address.ip),
+                ];
+                let broadcast = address.broadcast().map(AddressAttribute::Broadcast);
+                message.attributes.extend(broadcast);
+                RouteNetlinkMessage::NewAddress(message)
             }
             Self::Rule {
                 from,
                 priority,
                 table,
             } => {
-                let whole = Prefix::whole(from);
-                let body = vec![
-                    family(from),
-                    0,
-                    whole.length,
-                    0,
-                    short_table(table),
-                    0,
-                    0,
-                    FR_ACT_TO_TBL,
-                    0,
-                    0,
-                    0,
-                    0,
+                let mut message = RuleMessage::default();
+                message.header.family = family(from);
+                message.header.src_len = Prefix::whole(from).length;
+                message.header.table = short_table(table);
+                message.header.action = RuleAction::ToTable;
+                message.attributes = vec![
+                    RuleAttribute::Source(from),
+                    RuleAttribute::Priority(priority),
+                    RuleAttribute::Table(table),
                 ];
-                Message::new(libc::RTM_NEWRULE, CREATE, body)
-                    .ip(FRA_SRC, from)
-                    .number(FRA_PRIORITY, priority)
-                    .number(FRA_TABLE, table)
+                RouteNetlinkMessage::NewRule(message)
             }
             Self::Route {
                 index,
@@ -134,99 +146,60 @@ impl Request<'_> {
                 metric,
                 table,
             } => {
-                let scope = match next_hop {
-                    Some(_) => 0,
-                    None => RT_SCOPE_LINK,
-                };
-                let mut body = vec![
-                    family(destination.ip),
-                    destination.length,
-                    0,
-                    0,
-                    short_table(table),
-                    libc::RTPROT_STATIC,
-                    scope,
-                    libc::RTN_UNICAST,
+                let mut message = RouteMessage::default();
+                let header = &mut message.header;
+                header.address_family = family(destination.ip);
+                header.destination_prefix_length = destination.length;
+                header.table = short_table(table);
+                header.protocol = RouteProtocol::Static;
+                header.kind = RouteType::Unicast;
+                if next_hop.is_none() {
+                    header.scope = RouteScope::Link;
+                }
+                if on_link {
+                    header.flags = RouteFlags::Onlink;
+                }
+                message.attributes = vec![
+                    RouteAttribute::Oif(index),
+                    RouteAttribute::Priority(metric),
+                    RouteAttribute::Table(table),
                 ];
-                body.extend(if on_link { RTNH_F_ONLINK } else { 0 }.to_ne_bytes());
-                let mut message = Message::new(libc::RTM_NEWROUTE, CREATE, body)
-                    .number(libc::RTA_OIF, index)
-                    .number(libc::RTA_PRIORITY, metric)
-                    .number(libc::RTA_TABLE, table);
                 if destination.length > 0 {
-                    message = message.ip(libc::RTA_DST, destination.ip);
+                    let to = route_address(destination.ip);
+                    message.attributes.push(RouteAttribute::Destination(to));
                 }
-                match next_hop {
-                    Some(hop) => message.ip(libc::RTA_GATEWAY, hop),
-                    None => message,
-                }
+                let gateway = next_hop.map(|hop| RouteAttribute::Gateway(route_address(hop)));
+                message.attributes.extend(gateway);
+                RouteNetlinkMessage::NewRoute(message)
             }
         }
-        .finish(sequence)
     }
 }
 
-/// The byte-wide member for the table, of which `RTA_TABLE` is the whole.
+/// The byte-wide member for the table, of which the attribute is the whole.
 fn short_table(table: u32) -> u8 {
     u8::try_from(table).unwrap_or(libc::RT_TABLE_COMPAT)
 }
 
-fn family(ip: IpAddr) -> u8 {
-    let family = match ip {
-        IpAddr::V4(_) => libc::AF_INET,
-        IpAddr::V6(_) => libc::AF_INET6,
-    };
-    family as u8
+fn family(ip: IpAddr) -> Family {
+    match ip {
+        IpAddr::V4(_) => Family::Inet,
+        IpAddr::V6(_) => Family::Inet6,
+    }
 }
 
-fn link(index: u32, flags: u32, change: u32) -> Message {
-    let mut body = vec![0; 4];
-    for number in [index, flags, change] {
-        body.extend(number.to_ne_bytes());
+fn route_address(ip: IpAddr) -> RouteAddress {
+    match ip {
+        IpAddr::V4(ip) => RouteAddress::Inet(ip),
+        IpAddr::V6(ip) => RouteAddress::Inet6(ip),
     }
-    Message::new(libc::RTM_NEWLINK, 0, body)
 }
 
-struct Message(Vec<u8>);
-
-impl Message {
-    fn new(kind: u16, flags: i32, body: Vec<u8>) -> Self {
-        let flags = (libc::NLM_F_REQUEST | libc::NLM_F_ACK | flags) as u16;
-        let mut bytes = vec![0; 4];
-        bytes.extend(kind.to_ne_bytes());
-        bytes.extend(flags.to_ne_bytes());
-        // Number and port, to be filled in or left zero.
-        bytes.extend([0; 8]);
-        bytes.extend(body);
-        Self(bytes)
-    }
-
-    fn bytes(mut self, kind: u16, value: &[u8]) -> Self {
-        let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
-        self.0.extend(length.to_ne_bytes());
-        self.0.extend(kind.to_ne_bytes());
-        self.0.extend(value);
-        self.0.resize(self.0.len().next_multiple_of(4), 0);
-        self
-    }
-
-    fn number(self, kind: u16, value: u32) -> Self {
-        self.bytes(kind, &value.to_ne_bytes())
-    }
-
-    fn ip(self, kind: u16, value: IpAddr) -> Self {
-        match value {
-            IpAddr::V4(ip) => self.bytes(kind, &ip.octets()),
-            IpAddr::V6(ip) => self.bytes(kind, &ip.octets()),
-        }
-    }
-
-    fn finish(mut self, sequence: u32) -> Vec<u8> {
-        let length = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
-        self.0[..4].copy_from_slice(&length.to_ne_bytes());
-        self.0[8..12].copy_from_slice(&sequence.to_ne_bytes());
-        self.0
-    }
+fn link(index: u32, attributes: Vec<LinkAttribute>) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.attributes = attributes;
+    message
 }
 
 /// A conversation with the kernel about the network namespace in which it was begun. Blocks, if
@@ -274,15 +247,16 @@ impl Netlink {
 
 /// What a message says about the request of this number; none for any other message.
 fn acknowledgement(bytes: &[u8], sequence: u32) -> Option<Result<(), Errno>> {
-    let (header, body) = bytes.split_first_chunk::<HEADER>()?;
-    let kind = u16::from_ne_bytes([header[4], header[5]]);
-    let number = u32::from_ne_bytes([header[8], header[9], header[10], header[11]]);
-    if i32::from(kind) != libc::NLMSG_ERROR || number != sequence {
+    let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes).ok()?;
+    if message.header.sequence_number != sequence {
         return None;
     }
-    match i32::from_ne_bytes(*body.first_chunk()?) {
-        0 => Some(Ok(())),
-        error => Some(Err(Errno::from_raw(error.wrapping_neg()))),
+    match message.payload {
+        NetlinkPayload::Error(error) => Some(match error.raw_code() {
+            0 => Ok(()),
+            code => Err(Errno::from_raw(code.wrapping_neg())),
+        }),
+        _ => None,
     }
 }
 

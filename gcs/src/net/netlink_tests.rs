@@ -1,17 +1,6 @@
-//! What is written is read back by a crate that knows all of rtnetlink.
+//! The requests as the kernel will read them.
 
 use std::os::fd::AsFd;
-
-use netlink_packet_core::{
-    NetlinkMessage, NetlinkPayload, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST,
-};
-use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags};
-use netlink_packet_route::link::{LinkAttribute, LinkFlags};
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteProtocol, RouteScope, RouteType,
-};
-use netlink_packet_route::rule::{RuleAction, RuleAttribute};
-use netlink_packet_route::{AddressFamily as Family, RouteNetlinkMessage};
 
 use super::*;
 

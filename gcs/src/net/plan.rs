@@ -41,6 +41,16 @@ pub enum Step {
     },
 }
 
+impl Step {
+    pub fn is_ipv6_rule(&self) -> bool {
+        matches!(self, Self::Rule { from, .. } if from.is_ipv6())
+    }
+
+    pub fn is_ipv6_route(&self) -> bool {
+        matches!(self, Self::Route { destination, .. } if destination.ip.is_ipv6())
+    }
+}
+
 /// All steps for an interface that has this MTU now. `table` is the policy routing table of an
 /// adapter with the low metric.
 ///

@@ -269,11 +269,11 @@ impl Prefix {
     }
 
     /// The address of all in the net, where there is one.
-    pub fn broadcast(self) -> Option<IpAddr> {
+    pub fn broadcast(self) -> Option<Ipv4Addr> {
         match self.ip {
             IpAddr::V4(ip) if self.length < 31 => {
                 let hosts = u32::MAX >> self.length;
-                Some(Ipv4Addr::from_bits(ip.to_bits() | hosts).into())
+                Some(Ipv4Addr::from_bits(ip.to_bits() | hosts))
             }
             _ => None,
         }

@@ -54,7 +54,12 @@ pub struct Guest {
 impl Guest {
     /// With its bridge on two pipes, and negotiated.
     pub fn start() -> Self {
-        let mut guest = Self::spawn(true);
+        Self::start_with(&[])
+    }
+
+    /// The same with more flags.
+    pub fn start_with(flags: &[&str]) -> Self {
+        let mut guest = Self::spawn(true, flags);
         let (to, from) = (guest.child.stdin.take(), guest.child.stdout.take());
         guest.bridge = to.zip(from).map(|(to, from)| Bridge::new(to, from));
         guest.negotiate();
@@ -63,13 +68,13 @@ impl Guest {
 
     /// With a bridge that it dials, and negotiated.
     pub fn dialling() -> Self {
-        let mut guest = Self::spawn(false);
+        let mut guest = Self::spawn(false, &[]);
         guest.accept();
         guest.negotiate();
         guest
     }
 
-    fn spawn(on_pipes: bool) -> Self {
+    fn spawn(on_pipes: bool, flags: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let listener = (!on_pipes).then(|| UnixListener::bind(port(&dir, BRIDGE_PORT)).unwrap());
         let streams = || {
@@ -82,6 +87,7 @@ impl Guest {
         let mut child = Command::new(env!("CARGO_BIN_EXE_init"))
             .args(["gcs", "-v4", "-loglevel", "debug"])
             .args(on_pipes.then_some("-use-inouterr"))
+            .args(flags)
             .arg("-dial-unix")
             .arg(dir.path().join("v"))
             .stdin(streams())
