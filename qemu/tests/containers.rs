@@ -4,78 +4,13 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::io::Read;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use qemu::container::Container;
-use qemu::host::{Disk, HostError, Launch};
-use qemu::oci;
+use qemu::host::{Disk, HostError};
 use qemu::uvm::Uvm;
-use serde_json::Value;
 
-const LONG: Duration = Duration::from_secs(180);
-
-/// The default image as disks, and a place for scratch disks.
-struct Image {
-    image: oci::Image,
-    cache: oci::Cache,
-    dir: tempfile::TempDir,
-}
-
-impl Image {
-    fn open() -> Option<Self> {
-        for tool in ["mke2fs", "debugfs", "busybox"] {
-            if qemu::choice::program(tool).is_none() {
-                eprintln!("SKIPPED: {tool} is not there, which makes the layer disks");
-                return None;
-            }
-        }
-        let dir = tempfile::tempdir().unwrap();
-        let cache = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/layers");
-        let cache = oci::Cache::open(Some(&cache)).unwrap();
-        let image = oci::default_image(&cache).unwrap();
-        Some(Self { image, cache, dir })
-    }
-
-    fn mount(&self, vm: &Uvm, id: &str) -> Container {
-        let scratch = self.dir.path().join(id);
-        self.cache.scratch(1 << 30, &scratch).unwrap();
-        let layers: Vec<_> = self.image.layers.iter().map(|l| l.path.as_path()).collect();
-        Container::mount(vm.host(), vm, id, &scratch, &layers).unwrap()
-    }
-
-    fn spec(&self, id: &str, args: &[&str]) -> Value {
-        let process = oci::Process {
-            args: Some(args.iter().map(|a| (*a).to_owned()).collect()),
-            entrypoint: Some(Vec::new()),
-            ..oci::Process::default()
-        };
-        oci::standalone(&self.image.config, &process, &qemu::container::root(id))
-    }
-
-    /// A container that was created and not yet started.
-    fn create(&self, vm: &Uvm, id: &str, args: &[&str]) -> Container {
-        let container = self.mount(vm, id);
-        container.create(&self.spec(id, args)).unwrap();
-        container
-    }
-
-    /// Runs one container from its disks to its removal.
-    fn run(
-        &self,
-        vm: &Uvm,
-        id: &str,
-        args: &[&str],
-        launch: impl FnOnce(Launch) -> Launch,
-    ) -> qemu::host::Output {
-        let container = self.create(vm, id, args);
-        let out = launch(container.init().limit(LONG)).run().unwrap();
-        for place in container.remove().unwrap() {
-            vm.unplug_disk(place).unwrap();
-        }
-        out
-    }
-}
+use common::image::Image;
+use common::LONG;
 
 fn notification_type(vm: &Uvm, id: &str) -> String {
     let notification = vm.wait_notification(id, LONG).unwrap();

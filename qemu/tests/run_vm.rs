@@ -3,9 +3,11 @@
 
 mod common;
 
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -164,6 +166,44 @@ fn a_command_that_cannot_be_run_is_named() {
             "{err}"
         );
     }
+}
+
+#[test]
+fn a_container_reaches_this_machine_and_is_reached_by_a_forwarded_port() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let mut stream = listener.accept().unwrap().0;
+        stream.write_all(b"from outside\n").unwrap();
+    });
+    // Free now, and most likely still in a moment.
+    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let forward = free.local_addr().unwrap().port();
+    drop(free);
+    let asking = std::thread::spawn(move || ask(forward));
+    let script = format!("nc 10.0.2.2 {port} </dev/null; echo from inside | nc -l -p 80; exit 5");
+    let publish = format!("{forward}:80");
+    if let Some(done) = run(&["-p", &publish, "--", "sh", "-c", &script], b"") {
+        said(&done, 5, "from outside\n");
+        assert_eq!(asking.join().unwrap(), "from inside\n");
+    }
+}
+
+/// What is said at the port once somebody says something there.
+fn ask(port: u16) -> String {
+    let deadline = Instant::now() + Duration::from_secs(180);
+    while Instant::now() < deadline {
+        let mut said = String::new();
+        // Before the VM is up nobody listens; before the container does, it is a reset.
+        if let Ok(mut stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) {
+            stream.read_to_string(&mut said).ok();
+        }
+        if !said.is_empty() {
+            return said;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    "nothing".into()
 }
 
 /// A layer: path, mode, owner, contents; a path that ends in `/` is a directory, and contents

@@ -2,10 +2,12 @@
 #![allow(dead_code)] // Each test binary uses a part of it.
 
 pub mod fake_guest;
+pub mod image;
 
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use qemu::choice::AccelWish;
 use qemu::conformance::{Guest, Lab, Supplies, Watch};
@@ -13,6 +15,9 @@ use qemu::oci;
 use qemu::private_dir::PrivateDir;
 use qemu::profile::Profile;
 use qemu::uvm::Uvm;
+
+/// For what takes long under emulation on a busy machine.
+pub const LONG: Duration = Duration::from_secs(180);
 
 /// A file named by a variable or built by `make`; `None` and a loud word when it is not there.
 fn built(variable: &str, name: &str) -> Option<PathBuf> {

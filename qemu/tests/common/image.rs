@@ -1,0 +1,70 @@
+//! Containers of tests from the default image, each on disks of its own.
+
+use qemu::container::Container;
+use qemu::host::Launch;
+use qemu::oci;
+use qemu::uvm::Uvm;
+use serde_json::Value;
+
+use super::LONG;
+
+/// The default image as disks, and a place for scratch disks.
+pub struct Image {
+    pub image: oci::Image,
+    cache: oci::Cache,
+    dir: tempfile::TempDir,
+}
+
+impl Image {
+    pub fn open() -> Option<Self> {
+        for tool in ["mke2fs", "debugfs", "busybox"] {
+            if qemu::choice::program(tool).is_none() {
+                eprintln!("SKIPPED: {tool} is not there, which makes the layer disks");
+                return None;
+            }
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let cache = oci::Cache::open(Some(&super::layer_cache())).unwrap();
+        let image = oci::default_image(&cache).unwrap();
+        Some(Self { image, cache, dir })
+    }
+
+    pub fn mount(&self, vm: &Uvm, id: &str) -> Container {
+        let scratch = self.dir.path().join(id);
+        self.cache.scratch(1 << 30, &scratch).unwrap();
+        let layers: Vec<_> = self.image.layers.iter().map(|l| l.path.as_path()).collect();
+        Container::mount(vm.host(), vm, id, &scratch, &layers).unwrap()
+    }
+
+    pub fn spec(&self, id: &str, args: &[&str]) -> Value {
+        let process = oci::Process {
+            args: Some(args.iter().map(|a| (*a).to_owned()).collect()),
+            entrypoint: Some(Vec::new()),
+            ..oci::Process::default()
+        };
+        oci::standalone(&self.image.config, &process, &qemu::container::root(id))
+    }
+
+    /// A container that was created and not yet started.
+    pub fn create(&self, vm: &Uvm, id: &str, args: &[&str]) -> Container {
+        let container = self.mount(vm, id);
+        container.create(&self.spec(id, args)).unwrap();
+        container
+    }
+
+    /// Runs one container from its disks to its removal.
+    pub fn run(
+        &self,
+        vm: &Uvm,
+        id: &str,
+        args: &[&str],
+        launch: impl FnOnce(Launch) -> Launch,
+    ) -> qemu::host::Output {
+        let container = self.create(vm, id, args);
+        let out = launch(container.init().limit(LONG)).run().unwrap();
+        for place in container.remove().unwrap() {
+            vm.unplug_disk(place).unwrap();
+        }
+        out
+    }
+}
