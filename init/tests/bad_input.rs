@@ -61,3 +61,56 @@ fn every_bad_request_has_its_code_and_leaves_nothing() {
     let started = guest.execute(&["true"], None);
     assert_eq!(guest.exit_code(&started), 0);
 }
+
+/// Without `-v4` the retired protocol may begin, with a Create that is one.
+#[test]
+fn a_first_create_is_judged_before_anything_is_made() {
+    const LAYERS: &str = r#"{"Layers":[{"Path":"0"}]"#;
+    let document = |rest: &str| format!("{LAYERS}{rest}}}").replace('"', "\\\"");
+    let create = |id: &str, config: &str| {
+        format!("{{\"ContainerId\":\"{id}\",\"ContainerConfig\":\"{config}\"}}")
+    };
+    let mut guest = Guest::silent(&["-v4=false"]);
+    for (payload, wanted) in [
+        (String::new(), hostile::INVALID_JSON),
+        ("[]".to_owned(), hostile::INVALID_JSON),
+        ("{}".to_owned(), hostile::INVALID_JSON),
+        (create("v1", ""), hostile::INVALID_JSON),
+        (create("v1", "[]"), hostile::INVALID_JSON),
+        (
+            create("v1", &document(",\"SandboxDataPath\":1")),
+            hostile::INVALID_JSON,
+        ),
+        (
+            create("v1", &document(",\"MappedVirtualDisks\":[{\"Lun\":256}]")),
+            hostile::INVALID_JSON,
+        ),
+        (
+            create("v1", &document(",\"NetworkAdapters\":{}")),
+            hostile::INVALID_JSON,
+        ),
+        // Nothing to make a root of: so is every document of today.
+        (create("v1", "{}"), hostile::FAIL),
+        (
+            create("v1", &document(",\"MappedDirectories\":[{\"Port\":1}]")),
+            hostile::FAIL,
+        ),
+        (create("../v1", &document("")), 0x8007_0057),
+    ] {
+        let sequence = guest.send_payload(MessageId::CREATE, payload.as_bytes());
+        let answer = guest.answer(sequence);
+        let code = answer["Result"].as_i64().expect("a Result") as u32;
+        assert_eq!(code, wanted, "{payload}: {answer}");
+    }
+    // None of them began a session.
+    guest.negotiate();
+
+    let mut guest = Guest::silent(&[]);
+    let sequence = guest.send_payload(MessageId::CREATE, create("v1", &document("")).as_bytes());
+    let refused = guest.answer(sequence)["Result"].as_i64();
+    assert_eq!(
+        refused.map(|code| code as u32),
+        Some(hostile::NOT_IMPLEMENTED)
+    );
+    guest.negotiate();
+}

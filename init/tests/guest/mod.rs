@@ -59,10 +59,16 @@ impl Guest {
 
     /// The same with more flags.
     pub fn start_with(flags: &[&str]) -> Self {
+        let mut guest = Self::silent(flags);
+        guest.negotiate();
+        guest
+    }
+
+    /// The same, and nothing was said yet.
+    pub fn silent(flags: &[&str]) -> Self {
         let mut guest = Self::spawn(true, flags);
         let (to, from) = (guest.child.stdin.take(), guest.child.stdout.take());
         guest.bridge = to.zip(from).map(|(to, from)| Bridge::new(to, from));
-        guest.negotiate();
         guest
     }
 
