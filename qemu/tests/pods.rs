@@ -3,7 +3,7 @@
 
 mod common;
 
-use qemu::conformance::{join, join_also, Container, Guest, Plan, LIMIT};
+use qemu::conformance::{join, join_also, Container, Guest, Plan, LIMIT, TOOLS};
 use qemu::host::Process;
 
 /// Waits to be killed, as a shell does that can answer SIGTERM.
@@ -144,5 +144,59 @@ fn a_shared_pid_namespace_ends_with_its_sandbox() {
     let out = second.process.collect(Vec::new(), LIMIT).unwrap();
     assert_eq!(out.code, 137);
     second.container.remove().unwrap();
+    common::leaves_nothing(vm);
+}
+
+#[test]
+fn what_later_hosts_send_is_understood() {
+    let Some(vm) = common::guest() else { return };
+    let vm = &*vm;
+    // The directory of a container is its bundle.
+    let plan = vm.sandbox(PAUSE).unwrap();
+    let (id, mut document) = (plan.id().to_owned(), plan.document());
+    let bundle = format!("/run/gcs/pods/{id}/{id}");
+    document["OciBundlePath"] = bundle.as_str().into();
+    let mounted = plan.mount().unwrap();
+    vm.create_document(&id, &document).unwrap();
+    let sandbox = mounted.created();
+    let files = "cat config.json hosts > /dev/null; ls -d sandboxMounts hugepages";
+    vm.sh(&format!("cd {bundle} && {files}")).unwrap();
+
+    vm.tools().unwrap();
+    let disk = vm
+        .sh(&format!("grep ' {TOOLS} ' /proc/mounts | cut -d ' ' -f 1"))
+        .unwrap();
+    let workload = run(vm
+        .workload(&id, PAUSE)
+        .with_mount("/memory", "sandbox-tmp://a", &["rbind"])
+        .with_mount("/tools", &format!("uvm:/{TOOLS}"), &["rbind", "ro"])
+        .with_mount("blockdev:///dev/disk", &disk, &["ro"]));
+    assert_eq!(
+        workload.sh("grep -c '/memory tmpfs' /proc/mounts; test -x /tools/bin/busybox; head -c 512 /dev/disk | wc -c"),
+        "1\n512"
+    );
+    assert_ne!(workload.sh("(: > /dev/disk) 2>/dev/null; echo $?"), "0");
+    assert_eq!(workload.sh("cat /etc/hostname"), "container");
+    workload.end(vm);
+    sandbox.remove().unwrap();
+    let left = vm.sh("ls /run/gcs/pods/*; grep -c /run/gcs/ /proc/mounts; true");
+    assert_eq!(left.unwrap(), "0");
+}
+
+#[test]
+fn a_sandbox_that_cannot_be_made_leaves_its_network_namespace_to_another() {
+    let Some(vm) = common::guest() else { return };
+    let vm = &*vm;
+    let namespace = vm.namespace().unwrap();
+    let broken = vm
+        .sandbox_in(&namespace, "true")
+        .with_mount("/x", "/no/such/source", &["bind"]);
+    assert!(broken.try_create().unwrap().is_err());
+    let sandbox = vm.sandbox_in(&namespace, "true").create().unwrap();
+    // Taken now, in whatever letter case.
+    let second = vm.sandbox_in(&namespace.to_lowercase(), "true");
+    let refusal = second.try_create().unwrap().err().map(|e| e.to_string());
+    assert!(refusal.unwrap().contains("0x80004005"));
+    sandbox.remove().unwrap();
     common::leaves_nothing(vm);
 }
