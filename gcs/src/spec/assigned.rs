@@ -11,6 +11,7 @@ use super::document::{annotation, list, object, text_at, Object};
 use super::{devices, Job};
 use crate::error::Failure;
 use crate::storage::{pci, Roots};
+use crate::task::SERVICE_PATH;
 use crate::uevent::{self, Matcher, Uevent};
 
 /// Runs another program with the container's pid put into its arguments.
@@ -65,9 +66,16 @@ pub(super) fn add(spec: &mut Object, job: &Job<'_>) -> Result<(), Failure> {
     if gpus.is_empty() {
         return Ok(());
     }
-    let program = find_program(HOOK, std::env::var("PATH").unwrap_or_default().as_str())?;
+    let mut environment: Vec<_> = std::env::vars().map(|(k, v)| format!("{k}={v}")).collect();
+    // PID 1 was started without one.
+    if !environment.iter().any(|entry| entry.starts_with("PATH=")) {
+        environment.push(SERVICE_PATH.into());
+    }
+    let search = environment
+        .iter()
+        .find_map(|entry| entry.strip_prefix("PATH="));
+    let program = find_program(HOOK, search.unwrap_or_default())?;
     let capabilities = annotation(spec, GPU_CAPABILITIES)?.unwrap_or_default();
-    let environment: Vec<_> = std::env::vars().map(|(k, v)| format!("{k}={v}")).collect();
     let hook = gpu_hook(&program, capabilities, &gpus, job, environment);
     list(object(spec, "hooks")?, "createRuntime")?.push(hook);
     Ok(())

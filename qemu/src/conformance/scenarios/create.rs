@@ -13,7 +13,7 @@ use crate::host::HostError;
 pub const AREA: Area = Area {
     name: "create",
     scenarios: SCENARIOS,
-    not_run: NOT_RUN,
+    not_run: &[],
 };
 
 /// Creates by a document of the scenario's own, after the root was mounted.
@@ -293,8 +293,3 @@ const SCENARIOS: &[(u16, Scenario)] = &[
         container.remove()
     }),
 ];
-
-const NOT_RUN: &[(&[u16], &str)] = &[(
-    &[136],
-    "devices are assigned by Hyper-V; the guest's unit tests show it on a sysfs of files",
-)];

@@ -4,7 +4,8 @@ use serde_json::{json, Value};
 
 use super::{Area, Scenario};
 use crate::conformance::{
-    codes, contains, refused, same, that, Checked, Container, Guest, Lab, Plan, TOOLS,
+    codes, contains, not_run, refused, same, that, Checked, Container, Guest, Lab, Plan, PLACE,
+    TOOLS,
 };
 use crate::host::wire::Rpc;
 
@@ -18,6 +19,7 @@ const SHM: &str = "io.microsoft.lcow.shm.size-kb";
 const CORE: &str = "io.microsoft.lcow.rlimitcore";
 const PRIVILEGED: &str = "io.microsoft.virtualmachine.lcow.privileged";
 const CERTIFICATE: &str = "io.microsoft.virtualmachine.lcow.amd-certificate";
+const CAPABILITIES: &str = "io.microsoft.container.gpu.capabilities";
 const SECURITY: &str = "io.microsoft.virtualmachine.lcow.securitypolicy.env";
 
 /// The pod of a workload that is judged.
@@ -70,6 +72,27 @@ impl TheDisk {
             .map(|device| json!([device["type"], device["major"], device["minor"]]));
         same(&self.path, Some(json!(["b", self.major, self.minor])), seen)
     }
+}
+
+const INSTANCE: &str = "7d2f8c3e-6a0b-4b8f-8a51-55a1b2c3d4e5";
+
+/// Makes the VMBus that Hyper-V would have, on which the disk's own PCI function was assigned.
+/// Gives the function's address. Nothing else is found on a bus of the VM any more.
+fn assign_disk(vm: &Guest, disk: &TheDisk) -> Checked<String> {
+    let name = disk.path.trim_start_matches("/dev/");
+    let device = vm.sh(&format!("readlink -f /sys/block/{name}/device"))?;
+    let mut parts = device
+        .split('/')
+        .skip_while(|part| !part.starts_with("pci"));
+    let (Some(bus), Some(function)) = (parts.next(), parts.next()) else {
+        return Err(not_run("the disks of this machine are not on PCI"));
+    };
+    let place = format!("/sys/bus/vmbus/devices/{INSTANCE}/{bus}");
+    vm.sh(&format!(
+        "mount -t tmpfs tmpfs /sys/bus && mkdir -p {place} && \
+         ln -s /sys/devices/{bus}/{function} {place}/"
+    ))?;
+    Ok(function.to_owned())
 }
 
 /// What a program finds of its security context: variable, then files with modes and texts.
@@ -264,5 +287,53 @@ const SCENARIOS: &[(u16, Scenario)] = &[
             "\n755 .\n744 reference-info-base64\ncmVm",
             &found,
         )
+    }),
+    (136, |lab| {
+        let vm = lab.boot(|_| {})?;
+        let disk = TheDisk::of(&vm)?;
+        let function = assign_disk(&vm, &disk)?;
+        let sandbox = vm.sandbox("true")?.create()?;
+        let with = |kind: &str, id: &str, script: &str| {
+            let device = json!({"id": id, "idType": kind});
+            let plan = vm.workload(sandbox.id(), script);
+            plan.edit(|spec| spec["windows"] = json!({"layerFolders": null, "devices": [device]}))
+        };
+        let read = format!("head -c 512 {} | wc -c", disk.path);
+        for kind in ["vpci", "vpci-instance-id"] {
+            let id = INSTANCE.to_uppercase();
+            same(
+                "bytes it read",
+                "512\n",
+                with(kind, &id, &read).run()?.text(),
+            )?;
+        }
+        refused(with("vpci", "../..", "true").try_create()?, codes::FAIL)?;
+
+        // The vendor's tool: a script that notes its words.
+        vm.sh(&format!(
+            "mkdir -p {PLACE}; {{ echo '#!{TOOLS}/bin/busybox sh'; \
+             echo 'echo \"$@\" $NVC_INSECURE_MODE > {PLACE}/gpu'; \
+             echo 'test ! -e {PLACE}/broken'; }} > /bin/nvidia-container-cli; \
+             chmod 755 /bin/nvidia-container-cli"
+        ))?;
+        let plan = with("gpu", INSTANCE, "true").annotate(CAPABILITIES, "utility,compute");
+        let again = plan.clone();
+        let workload = plan.create()?;
+        let words = vm.sh(&format!("cat {PLACE}/gpu"))?;
+        for part in [
+            " configure --ldconfig=@/sbin/ldconfig --utility --compute ",
+            &format!(" --device={function} --no-cgroups --pid="),
+            &format!(" {} 1", workload.root()),
+        ] {
+            contains("the words of the tool", part, &words)?;
+        }
+        let pid = words.split("--pid=").nth(1).unwrap_or_default();
+        let pid = pid.split(' ').next().unwrap_or_default();
+        let groups = vm.sh(&format!("cat /proc/{pid}/cgroup"))?;
+        contains("the control group of its pid", workload.id(), &groups)?;
+        workload.remove()?;
+        vm.sh(&format!("touch {PLACE}/broken"))?;
+        refused(again.try_create()?, codes::FAIL)?;
+        sandbox.remove()
     }),
 ];
