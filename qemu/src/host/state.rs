@@ -83,11 +83,12 @@ impl Shared {
     }
 
     pub fn keep(&self, record: Record) {
-        let mut state = self.lock();
-        if state.records.len() == KEPT_RECORDS {
-            state.records.pop_front();
-        }
-        state.records.push_back(record);
+        self.update(|state| {
+            if state.records.len() == KEPT_RECORDS {
+                state.records.pop_front();
+            }
+            state.records.push_back(record);
+        });
     }
 
     /// Waits until `ready` gives something. Facts that are there count even after the end.
@@ -122,5 +123,38 @@ impl Shared {
                 Err(poisoned) => poisoned.into_inner().0,
             };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::log::Level;
+    use std::sync::mpsc;
+
+    #[test]
+    fn a_log_record_wakes_who_waits_for_it() {
+        let shared = Shared::default();
+        let (looked, first) = mpsc::channel();
+        let waiter = shared.clone();
+        let limit = Duration::from_secs(60);
+        let begun = Instant::now();
+        let waiting = std::thread::spawn(move || {
+            waiter.wait("waiting", limit, |state| {
+                looked.send(()).unwrap();
+                state.records.front().map(|r| r.message.clone())
+            })
+        });
+        // It has looked in vain, and holds the lock until it sleeps.
+        first.recv().unwrap();
+        shared.keep(Record {
+            level: Level::Info,
+            time: String::new(),
+            message: "here".into(),
+            complete: false,
+            fields: Map::new(),
+        });
+        assert_eq!(waiting.join().unwrap().unwrap(), "here");
+        assert!(begun.elapsed() < limit / 2);
     }
 }
