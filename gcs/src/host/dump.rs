@@ -107,31 +107,36 @@ struct State {
 
 /// With the log in what room is left.
 fn finished(state: State, stacks: Vec<String>) -> String {
-    let stacks = section("kernel stacks of tasks", stacks);
-    let head = state.before + &stacks + &state.after;
-    let log = crate::log::recent(usize::MAX);
-    let room = STACKS_LIMIT.saturating_sub(json_length(&head) + 100);
-    let (kept, all, text) = newest(&log, room);
-    let note = if kept == all {
-        format!("last log records ({all})")
+    let mut dump = state.before;
+    dump += &section("kernel stacks of tasks", stacks);
+    dump += &state.after;
+    let room = STACKS_LIMIT.saturating_sub(json_length(&dump) + NOTE);
+    let log = crate::log::recent(room);
+    let text = newest(&log, room);
+    let (kept, all) = (text.lines().count(), crate::log::kept());
+    dump += &if kept == all {
+        format!("last log records ({all})\n")
     } else {
-        format!("last log records ({kept} of {all}, older ones are cut)")
+        format!("last log records ({kept} of {all}, older ones are cut)\n")
     };
-    format!("{head}{note}\n{text}")
+    dump += text;
+    dump
 }
 
-/// The last lines of `log` that fit, their number and that of all.
-fn newest(log: &str, room: usize) -> (usize, usize, &str) {
-    let (mut kept, mut used, mut from) = (0, 0, log.len());
+/// Room for the line above the log.
+const NOTE: usize = 100;
+
+/// The last lines of `log` that fit as JSON.
+fn newest(log: &str, room: usize) -> &str {
+    let (mut used, mut from) = (0, log.len());
     for line in log.split_inclusive('\n').rev() {
         used += json_length(line);
         if used > room {
             break;
         }
-        kept += 1;
         from -= line.len();
     }
-    (kept, log.lines().count(), &log[from..])
+    &log[from..]
 }
 
 /// A title with the number of lines, and the lines that fit.
@@ -196,11 +201,11 @@ mod tests {
     #[test]
     fn the_log_gives_way_first_and_says_so() {
         let log = "first \"quoted\"\nsecond\nthird\n";
-        assert_eq!(newest(log, 100), (3, 3, log));
-        assert_eq!(newest(log, 15), (2, 3, "second\nthird\n"));
-        assert_eq!(newest(log, 7), (1, 3, "third\n"));
-        assert_eq!(newest(log, 6), (0, 3, ""));
-        assert_eq!(newest("", 6), (0, 0, ""));
+        assert_eq!(newest(log, 100), log);
+        assert_eq!(newest(log, 15), "second\nthird\n");
+        assert_eq!(newest(log, 7), "third\n");
+        assert_eq!(newest(log, 6), "");
+        assert_eq!(newest("", 6), "");
     }
 
     #[test]

@@ -315,5 +315,11 @@ pub fn recent(max_bytes: usize) -> String {
     lines.unwrap_or_default()
 }
 
+/// How many records are kept.
+#[must_use]
+pub fn kept() -> usize {
+    with_state(|state| state.ring.len()).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests;

@@ -41,6 +41,11 @@ impl Ring {
         }
     }
 
+    /// How many records are kept.
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
     /// Number that the next record will get.
     pub fn next(&self) -> u64 {
         self.first + self.records.len() as u64
