@@ -96,17 +96,34 @@ fi
 
 become_root
 # Nothing of the user's is removed to make room: a conflict is an error that names itself.
-install_all() {
+install() { # apt-get's arguments
     "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
-        --no-remove -o DPkg::Lock::Timeout=300 "${packages[@]}" >>"$log" 2>&1 </dev/null
+        --no-remove -o DPkg::Lock::Timeout=300 "$@" >>"$log" 2>&1 </dev/null
+}
+# QEMU is one version throughout: where a part of it is from backports already, Debian's own does not
+# fit beside it. The backports are read into a directory of ours; the machine's sources stay as they are.
+install_beside_backports() {
+    local suite mirror lists=$target/backports private
+    [[ " ${packages[*]} " == *" qemu-system-x86 "* ]] || return 1
+    [[ $(dpkg-query -W -f '${Version}' qemu-utils 2>/dev/null) == *~bpo* ]] || return 1
+    suite=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)-backports
+    mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' "Codename: ${suite%-backports}" | head -n 1)
+    say "QEMU is from $suite on this machine: the rest of it comes from there too"
+    mkdir -p "$lists/state/partial"
+    printf 'deb %s %s main\n' "$mirror" "${suite%-backports}" "$mirror" "$suite" >"$lists/sources.list"
+    private=(-o "Dir::Etc::sourcelist=$lists/sources.list" -o Dir::Etc::sourceparts=/dev/null
+        -o "Dir::State::lists=$lists/state" -o APT::Sandbox::User=root)
+    "${root[@]}" apt-get update "${private[@]}" >>"$log" 2>&1 </dev/null || return 1
+    install "${private[@]}" -t "$suite" qemu-system-x86 || return 1
+    install "${packages[@]}"
 }
 say "installing for '$*': ${packages[*]} (log: ${log#"$top"/})"
 : >"$log"
 # A new machine has the lists of its image: old versions, or none of the security updates.
 [ -n "$(find "$target/packages.fresh" -mtime -1 2>/dev/null)" ] || refresh || true
-if ! heartbeat "apt-get install" install_all; then
+if ! heartbeat "apt-get install" install "${packages[@]}"; then
     refresh || true
-    if ! heartbeat "apt-get install" install_all; then
+    if ! heartbeat "apt-get install" install "${packages[@]}" && ! heartbeat "apt-get install" install_beside_backports; then
         reason=$(grep -E '^(E:|.*but it is not|.*Conflicts)' "$log" | tail -n 1)
         die "apt-get could not install ${packages[*]}: ${reason:-see $log}"
     fi
