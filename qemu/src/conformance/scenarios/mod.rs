@@ -6,11 +6,14 @@ mod delete;
 mod errors;
 mod json;
 mod kinds;
+mod names;
 mod negotiate;
 mod network;
+mod policy;
 mod process;
 mod properties;
 mod reconnect;
+mod service;
 mod spec;
 mod storage;
 mod transport;
@@ -35,7 +38,10 @@ pub const AREAS: &[Area] = &[
     properties::AREA,
     delete::AREA,
     storage::AREA,
+    names::AREA,
     network::AREA,
+    policy::AREA,
     boot::AREA,
+    service::AREA,
     v1::AREA,
 ];
