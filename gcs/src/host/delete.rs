@@ -90,7 +90,7 @@ impl Host {
         };
         let (bundle, scratch) = (container.bundle.clone(), container.scratch.clone());
         // Their mounts go too, if the host has left them there.
-        let shares = self.expect_answers_below(&bundle);
+        let shares = self.expect_answers(|path| path.starts_with(&bundle));
         let name = id.clone();
         self.run(
             format!("deleting container {id:?}"),

@@ -18,7 +18,7 @@ const MESSAGE_SIZE: u32 = 65_536;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Directory {
     pub port: u32,
-    mount_path: PathBuf,
+    pub mount_path: PathBuf,
     /// Empty: what the server has without a name.
     share: String,
     read_only: bool,
@@ -27,7 +27,7 @@ pub struct Directory {
 impl Directory {
     /// # Errors
     /// A port, path or name that cannot be one.
-    pub fn new(mount_path: &str, port: i32, share: &str, read_only: bool) -> Result<Self, Failure> {
+    pub fn new(mount_path: &str, port: i64, share: &str, read_only: bool) -> Result<Self, Failure> {
         let Some(mount_path) = mount_point(mount_path)? else {
             return Err(Failure::unspecified("MappedDirectory without MountPath"));
         };

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, shutdown, sockopt, Shutdown};
 
+use crate::bridge::codec::Reply;
 use crate::bridge::outbox::Ticket;
 use crate::error::Failure;
 use crate::host::{Deadline, Host, Key};
@@ -32,27 +33,41 @@ pub struct Share {
     timer: Option<TimerKey>,
 }
 
+/// What follows when a directory is mounted or has turned out not to be.
+pub type Attached = Box<dyn FnOnce(&mut Host, Result<(), Failure>)>;
+
 impl Host {
     pub(super) fn add_directory(&mut self, ticket: Ticket, settings: MappedDirectory) {
-        let path = settings.mount_path;
-        let (port, share) = (settings.port, settings.share_name);
-        let begun = Directory::new(&path, port, &share, settings.read_only)
-            .and_then(|directory| self.mounts.begin_add(&path).map(|()| directory));
-        let directory = match begun {
-            Ok(directory) => directory,
-            Err(failure) => return self.outbox.answer(ticket, Err(failure)),
-        };
+        let (path, port) = (settings.mount_path, settings.port.into());
+        match Directory::new(&path, port, &settings.share_name, settings.read_only) {
+            Ok(directory) => self.attach_directory(
+                directory,
+                Box::new(move |host, done| {
+                    host.outbox.answer(ticket, done.map(|()| Reply::Done));
+                }),
+            ),
+            Err(failure) => self.outbox.answer(ticket, Err(failure)),
+        }
+    }
+
+    /// Dials its server and mounts it, or leaves nothing behind.
+    pub(in crate::host) fn attach_directory(&mut self, directory: Directory, then: Attached) {
+        let path = directory.mount_path.to_string_lossy().into_owned();
+        if let Err(failure) = self.mounts.begin_add(&path) {
+            return then(self, Err(failure));
+        }
         self.dial(vec![directory.port], move |host, dialled| {
             let connection = dialled.map(|mut connections| connections.pop());
             match connection {
                 Ok(Some(connection)) => {
-                    host.mount_directory(ticket, path, directory, connection);
+                    host.mount_directory(path, directory, connection, then);
                 }
                 Ok(None) => unreachable!("a dial of one port gives one connection"),
                 Err(failure) => {
+                    host.mounts.end_add(&path, None);
                     let failure = Failure::unspecified(failure.to_string())
                         .during(format_args!("mounting a directory on {path:?}"));
-                    host.end_add(ticket, &path, Err(failure));
+                    then(host, Err(failure));
                 }
             }
         });
@@ -60,10 +75,10 @@ impl Host {
 
     fn mount_directory(
         &mut self,
-        ticket: Ticket,
         path: String,
         directory: Directory,
         connection: OwnedFd,
+        then: Attached,
     ) {
         for result in [
             setsockopt(&connection, sockopt::RcvBuf, &BUFFER),
@@ -79,8 +94,7 @@ impl Host {
             .timers
             .add(Instant::now() + SILENCE, Deadline::Share(key));
         let share = Share {
-            // Checked by `Directory::new`.
-            mount_path: clean(Path::new(&path)).unwrap_or_default(),
+            mount_path: directory.mount_path.clone(),
             connection: Rc::clone(&connection),
             timer: Some(timer),
         };
@@ -96,12 +110,17 @@ impl Host {
                 if added.is_err() {
                     host.shares.remove(&key);
                 }
-                host.end_add(ticket, &path, added);
+                let (record, result) = match added {
+                    Ok(record) => (Some(record), Ok(())),
+                    Err(failure) => (None, Err(failure)),
+                };
+                host.mounts.end_add(&path, record);
+                then(host, result);
             },
         );
     }
 
-    pub(super) fn remove_directory(&mut self, ticket: Ticket, settings: &MappedDirectory) {
+    pub(in crate::host) fn remove_directory(&mut self, ticket: Ticket, settings: &MappedDirectory) {
         let path = &settings.mount_path;
         let cleaned = clean(Path::new(path)).ok();
         let mut shares = self.shares.iter();
@@ -124,11 +143,11 @@ impl Host {
         );
     }
 
-    /// Before something below the directory is unmounted: gives each server its time.
-    pub(in crate::host) fn expect_answers_below(&mut self, directory: &Path) -> Vec<Key> {
+    /// Before what is at these paths is unmounted: gives each server its time.
+    pub(in crate::host) fn expect_answers(&mut self, at: impl Fn(&Path) -> bool) -> Vec<Key> {
         let shares = self.shares.iter();
-        let below = shares.filter(|(_, share)| share.mount_path.starts_with(directory));
-        let keys: Vec<Key> = below.map(|(key, _)| *key).collect();
+        let there = shares.filter(|(_, share)| at(&share.mount_path));
+        let keys: Vec<Key> = there.map(|(key, _)| *key).collect();
         for key in &keys {
             self.expect_answer(*key);
         }
@@ -139,6 +158,15 @@ impl Host {
     pub(in crate::host) fn shares_answered(&mut self, keys: &[Key]) {
         for key in keys {
             self.share_answered(*key);
+        }
+    }
+
+    /// After it, when there is no later Remove for them: their connections end.
+    pub(in crate::host) fn forget_shares(&mut self, keys: &[Key]) {
+        self.shares_answered(keys);
+        for share in keys.iter().filter_map(|key| self.shares.remove(key)) {
+            let path = share.mount_path.to_string_lossy();
+            self.mounts.end_add(&path, None);
         }
     }
 

@@ -1,6 +1,7 @@
 //! The container of a VM of the retired protocol: its storage comes with Create and goes with
 //! its init (8.3, 8.5).
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::storage::{self, Attached};
@@ -11,9 +12,10 @@ use crate::host::container::{Container, State};
 use crate::host::process::Role;
 use crate::host::session::Session;
 use crate::host::{Host, Key};
-use crate::prot::v1::{MappedVirtualDisk, NetworkAdapter, VmHostedContainerSettings};
+use crate::prot::v1::{MappedDirectory, NetworkAdapter, VmHostedContainerSettings};
 use crate::prot::{HResult, MessageBase, NotificationType};
 use crate::spec;
+use crate::storage::Directory;
 
 /// Every disk may take its time to appear, and they are mounted one after another.
 const ATTACH_LIMIT: Duration = Duration::from_secs(240);
@@ -29,7 +31,8 @@ pub enum Stage {
 /// What was mounted for it, and what it is still to get.
 pub struct Mounts {
     pub attached: Attached,
-    pub disks: Vec<MappedVirtualDisk>,
+    /// Where disks and directories are mapped, as in [`Directory::mount_path`].
+    pub mapped: Vec<PathBuf>,
     pub adapters: Vec<NetworkAdapter>,
 }
 
@@ -41,17 +44,17 @@ impl Host {
         settings: VmHostedContainerSettings,
     ) {
         let id = base.container_id.clone();
-        if let Err(failure) = check(&id, &settings) {
-            return self.outbox.answer(ticket, Err(failure));
-        }
+        let directories = match check(&id, &settings) {
+            Ok(directories) => directories,
+            Err(failure) => return self.outbox.answer(ticket, Err(failure)),
+        };
         // Its bundle is known when its number is; until then it has none to share.
-        let none = std::path::PathBuf::new();
+        let none = PathBuf::new();
         let container = Container::creating(base.activity_id.clone(), none.clone(), none);
         self.containers.insert(id.clone(), container);
-        let (disks, adapters) = (
-            settings.mapped_virtual_disks.clone(),
-            settings.network_adapters.clone(),
-        );
+        let disks = settings.mapped_virtual_disks.iter();
+        let mapped = disks.filter_map(storage::mapped_at).collect();
+        let adapters = settings.network_adapters.clone();
         self.run(
             format!("attaching the storage of container {id:?}"),
             ATTACH_LIMIT,
@@ -64,19 +67,45 @@ impl Host {
                         return host.outbox.answer(ticket, Err(failure));
                     }
                 };
-                if let Some(container) = host.containers.get_mut(&id) {
-                    container.state = State::Created;
-                    container.bundle = attached.directory.clone();
-                    container.v1 = Some(Stage::Mounted(Mounts {
-                        attached,
-                        disks,
-                        adapters,
-                    }));
-                }
-                host.outbox.answer(ticket, Ok(Reply::CreatedV1));
-                host.open_session(Session::V3);
+                let mounts = Mounts {
+                    attached,
+                    mapped,
+                    adapters,
+                };
+                host.map_directories_v1(ticket, id, mounts, directories.into_iter());
             },
         );
+    }
+
+    /// The last step of Create: one directory after the other, and all or nothing.
+    fn map_directories_v1(
+        &mut self,
+        ticket: Ticket,
+        id: String,
+        mut mounts: Mounts,
+        mut directories: std::vec::IntoIter<Directory>,
+    ) {
+        let Some(directory) = directories.next() else {
+            if let Some(container) = self.containers.get_mut(&id) {
+                container.state = State::Created;
+                container.bundle = mounts.attached.directory.clone();
+                container.v1 = Some(Stage::Mounted(mounts));
+            }
+            self.outbox.answer(ticket, Ok(Reply::CreatedV1));
+            return self.open_session(Session::V3);
+        };
+        let path = directory.mount_path.clone();
+        let mapped = move |host: &mut Self, done: Result<(), Failure>| match done {
+            Ok(()) => {
+                mounts.mapped.push(path);
+                host.map_directories_v1(ticket, id, mounts, directories);
+            }
+            Err(failure) => host.take_apart_v1(id, mounts, move |host, id| {
+                host.containers.remove(&id);
+                host.outbox.answer(ticket, Err(failure));
+            }),
+        };
+        self.attach_directory(directory, Box::new(mapped));
     }
 
     pub(super) fn mounts_v1(&mut self, id: &str) -> Result<&mut Mounts, Failure> {
@@ -126,44 +155,76 @@ impl Host {
 
     /// Removes what the container is made of; then its waiters and the host hear of its end.
     fn dissolve_v1(&mut self, id: String, mounts: Mounts, init: Option<Key>) {
+        self.take_apart_v1(id, mounts, move |host, id| {
+            if let Some(container) = host.containers.get_mut(&id) {
+                container.v1 = None;
+                container.exit_type = NotificationType::UnexpectedExit;
+            }
+            if let Some(init) = init {
+                host.publish(init);
+            }
+            host.notify_exit(&id);
+            host.containers.remove(&id);
+        });
+    }
+
+    fn take_apart_v1(
+        &mut self,
+        id: String,
+        mounts: Mounts,
+        then: impl FnOnce(&mut Self, String) + 'static,
+    ) {
         let name = id.clone();
-        self.run(
+        self.detach_v1(
             format!("taking container {id:?} apart"),
-            DETACH_LIMIT,
-            move || {
+            mounts.mapped,
+            move |mapped| {
                 let purged = crate::runtime::purge(&name);
-                storage::detach(&mounts.attached, &mounts.disks).and(purged)
+                let unmapped = storage::unmap(mapped);
+                unmapped.and(storage::detach(&mounts.attached)).and(purged)
             },
+            move |host| then(host, id),
+        );
+    }
+
+    /// Runs a task that unmounts, among others, what is mapped at these paths. `then` comes
+    /// whether it could or not.
+    pub(super) fn detach_v1(
+        &mut self,
+        doing: String,
+        mapped: Vec<PathBuf>,
+        job: impl FnOnce(&[PathBuf]) -> Result<(), Failure>,
+        then: impl FnOnce(&mut Self) + 'static,
+    ) {
+        let shares = self.expect_answers(|path| mapped.iter().any(|p| p == path));
+        self.run(
+            doing.clone(),
+            DETACH_LIMIT,
+            move || job(&mapped),
             move |host, done: Result<(), Failure>| {
                 if let Err(left) = done {
-                    log::error!("container {id:?}: {left}");
+                    log::error!("{doing}: {left}");
                 }
-                if let Some(container) = host.containers.get_mut(&id) {
-                    container.v1 = None;
-                    container.exit_type = NotificationType::UnexpectedExit;
-                }
-                if let Some(init) = init {
-                    host.publish(init);
-                }
-                host.notify_exit(&id);
-                host.containers.remove(&id);
+                host.forget_shares(&shares);
+                then(host);
             },
         );
     }
 }
 
 /// What can be checked before anything is touched.
-fn check(id: &str, settings: &VmHostedContainerSettings) -> Result<(), Failure> {
+fn check(id: &str, settings: &VmHostedContainerSettings) -> Result<Vec<Directory>, Failure> {
     spec::check_id(id)?;
     if settings.layers.is_empty() {
         return Err(Failure::unspecified(
             "the container document has no Layers; one of schema 2.1 needs NegotiateProtocol first",
         ));
     }
-    if !settings.mapped_directories.is_empty() {
-        return Err(Failure::unspecified(
-            "MappedDirectories of the retired schema are not supported",
-        ));
-    }
-    Ok(())
+    settings.mapped_directories.iter().map(directory).collect()
+}
+
+/// What a directory to be mapped comes to.
+pub(super) fn directory(sent: &MappedDirectory) -> Result<Directory, Failure> {
+    storage::in_utility_vm(sent.create_in_utility_vm, &sent.container_path)?;
+    Directory::new(&sent.container_path, sent.port.into(), "", sent.read_only)
 }

@@ -1,68 +1,101 @@
-//! ModifySettings of the retired protocol: disks of the container (8.5).
+//! ModifySettings of the retired protocol: disks and directories of the container (8.5).
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use super::storage;
+use super::{container, storage};
 use crate::bridge::codec::Reply;
 use crate::bridge::outbox::Ticket;
 use crate::error::Failure;
 use crate::host::Host;
+use crate::prot::settings::MappedDirectory;
 use crate::prot::v1::{MappedVirtualDisk, Mapping, ModifyRequest};
 use crate::prot::{MessageBase, RequestType};
+use crate::storage::Directory;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
 impl Host {
     pub(super) fn modify_v1(&mut self, ticket: Ticket, base: &MessageBase, request: ModifyRequest) {
-        let id = &base.container_id;
-        let refused = |text: String| Err(Failure::unspecified(text));
-        let disk = self.mounts_v1(id).map(drop).and_then(|()| {
-            match (request.mapping, &request.request_type) {
-                (Mapping::Disk(disk), RequestType::Add | RequestType::Remove) => Ok(disk),
-                (Mapping::Disk(_), other) => refused(format!("a disk knows no request {other}")),
-                (Mapping::Directory(_), _) => {
-                    refused("MappedDirectory of the retired schema is not supported".to_owned())
-                }
-                (Mapping::Unknown(_), _) => {
-                    refused("the retired schema maps disks and directories only".to_owned())
-                }
-            }
-        });
-        match (disk, request.request_type) {
-            (Err(failure), _) => self.outbox.answer(ticket, Err(failure)),
-            (Ok(disk), RequestType::Remove) => self.unmap_v1(ticket, id.clone(), disk),
-            (Ok(disk), _) => self.map_v1(ticket, id.clone(), disk),
+        let id = base.container_id.clone();
+        if let Err(failure) = self.mounts_v1(&id) {
+            return self.outbox.answer(ticket, Err(failure));
         }
+        let text = match (request.mapping, request.request_type) {
+            (Mapping::Disk(disk), RequestType::Add) => return self.map_v1(ticket, id, disk),
+            (Mapping::Disk(disk), RequestType::Remove) => return self.unmap_v1(ticket, id, disk),
+            (Mapping::Directory(sent), RequestType::Add) => match container::directory(&sent) {
+                Ok(directory) => return self.share_v1(ticket, id, directory),
+                Err(failure) => return self.outbox.answer(ticket, Err(failure)),
+            },
+            // It may stay in `mapped`: what is not there is unmounted with success.
+            (Mapping::Directory(sent), RequestType::Remove) => {
+                let directory = MappedDirectory {
+                    mount_path: sent.container_path,
+                    ..MappedDirectory::default()
+                };
+                return self.remove_directory(ticket, &directory);
+            }
+            (Mapping::Unknown(_), _) => {
+                "the retired schema maps disks and directories only".to_owned()
+            }
+            (_, other) => format!("a disk or directory knows no request {other}"),
+        };
+        self.outbox.answer(ticket, Err(Failure::unspecified(text)));
     }
 
     fn map_v1(&mut self, ticket: Ticket, id: String, disk: MappedVirtualDisk) {
-        let mapped = disk.clone();
+        let path = storage::mapped_at(&disk);
         self.run(
             format!("mapping the disk at {:?}", disk.container_path),
             LIMIT,
-            move || storage::map_disk(&mapped),
-            move |host, done: Result<(), Failure>| {
-                let result = done.map(|()| match host.mounts_v1(&id) {
-                    Ok(mounts) => mounts.disks.push(disk),
-                    // The container has ended meanwhile, and its mounts without this one.
-                    Err(_) => log::warn!("a disk of the ended container {id:?} stays mounted"),
-                });
-                host.outbox.answer(ticket, result.map(|()| Reply::Done));
-            },
+            move || storage::map_disk(&disk),
+            move |host, done: Result<(), Failure>| host.mapped_v1(ticket, &id, path, done),
+        );
+    }
+
+    fn share_v1(&mut self, ticket: Ticket, id: String, directory: Directory) {
+        let path = Some(directory.mount_path.clone());
+        let then = move |host: &mut Self, done| host.mapped_v1(ticket, &id, path, done);
+        self.attach_directory(directory, Box::new(then));
+    }
+
+    /// Keeps in mind what is mounted at the path. When the container has ended meanwhile, and
+    /// its mounts without this one, it goes as well.
+    fn mapped_v1(
+        &mut self,
+        ticket: Ticket,
+        id: &str,
+        path: Option<PathBuf>,
+        done: Result<(), Failure>,
+    ) {
+        let ended = match (done, self.mounts_v1(id)) {
+            (Ok(()), Ok(mounts)) => {
+                mounts.mapped.extend(path);
+                return self.outbox.answer(ticket, Ok(Reply::Done));
+            }
+            (Ok(()), Err(ended)) => ended,
+            (Err(failure), _) => return self.outbox.answer(ticket, Err(failure)),
+        };
+        let paths: Vec<PathBuf> = path.into_iter().collect();
+        self.detach_v1(
+            format!("unmounting {paths:?} of the ended container {id:?}"),
+            paths,
+            storage::unmap,
+            move |host| host.outbox.answer(ticket, Err(ended)),
         );
     }
 
     fn unmap_v1(&mut self, ticket: Ticket, id: String, disk: MappedVirtualDisk) {
-        let mapped = disk.clone();
+        let path: Vec<PathBuf> = storage::mapped_at(&disk).into_iter().collect();
+        let mounted = path.clone();
         self.run(
             format!("removing the disk at {:?}", disk.container_path),
             LIMIT,
-            move || storage::unmap_disk(&mapped).and_then(|()| storage::unplug(mapped.lun)),
+            move || storage::unmap(&mounted).and_then(|()| storage::unplug(disk.lun)),
             move |host, done: Result<(), Failure>| {
                 if let (Ok(()), Ok(mounts)) = (&done, host.mounts_v1(&id)) {
-                    mounts
-                        .disks
-                        .retain(|d| d.container_path != disk.container_path);
+                    mounts.mapped.retain(|p| !path.contains(p));
                 }
                 host.outbox.answer(ticket, done.map(|()| Reply::Done));
             },

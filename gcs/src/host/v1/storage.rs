@@ -86,7 +86,7 @@ impl DiskId {
     }
 }
 
-/// Mounts all of it, or nothing.
+/// Mounts all disks, or nothing.
 pub fn attach(settings: &VmHostedContainerSettings) -> Result<Attached, Failure> {
     let directory = new_directory()?;
     let attached = Attached {
@@ -96,7 +96,7 @@ pub fn attach(settings: &VmHostedContainerSettings) -> Result<Attached, Failure>
     };
     let mut mounted = Vec::new();
     mount_all(settings, &attached, &mut mounted).inspect_err(|_| {
-        if let Err(left) = detach(&attached, &mounted) {
+        if let Err(left) = unmap(&mounted).and(detach(&attached)) {
             log::error!("after a failed create: {left}");
         }
     })?;
@@ -121,11 +121,11 @@ fn new_directory() -> Result<PathBuf, Failure> {
 fn mount_all(
     settings: &VmHostedContainerSettings,
     attached: &Attached,
-    mounted: &mut Vec<MappedVirtualDisk>,
+    mounted: &mut Vec<PathBuf>,
 ) -> Result<(), Failure> {
     for disk in &settings.mapped_virtual_disks {
         map_disk(disk)?;
-        mounted.push(disk.clone());
+        mounted.extend(mapped_at(disk));
     }
     let mut paths = vec![PathBuf::from(BASE)];
     for (number, layer) in settings.layers.iter().enumerate() {
@@ -151,20 +151,34 @@ pub fn map_disk(disk: &MappedVirtualDisk) -> Result<(), Failure> {
     if disk.attach_only {
         return Ok(());
     }
-    if !disk.create_in_utility_vm {
-        return Err(Failure::unspecified(format!(
-            "a disk can be mapped in the utility VM only: {:?} is to be in the container",
-            disk.container_path
-        )));
-    }
+    in_utility_vm(disk.create_in_utility_vm, &disk.container_path)?;
     DiskId::Scsi(disk.lun).mount(Path::new(&disk.container_path), disk.read_only)
 }
 
-pub fn unmap_disk(disk: &MappedVirtualDisk) -> Result<(), Failure> {
-    if disk.attach_only {
-        return Ok(());
+/// The only place for disks and directories.
+pub fn in_utility_vm(there: bool, path: &str) -> Result<(), Failure> {
+    if !there {
+        return Err(Failure::unspecified(format!(
+            "mapped in the utility VM only: {path:?} is to be in the container"
+        )));
     }
-    crate::storage::remove(&Roots::default(), &disk.container_path, &[])
+    Ok(())
+}
+
+/// Where the disk is mounted, if it is to be.
+pub fn mapped_at(disk: &MappedVirtualDisk) -> Option<PathBuf> {
+    (!disk.attach_only).then(|| disk.container_path.as_str().into())
+}
+
+/// Unmounts disks and directories, the last first, as far as they are there; the first failure
+/// is told.
+pub fn unmap(paths: &[PathBuf]) -> Result<(), Failure> {
+    let all = paths.iter().rev().map(|path| unmount(path));
+    all.fold(Ok(()), Result::and)
+}
+
+fn unmount(path: &Path) -> Result<(), Failure> {
+    crate::storage::remove(&Roots::default(), &path.to_string_lossy(), &[])
 }
 
 /// Lets go of a disk that the host is about to take away.
@@ -172,22 +186,17 @@ pub fn unplug(lun: u8) -> Result<(), Failure> {
     scsi::remove(&Roots::default(), 0, lun)
 }
 
-/// Takes everything away, as far as it is there; the first failure is told.
-pub fn detach(attached: &Attached, mapped: &[MappedVirtualDisk]) -> Result<(), Failure> {
-    let mut result = Ok(());
-    for disk in mapped.iter().rev() {
-        result = result.and(unmap_disk(disk));
-    }
-    let unmount =
-        |path: PathBuf| crate::storage::remove(&Roots::default(), &path.to_string_lossy(), &[]);
-    result = result.and(unmount(attached.root()));
+/// Takes away root, scratch and layers, as `unmap`.
+pub fn detach(attached: &Attached) -> Result<(), Failure> {
+    let layers = 0..attached.layers;
+    let mut paths: Vec<PathBuf> = layers
+        .map(|number| attached.directory.join(number.to_string()))
+        .collect();
     if attached.has_scratch_disk {
-        result = result.and(unmount(attached.scratch()));
+        paths.push(attached.scratch());
     }
-    for number in (0..attached.layers).rev() {
-        result = result.and(unmount(attached.directory.join(number.to_string())));
-    }
-    result.and(tree::remove(&attached.directory))
+    paths.push(attached.root());
+    unmap(&paths).and(tree::remove(&attached.directory))
 }
 
 /// The bundle, and the name servers of its network.

@@ -2,9 +2,9 @@
 
 mod disks;
 mod layers;
-mod mapped;
-mod place;
-mod shares;
+pub(super) mod mapped;
+pub(super) mod place;
+pub(super) mod shares;
 
 use super::{Area, Scenario};
 

@@ -1,6 +1,8 @@
 //! The retired V1 schema (protocol.md 8). A guest without it refuses the first Create, and the
 //! lines about it do not apply.
 
+mod mappings;
+
 use serde_json::{json, Value};
 
 use super::process::{line, rest};
@@ -21,7 +23,7 @@ const SCENARIOS: &[(u16, Scenario)] = &[
     (330, create_first),
     (331, paths),
     (332, first_and_later),
-    (333, exit),
+    (333, mappings::exit),
     (334, under_protocol_4),
 ];
 
@@ -176,30 +178,6 @@ pub fn first_and_later(lab: &mut Lab) -> Checked {
     )?;
     drop((stdout, std::mem::take(&mut init.stdio)));
     same("exit code of the first process", 7, init.wait(LIMIT)?)
-}
-
-pub fn exit(lab: &mut Lab) -> Checked {
-    let vm = created(lab)?;
-    let kept = inside(&vm, &format!("cp {TOOLS}/bin/busybox {KEPT}"));
-    if kept.is_err() {
-        return Err(not_run(
-            "the VM's root cannot be written, and nothing else stays mounted",
-        ));
-    }
-    let mut init = first(&vm, "exit 4").start()?;
-    drop(std::mem::take(&mut init.stdio));
-    same("exit code", 4, init.wait(LIMIT)?)?;
-    let exit = vm.wait_notification(ID, LIMIT)?.members;
-    same("Type", Some("UnexpectedExit"), exit["Type"].as_str())?;
-    let left =
-        format!("{KEPT} grep -e /run/gcs/c/ -e {TOOLS} /proc/mounts; {KEPT} ls /run/gcs/c; true");
-    same(
-        "mounts and directories left",
-        "",
-        shell(&vm, KEPT, &left)?.as_str(),
-    )?;
-    let gone = json!({"ContainerId": ID, "Query": ""});
-    vm.ask_json(Rpc::GetProperties, &gone)?.is(codes::NOT_FOUND)
 }
 
 pub fn under_protocol_4(lab: &mut Lab) -> Checked {

@@ -19,7 +19,7 @@ const BLOCK: usize = 4096;
 const PART: u64 = 16 * MIB;
 
 /// A file system that says `name` in a file `who`, made without root.
-fn layer(file: &Path, name: &str, bytes: u64) -> Checked {
+pub fn layer(file: &Path, name: &str, bytes: u64) -> Checked {
     let dir = tempfile::tempdir()?;
     fs::write(dir.path().join("who"), name)?;
     // One block of something else, to be found and damaged.

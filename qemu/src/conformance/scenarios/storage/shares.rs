@@ -8,7 +8,7 @@ use super::place::{gone, mount_line};
 use crate::conformance::{codes, contains, fail, refused, same, that, Checked, Guest, Lab, LIMIT};
 use crate::plan9::{Seen, Server, CONTENT, NAME};
 
-const PORT: u32 = 564;
+pub const PORT: u32 = 564;
 
 fn add(vm: &Guest, path: &str, more: serde_json::Value) -> Result<(), crate::host::HostError> {
     let mut settings = json!({"MountPath": path, "Port": PORT});
@@ -27,7 +27,7 @@ fn remove(vm: &Guest, path: &str) -> Result<(), crate::host::HostError> {
 }
 
 /// The server of the next connection.
-fn server(vm: &Guest) -> Checked<Server> {
+pub fn server(vm: &Guest) -> Checked<Server> {
     let server = Server::default();
     let taker = server.clone();
     vm.on_dial(PORT, move |stream| taker.serve(stream))?;
@@ -35,7 +35,7 @@ fn server(vm: &Guest) -> Checked<Server> {
 }
 
 /// Waits for the guest to close the connection.
-fn closed(server: &Server) -> Checked<Seen> {
+pub fn closed(server: &Server) -> Checked<Seen> {
     let began = Instant::now();
     loop {
         match server.seen() {
