@@ -164,12 +164,11 @@ pub fn partitions(lab: &mut Lab) -> Checked {
         let file = std::fs::File::options().write(true).open(file)?;
         Ok(file.write_all_at(&table, 0)?)
     })?;
-    let name = vm.sh(&format!(
-        "ls /sys/bus/scsi/devices/0:0:0:{}/block",
-        disk.lun()
-    ))?;
+    let block = format!("ls /sys/bus/scsi/devices/0:0:0:{}/block", disk.lun());
     for partition in [2, 1] {
         disk.add(json!({"Partition": partition, "EnsureFilesystem": true, "Filesystem": "ext4"}))?;
+        // Behind the Add, which waits for the disk.
+        let name = vm.sh(&block)?;
         let line = mount_line(&vm, &disk.path)?;
         contains("the mount", &format!("/dev/{name}{partition} ext4"), &line)?;
         vm.modify(
