@@ -168,16 +168,7 @@ impl Host {
         };
         let doing = format!("creating container {id:?} in the engine");
         self.run_helper(doing, ENGINE_LIMIT, &order, stdio, move |host, result| {
-            let made = result.and_then(|(report, mut fds)| match (report, ours) {
-                (Report::Failed(failure), _) => Err(failure),
-                (Report::Done { pid: Some(pid) }, Some(streams)) => Ok((pid, streams)),
-                (Report::Done { pid: Some(pid) }, None) if !fds.is_empty() => {
-                    Ok((pid, InitStreams::Terminal(fds.remove(0))))
-                }
-                (Report::Done { .. }, _) => Err(Failure::unspecified(
-                    "the engine's report lacks the pid or the terminal",
-                )),
-            });
+            let made = result.and_then(|(report, fds)| made_init(report, fds, ours));
             match made {
                 Ok((pid, streams)) => host.connect(ticket, id, Pid::from_raw(pid), streams),
                 Err(failure) => host.create_failed(ticket, id, failure),
@@ -249,6 +240,22 @@ impl Host {
         }
         Some(sources)
     }
+}
+
+/// The init that the engine made, with our ends of its streams: the pipes it was given, else the
+/// terminal that came with the report.
+pub(super) fn made_init(
+    report: Report,
+    fds: Vec<OwnedFd>,
+    pipes: Option<InitStreams>,
+) -> Result<(i32, InitStreams), Failure> {
+    let pid = match report {
+        Report::Done { pid } => pid,
+        Report::Failed(failure) => return Err(failure),
+    };
+    let terminal = || fds.into_iter().next().map(InitStreams::Terminal);
+    pid.zip(pipes.or_else(terminal))
+        .ok_or_else(|| Failure::unspecified("the engine's report lacks the pid or the terminal"))
 }
 
 /// Three pipes between an init and its relay; our ends do not block.

@@ -13,14 +13,14 @@ use crate::bridge::codec::Reply;
 use crate::bridge::outbox::Ticket;
 use crate::error::Failure;
 use crate::host::container::{InitStreams, State};
-use crate::host::create::Pipes;
+use crate::host::create::{made_init, Pipes};
 use crate::host::execute::{words, START_LIMIT};
 use crate::host::process::Role;
 use crate::host::streams::{Connections, Ports};
 use crate::host::Host;
 use crate::net::assign::assign;
 use crate::prot::{ExecuteProcessSettings, HResult, MessageBase, ProcessParameters};
-use crate::runtime::{Order, Report};
+use crate::runtime::Order;
 use crate::stdio::Relay;
 
 const WRITE_LIMIT: Duration = Duration::from_secs(30);
@@ -163,16 +163,7 @@ impl Host {
         let stdio = theirs.each_ref().map(AsFd::as_fd);
         let doing = format!("creating container {id:?} in the engine");
         self.run_helper(doing, ENGINE_LIMIT, &order, stdio, move |host, result| {
-            let made = result.and_then(|(report, mut fds)| match (report, ours) {
-                (Report::Failed(failure), _) => Err(failure),
-                (Report::Done { pid: Some(pid) }, Some(streams)) => Ok((pid, streams)),
-                (Report::Done { pid: Some(pid) }, None) if !fds.is_empty() => {
-                    Ok((pid, InitStreams::Terminal(fds.remove(0))))
-                }
-                (Report::Done { .. }, _) => Err(Failure::unspecified(
-                    "the engine's report lacks the pid or the terminal",
-                )),
-            });
+            let made = result.and_then(|(report, fds)| made_init(report, fds, ours));
             let made = made.and_then(|(pid, streams)| {
                 let relay = connections.relay(streams).map_err(|error| {
                     Failure::unspecified(format!("joining the streams of {id:?}: {error}"))
