@@ -9,7 +9,7 @@ override CMD := $(value CMD)
 override IMAGE := $(value IMAGE)
 export CMD IMAGE GUEST_PROFILE HOST_PROFILE GUEST_TOOLCHAIN KERNEL_DEBUG KERNEL_SOURCE IMAGE_FORMAT IMAGE_XFS
 
-fragments := $(addprefix kernel-config/,base.config hyperv.config qemu.config)
+fragments := $(addprefix kernel-config/,base.config netfilter.config hyperv.config qemu.config)
 
 run: build ## boot a utility VM and run a container in it: IMAGE=, CMD='sh -c "cat; exit 7"'
 	@image/scripts/run.sh

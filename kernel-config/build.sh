@@ -8,8 +8,8 @@
 here=$top/kernel-config
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/lcow-uvm
 work=$target/kernel
-objects="about 1,900" # compiled files of this configuration, for the progress line
-fragments=("$here/base.config" "$here/hyperv.config" "$here/qemu.config")
+objects="about 2,050" # compiled files of this configuration, for the progress line
+fragments=("$here/base.config" "$here/netfilter.config" "$here/hyperv.config" "$here/qemu.config")
 [ -z "${KERNEL_DEBUG:-}" ] || fragments+=("$here/debug.config")
 
 "$top/image/scripts/packages.sh" kernel
