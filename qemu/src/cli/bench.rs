@@ -13,7 +13,9 @@ use crate::bench::{self, report, Plan};
 use crate::choice;
 use crate::vm::QEMU;
 
+// Refusals are part of what is measured, and a missing clock is nobody's news here.
 #[derive(Debug, Args)]
+#[command(mut_arg("log_level", |arg| arg.default_value("error")))]
 pub struct Bench {
     #[command(flatten)]
     vm: VmOptions,
