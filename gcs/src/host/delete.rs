@@ -1,5 +1,6 @@
 //! DeleteContainerState (protocol 6.11).
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::libc::SIGKILL;
@@ -11,6 +12,7 @@ use crate::bridge::outbox::Ticket;
 use crate::error::Failure;
 use crate::prot::{HResult, MessageBase};
 use crate::spec::{self, Context};
+use crate::storage::{self, Roots};
 
 const DELETE_LIMIT: Duration = Duration::from_secs(120);
 /// How long a killed init may take to end; a host has given up on the container by then.
@@ -90,7 +92,14 @@ impl Host {
         };
         let (bundle, scratch) = (container.bundle.clone(), container.scratch.clone());
         // Their mounts go too, if the host has left them there.
-        let shares = self.expect_answers(|path| path.starts_with(&bundle));
+        let (its_bundle, its_scratch) = (bundle.clone(), scratch.clone());
+        let inside = move |path: &Path| {
+            let below =
+                |directory: &Path| !directory.as_os_str().is_empty() && path.starts_with(directory);
+            below(&its_bundle) || below(&its_scratch)
+        };
+        let shares = self.expect_answers(&inside);
+        let mappings = self.mounts.mappings(&inside);
         let name = id.clone();
         self.run(
             format!("deleting container {id:?}"),
@@ -98,10 +107,22 @@ impl Host {
             move || {
                 let engine = crate::runtime::delete(&name);
                 let files = spec::remove_files(&name, &scratch, &bundle, &Context::default());
+                let files =
+                    files.and_then(|()| storage::remove_mappings(&Roots::default(), &mappings));
                 engine.and(files)
             },
             move |host, deleted: Result<(), Failure>| {
-                host.shares_answered(&shares);
+                if let Err(failure) = deleted {
+                    // A mount in use, most likely: nothing behind it is touched, and the host
+                    // can ask again.
+                    host.shares_answered(&shares);
+                    if let Some(container) = host.containers.get_mut(&id) {
+                        container.state = State::Exited;
+                    }
+                    return host.outbox.answer(ticket, Err(failure));
+                }
+                host.forget_shares(&shares);
+                host.mounts.forget(&inside);
                 host.namespaces.unbind(&id);
                 if let Some(container) = host.containers.remove(&id) {
                     let keys = container
@@ -112,7 +133,7 @@ impl Host {
                         host.discard_process(key);
                     }
                 }
-                host.outbox.answer(ticket, deleted.map(|()| Reply::Done));
+                host.outbox.answer(ticket, Ok(Reply::Done));
             },
         );
     }

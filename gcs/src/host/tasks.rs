@@ -1,7 +1,9 @@
 //! Tasks under way: each has a deadline, after which its request is answered whatever the
 //! child does, and code that goes on with the result.
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -14,11 +16,26 @@ use super::{note_poll_error, Child, Deadline, Host, Key, Source};
 use crate::error::Failure;
 use crate::prot::HResult;
 use crate::reactor::{Interest, Registration, TimerKey};
+use crate::storage::{self, Journal};
 use crate::sys::pidfd;
 use crate::sys::process::{self, ExitStatus};
 use crate::task::{self, Channel, Received, Running};
 
 type Then = Box<dyn FnOnce(&mut Host, Result<Finished, Failure>)>;
+type Over = Box<dyn FnOnce(&mut Host)>;
+
+/// An undo that takes longer leaves the rest.
+const UNDO_LIMIT: Duration = Duration::from_secs(120);
+
+/// What a task has said of its work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    /// It was killed or died; or it was through, but nobody waited any more.
+    Nothing,
+    Success,
+    /// It has undone what it did.
+    Failure,
+}
 
 /// What a task left behind.
 pub struct Finished {
@@ -37,6 +54,8 @@ pub struct Task {
     exit: Option<ExitStatus>,
     /// Gone once the request was answered because the deadline came first.
     then: Option<Then>,
+    /// What must wait until the child can do nothing more.
+    over: Option<Over>,
 }
 
 /// Ends the processes whose pidfds are among `fds`: the engine names one that it is making, and
@@ -77,12 +96,81 @@ impl Host {
         F: FnOnce(&mut Self, Result<T, Failure>) + 'static,
     {
         let started = task::fork(keep, job);
-        self.supervise(doing.into(), limit, started, move |host, finished| {
+        let then = move |host: &mut Self, finished: Result<Finished, Failure>| {
             then(
                 host,
                 finished.and_then(|f| task::decode::<T>(&f.bytes, f.exit)),
             );
-        });
+        };
+        self.supervise(doing.into(), limit, started, then, None);
+    }
+
+    /// The same for work that changes the machine in steps and notes them in its journal. It
+    /// undoes them itself when it fails; when it is killed or dies, another task does. `failed`
+    /// comes after `then` when there was no success, and not before all of it is over.
+    pub fn run_undoable<T, J, F>(
+        &mut self,
+        doing: impl Into<String>,
+        limit: Duration,
+        keep: &[BorrowedFd<'_>],
+        job: J,
+        then: F,
+        failed: impl FnOnce(&mut Self) + 'static,
+    ) where
+        T: Serialize + DeserializeOwned,
+        J: FnOnce(&Journal) -> Result<T, Failure>,
+        F: FnOnce(&mut Self, Result<T, Failure>) + 'static,
+    {
+        let doing = doing.into();
+        // Without a journal nothing is begun.
+        let journal = match Journal::new() {
+            Ok(journal) => Rc::new(journal),
+            Err(error) => {
+                let text = format!("{doing}: memory for what has to be undone: {error}");
+                then(self, Err(Failure::unspecified(text)));
+                return failed(self);
+            }
+        };
+        let kept: Vec<BorrowedFd<'_>> = keep.iter().copied().chain(journal.fd()).collect();
+        let started = task::fork(&kept, || job(&journal));
+        let told = Rc::new(Cell::new(Told::Nothing));
+        let heard = Rc::clone(&told);
+        let then = move |host: &mut Self, finished: Result<Finished, Failure>| {
+            let report =
+                finished.and_then(|f| task::decode_report::<Result<T, Failure>>(&f.bytes, f.exit));
+            let result = report.and_then(|result| {
+                heard.set(match result {
+                    Ok(_) => Told::Success,
+                    Err(_) => Told::Failure,
+                });
+                result
+            });
+            then(host, result);
+        };
+        let label = doing.clone();
+        let over = move |host: &mut Self| match told.get() {
+            Told::Success => {}
+            Told::Failure => failed(host),
+            Told::Nothing => host.undo(&label, &journal, failed),
+        };
+        self.supervise(doing, limit, started, then, Some(Box::new(over)));
+    }
+
+    fn undo(&mut self, doing: &str, journal: &Rc<Journal>, then: impl FnOnce(&mut Self) + 'static) {
+        let theirs = Rc::clone(journal);
+        let keep: Vec<BorrowedFd<'_>> = journal.fd().into_iter().collect();
+        self.run_with(
+            format!("{doing}: undoing what was done"),
+            UNDO_LIMIT,
+            &keep,
+            move || storage::replay(&theirs),
+            move |host, undone: Result<(), Failure>| {
+                if let Err(failure) = undone {
+                    log::error!("{failure}");
+                }
+                then(host);
+            },
+        );
     }
 
     /// Has the container engine carry out `order` in a process of its own; `then` also gets the
@@ -101,14 +189,15 @@ impl Host {
         F: FnOnce(&mut Self, Result<(R, Vec<OwnedFd>), Failure>) + 'static,
     {
         let started = task::helper(crate::runtime::APPLET, order, stdio);
-        self.supervise(doing.into(), limit, started, move |host, finished| {
+        let then = move |host: &mut Self, finished: Result<Finished, Failure>| {
             let result = finished.and_then(|f| {
                 let report =
                     task::decode_report(&f.bytes, f.exit).inspect_err(|_| kill_named(&f.fds))?;
                 Ok((report, f.fds))
             });
             then(host, result);
-        });
+        };
+        self.supervise(doing.into(), limit, started, then, None);
     }
 
     fn supervise(
@@ -117,12 +206,14 @@ impl Host {
         limit: Duration,
         started: std::io::Result<Running>,
         then: impl FnOnce(&mut Self, Result<Finished, Failure>) + 'static,
+        over: Option<Over>,
     ) {
         let Running { pid, channel } = match started {
             Ok(running) => running,
             Err(error) => {
                 let failure = Failure::unspecified(format!("{label}: starting a child: {error}"));
-                return then(self, Err(failure));
+                then(self, Err(failure));
+                return over.map_or((), |over| over(self));
             }
         };
         let key = self.key();
@@ -148,6 +239,7 @@ impl Host {
                 received: Received::default(),
                 exit: None,
                 then: Some(Box::new(then)),
+                over,
             },
         );
     }
@@ -198,6 +290,9 @@ impl Host {
         if let (Some(then), Some(exit)) = (task.then, task.exit) {
             let Received { bytes, fds } = task.received;
             then(self, Ok(Finished { bytes, fds, exit }));
+        }
+        if let Some(over) = task.over {
+            over(self);
         }
         if self.tasks.is_empty() {
             self.unclaimed.clear();

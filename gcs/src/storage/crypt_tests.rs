@@ -1,6 +1,7 @@
 use std::fs;
 
 use super::super::testing::{Failing, Tree};
+use super::super::Journal;
 use super::*;
 
 #[test]
@@ -11,7 +12,7 @@ fn the_tables_are_those_of_an_authenticated_disk_without_journal() {
     let mut keys = Vec::new();
     for _ in 0..2 {
         let kernel = Failing::never();
-        let made = Undo::run(&kernel, |undo| {
+        let made = Undo::run(&kernel, &Journal::none(), |undo| {
             create(undo, &tree.roots, "name", &device, Instant::now())
         });
         let (mappings, node) = made.unwrap();
@@ -58,7 +59,7 @@ fn no_failure_shows_the_key() {
     fs::File::create(&device).unwrap().set_len(1 << 20).unwrap();
     for step in 0..14 {
         let kernel = Failing::at(step);
-        let made = Undo::run(&kernel, |undo| {
+        let made = Undo::run(&kernel, &Journal::none(), |undo| {
             create(undo, &tree.roots, "name", &device, Instant::now())
         });
         let failure = made.unwrap_err();

@@ -8,7 +8,7 @@ use nix::mount::MsFlags;
 
 use super::kernel::{Kernel, Linux, Mount};
 use super::path::mount_point;
-use super::{Record, Source, Undo};
+use super::{Journal, Record, Source, Undo};
 use crate::error::Failure;
 
 /// Bytes of a 9P message.
@@ -62,17 +62,22 @@ impl Directory {
 
 /// Mounts it. Blocks as long as the server on the connection is silent; the kernel keeps the
 /// connection, so the caller's copy may be closed.
-pub fn add(directory: &Directory, connection: BorrowedFd<'_>) -> Result<Record, Failure> {
-    add_with(&Linux, directory, connection)
+pub fn add(
+    directory: &Directory,
+    connection: BorrowedFd<'_>,
+    journal: &Journal,
+) -> Result<Record, Failure> {
+    add_with(&Linux, directory, connection, journal)
 }
 
 fn add_with(
     kernel: &dyn Kernel,
     directory: &Directory,
     connection: BorrowedFd<'_>,
+    journal: &Journal,
 ) -> Result<Record, Failure> {
     let path = &directory.mount_path;
-    Undo::run(kernel, |undo| {
+    Undo::run(kernel, journal, |undo| {
         undo.make_directories(path, 0o700)?;
         let flags = match directory.read_only {
             true => MsFlags::MS_RDONLY,
@@ -85,13 +90,12 @@ fn add_with(
             flags,
             data: &directory.mount_data(connection.as_raw_fd()),
         };
-        kernel.mount(mount).map_err(|error| {
+        undo.mount(mount).map_err(|error| {
             Failure::unspecified(format!(
                 "cannot mount the directory {:?} of port {} on {path:?}: {error}",
                 directory.share, directory.port
             ))
         })?;
-        undo.mounted(path);
         Ok(Record {
             source: Source::Directory,
             mount_path: Some(path.clone()),

@@ -12,7 +12,7 @@ use super::formatter::Formatter;
 use super::kernel::{Kernel, Linux, Mount};
 use super::path::mount_point;
 use super::scsi::{self, Address};
-use super::{crypt, mounts, verity, Record, Roots, Undo};
+use super::{crypt, mounts, verity, Journal, Record, Roots, Undo};
 use crate::error::Failure;
 use crate::uevent::{self, Source};
 
@@ -53,9 +53,10 @@ impl Disk {
 
 /// Finds, formats where asked, and mounts the disk. Blocks up to [`ARRIVAL`] for the
 /// disk, and as long as the disk itself does.
-pub fn add(roots: &Roots, disk: &Disk) -> Result<Record, Failure> {
+pub fn add(roots: &Roots, disk: &Disk, journal: &Journal) -> Result<Record, Failure> {
     add_with(
         &Linux,
+        journal,
         roots,
         uevent::Socket::subscribe,
         disk,
@@ -65,17 +66,19 @@ pub fn add(roots: &Roots, disk: &Disk) -> Result<Record, Failure> {
 
 pub(super) fn add_with<S: Source>(
     kernel: &dyn Kernel,
+    journal: &Journal,
     roots: &Roots,
     subscribe: impl Fn() -> io::Result<S>,
     disk: &Disk,
     deadline: Instant,
 ) -> Result<Record, Failure> {
-    let done = add_checked(kernel, roots, subscribe, disk, deadline);
+    let done = add_checked(kernel, journal, roots, subscribe, disk, deadline);
     done.map_err(|failure| failure.during(format_args!("adding {}", disk.source())))
 }
 
 fn add_checked<S: Source>(
     kernel: &dyn Kernel,
+    journal: &Journal,
     roots: &Roots,
     subscribe: impl Fn() -> io::Result<S>,
     disk: &Disk,
@@ -107,7 +110,7 @@ fn add_checked<S: Source>(
     let Some(target) = record.mount_path.clone() else {
         return Ok(record);
     };
-    Undo::run(kernel, |undo| {
+    Undo::run(kernel, journal, |undo| {
         if disk.block_device {
             return link(undo, &device, &target);
         }
@@ -150,12 +153,11 @@ fn mount(
         flags,
         data,
     };
-    undo.kernel().mount(mount).map_err(|error| {
+    undo.mount(mount).map_err(|error| {
         Failure::unspecified(format!(
             "cannot mount {source:?} on {target:?} as {kind}: {error}"
         ))
     })?;
-    undo.mounted(target);
     mounts::propagate(undo.kernel(), target, &disk.options)
 }
 
@@ -164,7 +166,7 @@ fn link(undo: &mut Undo<'_>, device: &Path, target: &Path) -> Result<(), Failure
     if let Some(parent) = target.parent() {
         undo.make_directories(parent, 0o700)?;
     }
-    undo.kernel().link(device, target).map_err(|error| {
+    undo.link(device, target).map_err(|error| {
         Failure::unspecified(format!(
             "cannot make the link {target:?} to {device:?}: {error}"
         ))

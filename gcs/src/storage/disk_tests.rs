@@ -29,7 +29,8 @@ fn formatted(tree: &Tree) -> Disk {
 
 fn add_now(kernel: &dyn Kernel, tree: &Tree, disk: &Disk) -> Result<Record, Failure> {
     let no_events = || Ok(Script::default());
-    add_with(kernel, &tree.roots, no_events, disk, Instant::now())
+    let (journal, now) = (Journal::none(), Instant::now());
+    add_with(kernel, &journal, &tree.roots, no_events, disk, now)
 }
 
 fn remove(tree: &Tree, path: &str) -> Result<(), Failure> {

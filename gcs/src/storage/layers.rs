@@ -8,7 +8,7 @@ use nix::mount::MsFlags;
 
 use super::kernel::{Kernel, Linux, Mount};
 use super::overlay::{Overlay, Upper};
-use super::{clean, mounts, Undo};
+use super::{clean, Journal, Record, Source, Undo};
 use crate::error::Failure;
 
 /// A root to be put together; checked where the request is read.
@@ -45,7 +45,11 @@ impl CombinedLayers {
     }
 }
 
-fn container_root(root: &str) -> Result<PathBuf, Failure> {
+/// `ContainerRootPath`, cleaned.
+///
+/// # Errors
+/// An empty path, or one that is not absolute.
+pub fn container_root(root: &str) -> Result<PathBuf, Failure> {
     absolute("ContainerRootPath", Path::new(root))
 }
 
@@ -56,20 +60,15 @@ fn absolute(what: &str, path: &Path) -> Result<PathBuf, Failure> {
 
 /// Mounts the layers: writable with a scratch path (P-261), else read-only. What a failure
 /// leaves is what was there before (P-263).
-pub fn add(layers: &CombinedLayers) -> Result<(), Failure> {
-    add_with(&Linux, layers)
+pub fn add(layers: &CombinedLayers, journal: &Journal) -> Result<Record, Failure> {
+    add_with(&Linux, journal, layers)
 }
 
-/// Unmounts the root by its path alone (P-262); the scratch keeps its data.
-///
-/// # Errors
-/// An empty path, or a root that is in use.
-pub fn remove(root: &str) -> Result<(), Failure> {
-    mounts::unmount_and_remove(&Linux, &container_root(root)?)
-        .map_err(|failure| failure.during("removing combined layers"))
-}
-
-pub(super) fn add_with(kernel: &dyn Kernel, layers: &CombinedLayers) -> Result<(), Failure> {
+pub(super) fn add_with(
+    kernel: &dyn Kernel,
+    journal: &Journal,
+    layers: &CombinedLayers,
+) -> Result<Record, Failure> {
     for layer in &layers.layers {
         // Asked first, because the mount would not say which one it is.
         let missing = match fs::metadata(layer) {
@@ -82,7 +81,7 @@ pub(super) fn add_with(kernel: &dyn Kernel, layers: &CombinedLayers) -> Result<(
             layers.root
         )));
     }
-    Undo::run(kernel, |undo| {
+    Undo::run(kernel, journal, |undo| {
         let upper = match &layers.scratch {
             Some(scratch) => {
                 let upper = Upper {
@@ -90,24 +89,34 @@ pub(super) fn add_with(kernel: &dyn Kernel, layers: &CombinedLayers) -> Result<(
                     work: scratch.join("work"),
                 };
                 undo.make_directories(&upper.upper, 0o755)?;
-                undo.make_directories(&upper.work, 0o755)?;
+                undo.make_directories_for_kernel(&upper.work, 0o755)?;
                 Some(upper)
             }
             None => None,
         };
         undo.make_directories(&layers.root, 0o755)?;
-        match (layers.layers.as_slice(), upper) {
-            ([only], None) => bind_read_only(undo, only, &layers.root),
+        let filesystem = match (layers.layers.as_slice(), upper) {
+            ([only], None) => {
+                bind_read_only(undo, only, &layers.root)?;
+                ""
+            }
             (_, upper) => {
-                kernel.overlay(&Overlay {
+                undo.overlay(&Overlay {
                     target: layers.root.clone(),
                     lower: layers.layers.clone(),
                     upper,
                 })?;
-                undo.mounted(&layers.root);
-                Ok(())
+                "overlay"
             }
-        }
+        };
+        Ok(Record {
+            source: Source::Layers,
+            mount_path: Some(layers.root.clone()),
+            device: None,
+            filesystem: filesystem.into(),
+            read_only: layers.scratch.is_none(),
+            mappings: Vec::new(),
+        })
     })
 }
 
@@ -127,8 +136,7 @@ fn bind_read_only(undo: &mut Undo<'_>, layer: &Path, root: &Path) -> Result<(), 
             "cannot mount the layer {layer:?} on {root:?}: {error}"
         ))
     };
-    kernel.mount(mount).map_err(failed)?;
-    undo.mounted(root);
+    undo.mount(mount).map_err(failed)?;
     // A bind mount takes its other flags only from a second call.
     mount.flags |= MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
     kernel.mount(mount).map_err(failed)

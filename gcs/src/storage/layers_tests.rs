@@ -18,6 +18,14 @@ fn with_layers(name: &str, body: impl FnOnce(&Tree, [PathBuf; 2]) + Send) {
     });
 }
 
+fn add_now(combined: &CombinedLayers) -> Result<Record, Failure> {
+    add(combined, &Journal::none())
+}
+
+fn remove(root: &str) -> Result<(), Failure> {
+    super::super::remove(&super::super::Roots::default(), root, &[])
+}
+
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
@@ -28,7 +36,7 @@ fn the_first_layer_wins_and_changes_go_to_the_scratch() {
         let (root, scratch) = (tree.path("c/rootfs"), tree.path("scratch/c1"));
         let before = tree.snapshot();
         let combined = CombinedLayers::new(text(&root), &layers, text(&scratch)).unwrap();
-        add(&combined).unwrap();
+        add_now(&combined).unwrap();
         assert_eq!(fs::read(root.join("who")).unwrap(), b"top");
         assert!(root.join("only-bottom").exists());
         fs::write(root.join("new"), "kept").unwrap();
@@ -43,7 +51,7 @@ fn the_first_layer_wins_and_changes_go_to_the_scratch() {
         remove(text(&root)).unwrap();
         assert_ne!(tree.snapshot(), before);
         // The scratch of before is used again.
-        add(&combined).unwrap();
+        add_now(&combined).unwrap();
         assert_eq!(fs::read(root.join("new")).unwrap(), b"kept");
         assert!(!root.join("only-top").exists());
         remove(text(&root)).unwrap();
@@ -56,7 +64,7 @@ fn without_a_scratch_the_root_is_read_only_also_with_one_layer() {
         let root = tree.path("root");
         for layers in [&layers[..], &layers[..1]] {
             let combined = CombinedLayers::new(text(&root), layers, "").unwrap();
-            add(&combined).unwrap();
+            add_now(&combined).unwrap();
             assert_eq!(fs::read(root.join("who")).unwrap(), b"top");
             let error = fs::write(root.join("new"), "").unwrap_err();
             assert_eq!(error.raw_os_error(), Some(libc::EROFS), "{error}");
@@ -85,7 +93,7 @@ fn a_hundred_layers_with_long_names_are_fine() {
             println!("SKIPPED: a_hundred_layers: Linux before 6.7 takes one page of options");
             return;
         }
-        add(&combined).unwrap();
+        add_now(&combined).unwrap();
         for number in 0..100 {
             assert!(root.join(format!("f{number}")).exists());
         }
@@ -114,7 +122,7 @@ fn whatever_step_fails_everything_is_as_before() {
                 let mut steps = 0;
                 loop {
                     let kernel = Failing::at(steps);
-                    let added = add_with(&kernel, &combined);
+                    let added = add_with(&kernel, &Journal::none(), &combined);
                     if !kernel.failed() {
                         added.unwrap();
                         break;
@@ -141,7 +149,7 @@ fn a_missing_layer_is_named_and_changes_nothing() {
         for bad in ["absent", "top/who"] {
             let layers = [top.clone(), tree.path(bad)];
             let combined = CombinedLayers::new(text(&root), &layers, text(&scratch)).unwrap();
-            let failure = add(&combined).unwrap_err();
+            let failure = add_now(&combined).unwrap_err();
             assert_eq!(failure.code, crate::prot::HResult::FAIL);
             assert!(failure.message.contains(text(&layers[1])), "{failure}");
             assert_eq!(tree.snapshot(), before);
@@ -166,5 +174,5 @@ fn settings_without_layers_or_root_are_refused() {
             "{root} {layers:?}"
         );
     }
-    assert!(remove("").is_err());
+    assert!(container_root("").is_err());
 }

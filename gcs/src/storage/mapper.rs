@@ -52,8 +52,8 @@ pub fn create(
         ))
     };
     let ask = |request| kernel.map(roots, name, request);
-    ask(Request::Create).map_err(|error| failed("create", error))?;
-    undo.mapped(roots, name);
+    let made = undo.create_device(roots, name);
+    made.map_err(|error| failed("create", error))?;
     loop {
         match ask(Request::Load(target, read_only)) {
             Ok(_) => break,

@@ -2,10 +2,13 @@
 //!
 //! Everything here blocks and therefore runs inside a task child, never in the loop; only
 //! [`MountTable`] lives in PID 1. A change is a transaction: what a failed request made is
-//! undone, what was there before stays.
+//! undone, what was there before stays. What a task does it notes before, so that its supervisor
+//! can have it undone also when the task was killed.
 #![allow(clippy::disallowed_methods)] // Runs only inside task children, which may block.
 
 use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
 
 mod arrival;
 mod crypt;
@@ -14,6 +17,7 @@ pub mod disk;
 mod ext4;
 mod filesystem;
 mod formatter;
+mod journal;
 mod kernel;
 pub mod layers;
 mod mapper;
@@ -35,16 +39,18 @@ mod verity;
 
 pub use directory::Directory;
 pub use disk::Disk;
+pub use journal::Journal;
 pub use layers::CombinedLayers;
-pub use mounts::remove;
+pub use mounts::{remove, remove_mappings};
 pub use path::clean;
 pub use pmem::Pmem;
 pub use record::{Record, Source};
 pub use table::MountTable;
 use undo::Undo;
+pub use undo::{make_directory, replay};
 
 /// Where the kernel shows its devices; tests put a tree of their own there.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Roots {
     pub sys: PathBuf,
     pub dev: PathBuf,

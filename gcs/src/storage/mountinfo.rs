@@ -13,6 +13,12 @@ pub fn mount_points_below(path: &Path) -> io::Result<Vec<PathBuf>> {
         .collect())
 }
 
+/// How many mounts are on top of each other at exactly this path.
+pub fn mounts_at(path: &Path) -> io::Result<usize> {
+    let points = mount_points_below(path)?;
+    Ok(points.iter().filter(|point| *point == path).count())
+}
+
 fn parse(table: &[u8]) -> impl Iterator<Item = PathBuf> + '_ {
     table
         .split(|byte| *byte == b'\n')

@@ -55,6 +55,11 @@ pub fn remove(roots: &Roots, mount_path: &str, mappings: &[String]) -> Result<()
     remove_with(&Linux, roots, mount_path, mappings)
 }
 
+/// Takes mapped devices away, the last one first, of which some may be gone.
+pub fn remove_mappings(roots: &Roots, mappings: &[String]) -> Result<(), Failure> {
+    mapper::remove_all(&Linux, roots, mappings)
+}
+
 pub(super) fn remove_with(
     kernel: &dyn Kernel,
     roots: &Roots,

@@ -12,7 +12,7 @@ use super::arrival::{self, ARRIVAL};
 use super::kernel::{Kernel, Linux, Mount};
 use super::mapper::{self, ReadOnly, Target};
 use super::path::mount_point;
-use super::{filesystem, verity, Record, Roots, Undo};
+use super::{filesystem, verity, Journal, Record, Roots, Undo};
 use crate::error::Failure;
 use crate::uevent::{self, Matcher, Uevent};
 
@@ -46,24 +46,27 @@ impl Pmem {
 }
 
 /// Waits up to [`ARRIVAL`] for the device and mounts it read-only.
-pub fn add(roots: &Roots, pmem: &Pmem) -> Result<Record, Failure> {
+pub fn add(roots: &Roots, pmem: &Pmem, journal: &Journal) -> Result<Record, Failure> {
     let deadline = Instant::now() + ARRIVAL;
-    add_with(&Linux, roots, uevent::Socket::subscribe, pmem, deadline)
+    let subscribe = uevent::Socket::subscribe;
+    add_with(&Linux, journal, roots, subscribe, pmem, deadline)
 }
 
 pub(super) fn add_with<S: uevent::Source>(
     kernel: &dyn Kernel,
+    journal: &Journal,
     roots: &Roots,
     subscribe: impl FnOnce() -> io::Result<S>,
     pmem: &Pmem,
     deadline: Instant,
 ) -> Result<Record, Failure> {
-    let done = add_checked(kernel, roots, subscribe, pmem, deadline);
+    let done = add_checked(kernel, journal, roots, subscribe, pmem, deadline);
     done.map_err(|failure| failure.during(format_args!("adding {}", pmem.source())))
 }
 
 fn add_checked<S: uevent::Source>(
     kernel: &dyn Kernel,
+    journal: &Journal,
     roots: &Roots,
     subscribe: impl FnOnce() -> io::Result<S>,
     pmem: &Pmem,
@@ -80,7 +83,7 @@ fn add_checked<S: uevent::Source>(
         ));
     }
     let device = find(roots, pmem.device, subscribe, deadline)?;
-    Undo::run(kernel, |undo| {
+    Undo::run(kernel, journal, |undo| {
         let mut mappings = Vec::new();
         let source = match &linear {
             Some(linear) => {
@@ -104,12 +107,11 @@ fn add_checked<S: uevent::Source>(
             flags: MsFlags::MS_RDONLY,
             data: filesystem::read_only_data(kind),
         };
-        kernel.mount(mount).map_err(|error| {
+        undo.mount(mount).map_err(|error| {
             Failure::unspecified(format!(
                 "cannot mount {source:?} on {target:?} as {kind}: {error}"
             ))
         })?;
-        undo.mounted(&target);
         Ok(Record {
             source: pmem.source(),
             mount_path: Some(target.clone()),

@@ -33,6 +33,7 @@ fn with_layer(name: &str, body: impl FnOnce(&Tree, Pmem) + Send) {
 fn add_now(kernel: &dyn Kernel, tree: &Tree, pmem: &Pmem) -> Result<Record, Failure> {
     add_with(
         kernel,
+        &Journal::none(),
         &tree.roots,
         || Ok(Script::default()),
         pmem,

@@ -18,6 +18,8 @@ pub enum Source {
     Pmem { device: u32, offset: Option<u64> },
     /// A directory of the host.
     Directory,
+    /// A container's root.
+    Layers,
 }
 
 impl fmt::Display for Source {
@@ -39,6 +41,7 @@ impl fmt::Display for Source {
                 offset.map_or(Ok(()), |offset| write!(f, " from byte {offset}"))
             }
             Self::Directory => f.write_str("a directory of the host"),
+            Self::Layers => f.write_str("combined layers"),
         }
     }
 }

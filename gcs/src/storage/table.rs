@@ -108,6 +108,22 @@ impl MountTable {
         }
     }
 
+    /// Mapped devices below what is mounted at such paths.
+    pub fn mappings(&self, at: impl Fn(&Path) -> bool) -> Vec<String> {
+        let states = self.0.iter().filter(|(path, _)| at(path));
+        let records = states.filter_map(|(_, state)| match state {
+            State::Mounted(record) => Some(&record.mappings),
+            State::Adding | State::Removing(_) => None,
+        });
+        records.flatten().cloned().collect()
+    }
+
+    /// After what is mounted at such paths was unmounted without a Remove of its own.
+    pub fn forget(&mut self, at: impl Fn(&Path) -> bool) {
+        self.0
+            .retain(|path, state| !at(path) || !matches!(state, State::Mounted(_)));
+    }
+
     /// What is mounted at the path, in whatever form it is written.
     pub fn get(&self, mount_path: &Path) -> Option<&Record> {
         match self.0.get(&super::clean(mount_path).ok()?)? {

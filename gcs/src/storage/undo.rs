@@ -3,25 +3,57 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::kernel::Kernel;
-use super::{mapper, Roots};
+use serde::{Deserialize, Serialize};
+
+use super::journal::Journal;
+use super::kernel::{Kernel, Linux, Mount};
+use super::mapper::Request;
+use super::mountinfo::mounts_at;
+use super::overlay::Overlay;
+use super::{mapper, tree, Roots};
 use crate::error::Failure;
 
-/// How one step is taken back.
-#[derive(Debug, Clone)]
-enum Step {
+/// Another request may take away a directory that it made and did not need, just before this one
+/// makes one in it.
+const ATTEMPTS: usize = 10;
+
+/// How one step is taken back. That it did not happen, or was taken back, does no harm.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Step {
     RemoveDirectory(PathBuf),
-    Unmount(PathBuf),
+    /// What the kernel has put into it goes as well.
+    RemoveTree(PathBuf),
+    Unmount {
+        path: PathBuf,
+        /// So many mounts were there before.
+        below: usize,
+    },
     Unmap(Roots, String),
+    Unlink {
+        path: PathBuf,
+        to: PathBuf,
+    },
 }
 
 impl Step {
     fn take_back(&self, kernel: &dyn Kernel) -> (PathBuf, io::Result<()>) {
         match self {
-            Self::Unmount(path) => (path.clone(), kernel.unmount(path)),
+            Self::Unmount { path, below } => (path.clone(), unmount(kernel, path, *below)),
             Self::Unmap(roots, name) => {
                 let result = mapper::remove(kernel, roots, name);
                 (mapper::node(roots, name), result)
+            }
+            Self::Unlink { path, to } => {
+                let result = match std::fs::read_link(path) {
+                    Ok(found) if found == *to => kernel.remove_node(path),
+                    // Not made, or no link of ours.
+                    _ => Ok(()),
+                };
+                (path.clone(), result)
+            }
+            Self::RemoveTree(path) => {
+                let result = tree::remove(path).map_err(io::Error::other);
+                (path.clone(), result)
             }
             Self::RemoveDirectory(path) => {
                 let result = match kernel.rmdir(path) {
@@ -42,22 +74,31 @@ impl Step {
     }
 }
 
+fn unmount(kernel: &dyn Kernel, path: &Path, below: usize) -> io::Result<()> {
+    let more = mounts_at(path)?.saturating_sub(below);
+    (0..more).try_for_each(|_| kernel.unmount(path))
+}
+
 /// What has been done so far. Dropped without [`Undo::run`] having succeeded (a panic), it
 /// takes everything back too.
 pub struct Undo<'k> {
     kernel: &'k dyn Kernel,
+    journal: &'k Journal,
     steps: Vec<Step>,
 }
 
 impl<'k> Undo<'k> {
-    /// Runs `work`. When it fails, the steps it noted are taken back, last one first; what
-    /// cannot be taken back is added to the message.
+    /// Runs `work`. When it fails, its steps are taken back, last one first; what cannot be
+    /// taken back is added to the message. When the process is killed meanwhile, the journal
+    /// tells another what to take back: [`replay`]. After a success it still does.
     pub fn run<T>(
         kernel: &'k dyn Kernel,
+        journal: &'k Journal,
         work: impl FnOnce(&mut Self) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         let mut undo = Self {
             kernel,
+            journal,
             steps: Vec::new(),
         };
         match work(&mut undo) {
@@ -65,12 +106,7 @@ impl<'k> Undo<'k> {
                 undo.steps.clear();
                 Ok(value)
             }
-            Err(mut failure) => {
-                for (path, error) in undo.take_back() {
-                    failure.message += &format!("; not undone: {path:?}: {error}");
-                }
-                Err(failure)
-            }
+            Err(failure) => Err(with_rest(failure, undo.take_back())),
         }
     }
 
@@ -78,38 +114,108 @@ impl<'k> Undo<'k> {
         self.kernel
     }
 
-    /// To be called right after the mount, before anything else can fail.
-    pub fn mounted(&mut self, target: &Path) {
-        self.steps.push(Step::Unmount(target.to_owned()));
+    /// Does one step, which is noted before it begins.
+    fn step<T, E>(
+        &mut self,
+        step: Step,
+        action: impl FnOnce(&dyn Kernel) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.journal.begun(&step);
+        let done = action(self.kernel);
+        match done {
+            Ok(_) => self.steps.push(step),
+            Err(_) => self.journal.gone(),
+        }
+        done
     }
 
-    /// To be called right after the device was made.
-    pub fn mapped(&mut self, roots: &Roots, name: &str) {
-        self.steps.push(Step::Unmap(roots.clone(), name.to_owned()));
+    /// What is mounted at the target already stays.
+    pub fn mount(&mut self, mount: Mount<'_>) -> io::Result<()> {
+        let step = self.unmount_later(mount.target)?;
+        self.step(step, |kernel| kernel.mount(mount))
+    }
+
+    pub fn overlay(&mut self, overlay: &Overlay) -> Result<(), Failure> {
+        let step = self.unmount_later(&overlay.target).map_err(|error| {
+            Failure::unspecified(format!("cannot read the mount table: {error}"))
+        })?;
+        self.step(step, |kernel| kernel.overlay(overlay))
+    }
+
+    fn unmount_later(&self, target: &Path) -> io::Result<Step> {
+        let made_here = |step: &Step| matches!(step, Step::RemoveDirectory(path) if path == target);
+        let below = match self.steps.iter().any(made_here) {
+            // Nothing can be mounted on it, and reading the table takes longer than a mount.
+            true => 0,
+            false => mounts_at(target)?,
+        };
+        let path = target.to_owned();
+        Ok(Step::Unmount { path, below })
+    }
+
+    /// A mapped device of this name, without a table.
+    pub fn create_device(&mut self, roots: &Roots, name: &str) -> io::Result<()> {
+        let step = Step::Unmap(roots.clone(), name.to_owned());
+        self.step(step, |kernel| {
+            kernel.map(roots, name, Request::Create).map(drop)
+        })
+    }
+
+    pub fn link(&mut self, to: &Path, path: &Path) -> io::Result<()> {
+        let step = Step::Unlink {
+            path: path.to_owned(),
+            to: to.to_owned(),
+        };
+        self.step(step, |kernel| kernel.link(to, path))
     }
 
     /// Takes the newest step back while the work goes on: a mapped device that was needed for a
     /// moment only.
     pub fn step_back(&mut self) -> io::Result<()> {
-        let newest = self.steps.last();
-        newest.map_or(Ok(()), |step| step.take_back(self.kernel).1)?;
+        let Some(newest) = self.steps.last() else {
+            return Ok(());
+        };
+        newest.take_back(self.kernel).1?;
         self.steps.pop();
+        self.journal.gone();
         Ok(())
     }
 
     /// mkdir -p. Directories that were there stay when the work fails, with their modes.
     pub fn make_directories(&mut self, path: &Path, mode: u32) -> Result<(), Failure> {
-        let mut missing: Vec<&Path> = path
-            .ancestors()
-            .take_while(|ancestor| !ancestor.exists())
-            .collect();
-        missing.reverse();
-        for directory in missing {
-            match self.kernel.mkdir(directory, mode) {
-                Ok(()) => self.steps.push(Step::RemoveDirectory(directory.to_owned())),
-                // Another request made it meanwhile.
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => {
+        self.make_missing(path, mode, Step::RemoveDirectory)
+    }
+
+    /// The same for a directory into which the kernel puts something of its own.
+    pub fn make_directories_for_kernel(&mut self, path: &Path, mode: u32) -> Result<(), Failure> {
+        if let Some(parent) = path.parent() {
+            self.make_directories(parent, mode)?;
+        }
+        self.make_missing(path, mode, Step::RemoveTree)
+    }
+
+    fn make_missing(
+        &mut self,
+        path: &Path,
+        mode: u32,
+        step: fn(PathBuf) -> Step,
+    ) -> Result<(), Failure> {
+        for attempt in 1.. {
+            let missing = path.ancestors().take_while(|ancestor| !ancestor.exists());
+            let missing: Vec<&Path> = missing.collect();
+            let made = missing.iter().rev().try_for_each(|directory| {
+                let step = step(directory.to_path_buf());
+                match self.step(step, |kernel| kernel.mkdir(directory, mode)) {
+                    // Another request made it meanwhile.
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+                    made => made.map_err(|error| (directory, error)),
+                }
+            });
+            match made {
+                Ok(()) => break,
+                Err((_, error))
+                    if error.kind() == io::ErrorKind::NotFound && attempt < ATTEMPTS => {}
+                Err((directory, error)) => {
                     return Err(Failure::unspecified(format!(
                         "cannot make the directory {directory:?}: {error}"
                     )))
@@ -124,14 +230,7 @@ impl<'k> Undo<'k> {
     }
 
     fn take_back(&mut self) -> Vec<(PathBuf, io::Error)> {
-        let mut stays = Vec::new();
-        while let Some(step) = self.steps.pop() {
-            let (path, result) = step.take_back(self.kernel);
-            if let Err(error) = result {
-                stays.push((path, error));
-            }
-        }
-        stays
+        take_back(self.kernel, self.journal, &mut self.steps)
     }
 }
 
@@ -142,3 +241,55 @@ impl Drop for Undo<'_> {
         }
     }
 }
+
+fn take_back(
+    kernel: &dyn Kernel,
+    journal: &Journal,
+    steps: &mut Vec<Step>,
+) -> Vec<(PathBuf, io::Error)> {
+    let mut stays = Vec::new();
+    while let Some(step) = steps.pop() {
+        let (path, result) = step.take_back(kernel);
+        journal.gone();
+        if let Err(error) = result {
+            stays.push((path, error));
+        }
+    }
+    stays
+}
+
+fn with_rest(mut failure: Failure, rest: Vec<(PathBuf, io::Error)>) -> Failure {
+    for (path, error) in rest {
+        failure.message += &format!("; not undone: {path:?}: {error}");
+    }
+    failure
+}
+
+/// Makes one directory, noted for [`replay`].
+pub fn make_directory(journal: &Journal, path: &Path, mode: u32) -> io::Result<()> {
+    journal.begun(&Step::RemoveDirectory(path.to_owned()));
+    Linux.mkdir(path, mode).inspect_err(|_| journal.gone())
+}
+
+/// Takes back what is noted in the journal of a task that was killed, or that failed at
+/// something which consists of several works.
+pub fn replay(journal: &Journal) -> Result<(), Failure> {
+    replay_with(&Linux, journal)
+}
+
+pub(super) fn replay_with(kernel: &dyn Kernel, journal: &Journal) -> Result<(), Failure> {
+    let mut steps = journal.steps().map_err(|error| {
+        Failure::unspecified(format!("cannot read what was done so far: {error}"))
+    })?;
+    match take_back(kernel, journal, &mut steps) {
+        rest if rest.is_empty() => Ok(()),
+        rest => Err(with_rest(
+            Failure::unspecified("it was not undone completely"),
+            rest,
+        )),
+    }
+}
+
+#[cfg(test)]
+#[path = "undo_tests.rs"]
+mod tests;

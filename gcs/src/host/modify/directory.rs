@@ -17,7 +17,7 @@ use crate::error::Failure;
 use crate::host::{Deadline, Host, Key};
 use crate::prot::settings::MappedDirectory;
 use crate::reactor::TimerKey;
-use crate::storage::{clean, directory, Directory, Record, Source};
+use crate::storage::{clean, directory, Directory, Journal, Source};
 
 /// How long the server may be silent while the directory is mounted or unmounted.
 const SILENCE: Duration = Duration::from_secs(20);
@@ -100,24 +100,16 @@ impl Host {
         };
         self.shares.insert(key, share);
         let theirs = Rc::clone(&connection);
-        self.run_with(
-            format!("mounting a directory on {path:?}"),
-            LIMIT,
-            &[connection.as_fd()],
-            move || directory::add(&directory, theirs.as_fd()),
-            move |host, added: Result<Record, Failure>| {
-                host.share_answered(key);
-                if added.is_err() {
-                    host.shares.remove(&key);
-                }
-                let (record, result) = match added {
-                    Ok(record) => (Some(record), Ok(())),
-                    Err(failure) => (None, Err(failure)),
-                };
-                host.mounts.end_add(&path, record);
-                then(host, result);
-            },
-        );
+        let doing = format!("mounting a directory on {path:?}");
+        let job = move |journal: &Journal| directory::add(&directory, theirs.as_fd(), journal);
+        let then = move |host: &mut Self, done: Result<(), Failure>| {
+            host.share_answered(key);
+            if done.is_err() {
+                host.shares.remove(&key);
+            }
+            then(host, done);
+        };
+        self.mount_at(path, doing, LIMIT, &[connection.as_fd()], job, then);
     }
 
     pub(in crate::host) fn remove_directory(&mut self, ticket: Ticket, settings: &MappedDirectory) {

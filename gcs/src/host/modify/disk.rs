@@ -37,8 +37,8 @@ impl Host {
         };
         let path = disk.mount_path.clone();
         let doing = format!("adding {} at {path:?}", disk.source());
-        self.add_mount(ticket, &path, doing, LIMIT, move || {
-            disk::add(&Roots::default(), &disk)
+        self.add_mount(ticket, &path, doing, LIMIT, move |journal| {
+            disk::add(&Roots::default(), &disk, journal)
         });
     }
 

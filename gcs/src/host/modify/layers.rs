@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::bridge::outbox::Ticket;
 use crate::host::Host;
 use crate::prot::settings;
-use crate::storage::{layers, CombinedLayers};
+use crate::storage::{layers, CombinedLayers, Source};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -15,14 +15,18 @@ impl Host {
         let paths: Vec<_> = combined.layers.iter().map(|layer| &layer.path).collect();
         let doing = format!("combining layers at {root:?}");
         match CombinedLayers::new(root, &paths, &combined.scratch_path) {
-            Ok(order) => self.modify_task(ticket, doing, LIMIT, move || layers::add(&order)),
+            Ok(order) => self.add_mount(ticket, root, doing, LIMIT, move |journal| {
+                layers::add(&order, journal)
+            }),
             Err(failure) => self.outbox.answer(ticket, Err(failure)),
         }
     }
 
-    pub(super) fn remove_layers(&mut self, ticket: Ticket, combined: settings::CombinedLayers) {
-        let root = combined.container_root_path;
-        let doing = format!("removing combined layers at {root:?}");
-        self.modify_task(ticket, doing, LIMIT, move || layers::remove(&root));
+    pub(super) fn remove_layers(&mut self, ticket: Ticket, combined: &settings::CombinedLayers) {
+        let root = &combined.container_root_path;
+        match layers::container_root(root) {
+            Ok(_) => self.remove_mount(ticket, root, Source::Layers, LIMIT, |_, _| {}),
+            Err(failure) => self.outbox.answer(ticket, Err(failure)),
+        }
     }
 }

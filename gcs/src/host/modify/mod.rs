@@ -76,7 +76,7 @@ impl Host {
                 self.add_layers(ticket, &combined);
             }
             (Resource::CombinedLayers(combined), RequestType::Remove) => {
-                self.remove_layers(ticket, combined);
+                self.remove_layers(ticket, &combined);
             }
             (Resource::SecurityPolicy(policy), _) => {
                 let set = self.policy.set(policy, policy::is_confidential());

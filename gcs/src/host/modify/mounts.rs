@@ -1,41 +1,62 @@
 //! What mounts of all kinds share: the path is taken while a request is at work on it, and the
 //! record of what was mounted there is kept for the Remove.
 
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use crate::bridge::codec::Reply;
 use crate::bridge::outbox::Ticket;
 use crate::error::Failure;
 use crate::host::Host;
-use crate::storage::{self, Record, Roots, Source};
+use crate::storage::{self, Journal, Record, Roots, Source};
 
 impl Host {
-    /// Runs the Add in a task. The path is taken before anything is looked for: of two requests
-    /// one is refused.
     pub(super) fn add_mount(
         &mut self,
         ticket: Ticket,
         path: &str,
         doing: String,
         limit: Duration,
-        job: impl FnOnce() -> Result<Record, Failure>,
+        job: impl FnOnce(&Journal) -> Result<Record, Failure>,
     ) {
-        if let Err(failure) = self.mounts.begin_add(path) {
-            return self.outbox.answer(ticket, Err(failure));
-        }
-        let path = path.to_owned();
-        self.run(doing, limit, job, move |host, added| {
-            host.end_add(ticket, &path, added);
+        self.mount(path, doing, limit, job, move |host, done| {
+            host.outbox.answer(ticket, done.map(|()| Reply::Done));
         });
     }
 
-    pub(super) fn end_add(&mut self, ticket: Ticket, path: &str, added: Result<Record, Failure>) {
-        let (record, result) = match added {
-            Ok(record) => (Some(record), Ok(Reply::Done)),
-            Err(failure) => (None, Err(failure)),
+    /// Runs the Add in a task. The path is taken before anything is looked for: of two requests
+    /// one is refused.
+    pub(in crate::host) fn mount(
+        &mut self,
+        path: &str,
+        doing: String,
+        limit: Duration,
+        job: impl FnOnce(&Journal) -> Result<Record, Failure>,
+        then: impl FnOnce(&mut Self, Result<(), Failure>) + 'static,
+    ) {
+        match self.mounts.begin_add(path) {
+            Ok(()) => self.mount_at(path.to_owned(), doing, limit, &[], job, then),
+            Err(failure) => then(self, Err(failure)),
+        }
+    }
+
+    /// The same at a path that was taken; it is free again when an Add that failed is undone.
+    pub(super) fn mount_at(
+        &mut self,
+        path: String,
+        doing: String,
+        limit: Duration,
+        keep: &[BorrowedFd<'_>],
+        job: impl FnOnce(&Journal) -> Result<Record, Failure>,
+        then: impl FnOnce(&mut Self, Result<(), Failure>) + 'static,
+    ) {
+        let mounted_at = path.clone();
+        let then = move |host: &mut Self, added: Result<Record, Failure>| {
+            let done = added.map(|record| host.mounts.end_add(&mounted_at, Some(record)));
+            then(host, done);
         };
-        self.mounts.end_add(path, record);
-        self.outbox.answer(ticket, result);
+        let failed = move |host: &mut Self| host.mounts.end_add(&path, None);
+        self.run_undoable(doing, limit, keep, job, then, failed);
     }
 
     /// Unmounts what is at the path, by its record and not by what the host says of it. `then`
@@ -48,12 +69,22 @@ impl Host {
         limit: Duration,
         then: impl FnOnce(&mut Self, bool) + 'static,
     ) {
+        self.unmount(path, named, limit, move |host, removed| {
+            then(host, removed.is_ok());
+            host.outbox.answer(ticket, removed.map(|()| Reply::Done));
+        });
+    }
+
+    pub(in crate::host) fn unmount(
+        &mut self,
+        path: &str,
+        named: Source,
+        limit: Duration,
+        then: impl FnOnce(&mut Self, Result<(), Failure>) + 'static,
+    ) {
         let record = match self.mounts.begin_remove(path, named) {
             Ok(record) => record,
-            Err(failure) => {
-                then(self, false);
-                return self.outbox.answer(ticket, Err(failure));
-            }
+            Err(failure) => return then(self, Err(failure)),
         };
         let doing = match &record {
             Some(record) => format!("removing {} at {path:?}", record.source),
@@ -69,10 +100,7 @@ impl Host {
             job,
             move |host, removed: Result<(), Failure>| {
                 host.mounts.end_remove(&path, removed.is_ok());
-                then(host, removed.is_ok());
-                let result = removed.map(|()| Reply::Done);
-                let result = result.map_err(|failure| failure.during(doing));
-                host.outbox.answer(ticket, result);
+                then(host, removed.map_err(|failure| failure.during(doing)));
             },
         );
     }

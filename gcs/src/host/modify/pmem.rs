@@ -29,8 +29,8 @@ impl Host {
         pmem.verified = self.layers_are_verified();
         let path = &settings.mount_path;
         let doing = format!("adding {} at {path:?}", pmem.source());
-        self.add_mount(ticket, path, doing, LIMIT, move || {
-            pmem::add(&Roots::default(), &pmem)
+        self.add_mount(ticket, path, doing, LIMIT, move |journal| {
+            pmem::add(&Roots::default(), &pmem, journal)
         });
     }
 

@@ -15,7 +15,7 @@ use crate::host::{Host, Key};
 use crate::prot::v1::{MappedDirectory, NetworkAdapter, VmHostedContainerSettings};
 use crate::prot::{HResult, MessageBase, NotificationType};
 use crate::spec;
-use crate::storage::Directory;
+use crate::storage::{clean, Directory, Record};
 
 /// Every disk may take its time to appear, and they are mounted one after another.
 const ATTACH_LIMIT: Duration = Duration::from_secs(240);
@@ -51,17 +51,27 @@ impl Host {
         // Its bundle is known when its number is; until then it has none to share.
         let none = PathBuf::new();
         let container = Container::creating(base.activity_id.clone(), none.clone(), none);
-        self.containers.insert(id.clone(), container);
         let disks = settings.mapped_virtual_disks.iter();
-        let mapped = disks.filter_map(storage::mapped_at).collect();
+        let mapped: Vec<PathBuf> = disks.filter_map(storage::mapped_at).collect();
+        if let Err(failure) = self.take_v1(&mapped) {
+            return self.outbox.answer(ticket, Err(failure));
+        }
+        self.containers.insert(id.clone(), container);
         let adapters = settings.network_adapters.clone();
-        self.run(
+        let taken = mapped.clone();
+        self.run_undoable(
             format!("attaching the storage of container {id:?}"),
             ATTACH_LIMIT,
-            move || storage::attach(&settings),
-            move |host, attached: Result<Attached, Failure>| {
+            &[],
+            move |journal| storage::attach(&settings, journal),
+            move |host, attached: Result<(Attached, Vec<Record>), Failure>| {
                 let attached = match attached {
-                    Ok(attached) => attached,
+                    Ok((attached, disks)) => {
+                        for (path, disk) in mapped.iter().zip(disks) {
+                            host.mounts.end_add(&path.to_string_lossy(), Some(disk));
+                        }
+                        attached
+                    }
                     Err(failure) => {
                         host.containers.remove(&id);
                         return host.outbox.answer(ticket, Err(failure));
@@ -74,7 +84,24 @@ impl Host {
                 };
                 host.map_directories_v1(ticket, id, mounts, directories.into_iter());
             },
+            move |host| host.free_v1(&taken),
         );
+    }
+
+    /// Takes all of these paths for disks that are about to be mounted, or none.
+    fn take_v1(&mut self, paths: &[PathBuf]) -> Result<(), Failure> {
+        for (at, path) in paths.iter().enumerate() {
+            self.mounts
+                .begin_add(&path.to_string_lossy())
+                .inspect_err(|_| self.free_v1(&paths[..at]))?;
+        }
+        Ok(())
+    }
+
+    fn free_v1(&mut self, paths: &[PathBuf]) {
+        for path in paths {
+            self.mounts.end_add(&path.to_string_lossy(), None);
+        }
     }
 
     /// The last step of Create: one directory after the other, and all or nothing.
@@ -197,6 +224,7 @@ impl Host {
         then: impl FnOnce(&mut Self) + 'static,
     ) {
         let shares = self.expect_answers(|path| mapped.iter().any(|p| p == path));
+        let at: Vec<PathBuf> = mapped.iter().filter_map(|path| clean(path).ok()).collect();
         self.run(
             doing.clone(),
             DETACH_LIMIT,
@@ -206,6 +234,7 @@ impl Host {
                     log::error!("{doing}: {left}");
                 }
                 host.forget_shares(&shares);
+                host.mounts.forget(|path| at.iter().any(|p| p == path));
                 then(host);
             },
         );

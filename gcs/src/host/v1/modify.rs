@@ -11,7 +11,7 @@ use crate::host::Host;
 use crate::prot::settings::MappedDirectory;
 use crate::prot::v1::{MappedVirtualDisk, Mapping, ModifyRequest};
 use crate::prot::{MessageBase, RequestType};
-use crate::storage::Directory;
+use crate::storage::{Directory, Source};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -45,39 +45,37 @@ impl Host {
     }
 
     fn map_v1(&mut self, ticket: Ticket, id: String, disk: MappedVirtualDisk) {
-        let path = storage::mapped_at(&disk);
-        self.run(
-            format!("mapping the disk at {:?}", disk.container_path),
+        let Some(path) = storage::mapped_at(&disk) else {
+            return self.outbox.answer(ticket, Ok(Reply::Done));
+        };
+        let at = disk.container_path.clone();
+        self.mount(
+            &at,
+            format!("mapping the disk at {at:?}"),
             LIMIT,
-            move || storage::map_disk(&disk),
-            move |host, done: Result<(), Failure>| host.mapped_v1(ticket, &id, path, done),
+            move |journal| storage::map_disk(&disk, journal),
+            move |host, done| host.mapped_v1(ticket, &id, path, done),
         );
     }
 
     fn share_v1(&mut self, ticket: Ticket, id: String, directory: Directory) {
-        let path = Some(directory.mount_path.clone());
+        let path = directory.mount_path.clone();
         let then = move |host: &mut Self, done| host.mapped_v1(ticket, &id, path, done);
         self.attach_directory(directory, Box::new(then));
     }
 
     /// Keeps in mind what is mounted at the path. When the container has ended meanwhile, and
     /// its mounts without this one, it goes as well.
-    fn mapped_v1(
-        &mut self,
-        ticket: Ticket,
-        id: &str,
-        path: Option<PathBuf>,
-        done: Result<(), Failure>,
-    ) {
+    fn mapped_v1(&mut self, ticket: Ticket, id: &str, path: PathBuf, done: Result<(), Failure>) {
         let ended = match (done, self.mounts_v1(id)) {
             (Ok(()), Ok(mounts)) => {
-                mounts.mapped.extend(path);
+                mounts.mapped.push(path);
                 return self.outbox.answer(ticket, Ok(Reply::Done));
             }
             (Ok(()), Err(ended)) => ended,
             (Err(failure), _) => return self.outbox.answer(ticket, Err(failure)),
         };
-        let paths: Vec<PathBuf> = path.into_iter().collect();
+        let paths = vec![path];
         self.detach_v1(
             format!("unmounting {paths:?} of the ended container {id:?}"),
             paths,
@@ -87,18 +85,33 @@ impl Host {
     }
 
     fn unmap_v1(&mut self, ticket: Ticket, id: String, disk: MappedVirtualDisk) {
-        let path: Vec<PathBuf> = storage::mapped_at(&disk).into_iter().collect();
-        let mounted = path.clone();
-        self.run(
-            format!("removing the disk at {:?}", disk.container_path),
-            LIMIT,
-            move || storage::unmap(&mounted).and_then(|()| storage::unplug(disk.lun)),
-            move |host, done: Result<(), Failure>| {
-                if let (Ok(()), Ok(mounts)) = (&done, host.mounts_v1(&id)) {
-                    mounts.mapped.retain(|p| !path.contains(p));
-                }
-                host.outbox.answer(ticket, done.map(|()| Reply::Done));
-            },
-        );
+        let path = storage::mapped_at(&disk);
+        let unplug = move |host: &mut Self, unmounted: Result<(), Failure>| {
+            if let Err(failure) = unmounted {
+                return host.outbox.answer(ticket, Err(failure));
+            }
+            if let Ok(mounts) = host.mounts_v1(&id) {
+                mounts.mapped.retain(|p| Some(p) != path.as_ref());
+            }
+            host.run(
+                format!("letting go of the disk {}", disk.lun),
+                LIMIT,
+                move || storage::unplug(disk.lun),
+                move |host, done: Result<(), Failure>| {
+                    host.outbox.answer(ticket, done.map(|()| Reply::Done));
+                },
+            );
+        };
+        match storage::mapped_at(&disk) {
+            Some(path) => {
+                let named = Source::Disk {
+                    controller: 0,
+                    lun: disk.lun,
+                    partition: 0,
+                };
+                self.unmount(&path.to_string_lossy(), named, LIMIT, unplug);
+            }
+            None => unplug(self, Ok(())),
+        }
     }
 }

@@ -12,7 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Failure;
 use crate::prot::v1::{MappedVirtualDisk, VmHostedContainerSettings};
-use crate::storage::{disk, layers, pmem, scsi, tree, CombinedLayers, Disk, Pmem, Roots};
+use crate::storage::{
+    disk, layers, make_directory, pmem, scsi, tree, CombinedLayers, Disk, Journal, Pmem, Record,
+    Roots,
+};
 
 /// Parent of the storage directories, which are numbered.
 const CONTAINERS: &str = "/run/gcs/c";
@@ -60,7 +63,7 @@ impl DiskId {
         })
     }
 
-    fn mount(&self, path: &Path, read_only: bool) -> Result<(), Failure> {
+    fn mount(&self, path: &Path, read_only: bool, journal: &Journal) -> Result<Record, Failure> {
         let mount_path = path.to_string_lossy().into_owned();
         let roots = Roots::default();
         match *self {
@@ -71,7 +74,7 @@ impl DiskId {
                     read_only,
                     ..Disk::default()
                 };
-                disk::add(&roots, &disk).map(drop)
+                disk::add(&roots, &disk, journal)
             }
             Self::Pmem(device) => {
                 let pmem = Pmem {
@@ -80,34 +83,44 @@ impl DiskId {
                     part: None,
                     verified: false,
                 };
-                pmem::add(&roots, &pmem).map(drop)
+                pmem::add(&roots, &pmem, journal)
             }
         }
     }
 }
 
-/// Mounts all disks, or nothing.
-pub fn attach(settings: &VmHostedContainerSettings) -> Result<Attached, Failure> {
-    let directory = new_directory()?;
+/// Mounts all disks, or nothing. The mapped disks come back with it, in their order.
+pub fn attach(
+    settings: &VmHostedContainerSettings,
+    journal: &Journal,
+) -> Result<(Attached, Vec<Record>), Failure> {
+    let done = attach_all(settings, journal);
+    done.inspect_err(|_| {
+        if let Err(left) = crate::storage::replay(journal) {
+            log::error!("after a failed create: {left}");
+        }
+    })
+}
+
+fn attach_all(
+    settings: &VmHostedContainerSettings,
+    journal: &Journal,
+) -> Result<(Attached, Vec<Record>), Failure> {
+    let directory = new_directory(journal)?;
     let attached = Attached {
         directory,
         layers: settings.layers.len(),
         has_scratch_disk: !settings.sandbox_data_path.is_empty(),
     };
-    let mut mounted = Vec::new();
-    mount_all(settings, &attached, &mut mounted).inspect_err(|_| {
-        if let Err(left) = unmap(&mounted).and(detach(&attached)) {
-            log::error!("after a failed create: {left}");
-        }
-    })?;
-    Ok(attached)
+    let mapped = mount_all(settings, &attached, journal)?;
+    Ok((attached, mapped))
 }
 
 /// The directory with the smallest free number.
-fn new_directory() -> Result<PathBuf, Failure> {
+fn new_directory(journal: &Journal) -> Result<PathBuf, Failure> {
     for number in 0..NUMBERS {
         let path = Path::new(CONTAINERS).join(number.to_string());
-        match DirBuilder::new().mode(0o700).create(&path) {
+        match make_directory(journal, &path, 0o700) {
             Ok(()) => return Ok(path),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             Err(error) => return Err(failed("make", &path, &error)),
@@ -121,38 +134,37 @@ fn new_directory() -> Result<PathBuf, Failure> {
 fn mount_all(
     settings: &VmHostedContainerSettings,
     attached: &Attached,
-    mounted: &mut Vec<PathBuf>,
-) -> Result<(), Failure> {
-    for disk in &settings.mapped_virtual_disks {
-        map_disk(disk)?;
-        mounted.extend(mapped_at(disk));
-    }
+    journal: &Journal,
+) -> Result<Vec<Record>, Failure> {
+    let disks = settings.mapped_virtual_disks.iter();
+    let disks = disks.filter(|disk| mapped_at(disk).is_some());
+    let mapped = disks.map(|disk| map_disk(disk, journal));
+    let mapped = mapped.collect::<Result<Vec<_>, _>>()?;
     let mut paths = vec![PathBuf::from(BASE)];
     for (number, layer) in settings.layers.iter().enumerate() {
         let path = attached.directory.join(number.to_string());
-        DiskId::parse(&layer.path)?.mount(&path, true)?;
+        DiskId::parse(&layer.path)?.mount(&path, true, journal)?;
         paths.push(path);
     }
     let scratch = attached.scratch();
     if attached.has_scratch_disk {
-        DiskId::parse(&settings.sandbox_data_path)?.mount(&scratch, false)?;
+        DiskId::parse(&settings.sandbox_data_path)?.mount(&scratch, false, journal)?;
     } else {
-        directory(&scratch, 0o755)?;
+        let made = make_directory(journal, &scratch, 0o755);
+        made.map_err(|e| failed("make", &scratch, &e))?;
     }
     directory(&Path::new(BASE).join("etc"), 0o755)?;
     let (root, scratch) = (attached.root(), scratch);
     let combined =
         CombinedLayers::new(&root.to_string_lossy(), &paths, &scratch.to_string_lossy())?;
-    layers::add(&combined)
+    layers::add(&combined, journal)?;
+    Ok(mapped)
 }
 
-/// A disk at a path of the VM.
-pub fn map_disk(disk: &MappedVirtualDisk) -> Result<(), Failure> {
-    if disk.attach_only {
-        return Ok(());
-    }
+/// A disk at a path of the VM, if [`mapped_at`] has one.
+pub fn map_disk(disk: &MappedVirtualDisk, journal: &Journal) -> Result<Record, Failure> {
     in_utility_vm(disk.create_in_utility_vm, &disk.container_path)?;
-    DiskId::Scsi(disk.lun).mount(Path::new(&disk.container_path), disk.read_only)
+    DiskId::Scsi(disk.lun).mount(Path::new(&disk.container_path), disk.read_only, journal)
 }
 
 /// The only place for disks and directories.
