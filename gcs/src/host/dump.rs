@@ -65,6 +65,7 @@ impl Host {
                 pending.map(|(id, seq, age)| format!("{id} {seq} for {age:.1?}")),
             ),
             section("containers", self.describe_containers()),
+            section("mounts", self.mounts.describe()),
             section("network namespaces", self.namespaces.describe()),
             section("processes", self.describe_processes()),
             section("tasks", self.describe_tasks()),

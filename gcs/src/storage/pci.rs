@@ -1,4 +1,8 @@
 //! PCI functions that the host has assigned to the VM (protocol section 7.9).
+//!
+//! On a host without VMBus, such as QEMU, the instance says where the function is plugged in: in
+//! `xxxxxxxx-DDDD-BBBB-xxxx-xxxxxxxxxxxx` DDDD is the PCI domain, as in instances of Hyper-V, and
+//! BBBB the bus.
 
 use std::fs;
 use std::io;
@@ -38,15 +42,62 @@ fn find_with<S: Source>(
         )));
     }
     let started = Instant::now();
-    let directory = roots.sys.join("bus/vmbus/devices").join(&instance);
-    let events = Events(instance);
-    let found = uevent::wait_for(subscribe, &events, deadline, || look(&directory))?;
+    let place = Place::of(roots, &instance)?;
+    let found = uevent::wait_for(subscribe, &place, deadline, || place.look())?;
     found.ok_or_else(|| {
         Failure::unspecified(format!(
-            "no PCI device at {directory:?} after {:.1} s: was it assigned to the VM?",
+            "no PCI device {instance} at {:?} after {:.1} s: was it assigned to the VM?",
+            place.path(),
             started.elapsed().as_secs_f64()
         ))
     })
+}
+
+/// Where a function is to appear.
+enum Place {
+    VmBus {
+        directory: PathBuf,
+        instance: String,
+    },
+    /// The directory of all functions, and how the names of those on the bus begin.
+    Bus { functions: PathBuf, bus: String },
+}
+
+impl Place {
+    fn of(roots: &Roots, instance: &str) -> Result<Self, Failure> {
+        let bus = roots.sys.join("bus");
+        if bus.join("vmbus").exists() {
+            return Ok(Self::VmBus {
+                directory: bus.join("vmbus/devices").join(instance),
+                instance: instance.to_owned(),
+            });
+        }
+        let mut words = instance.split('-').skip(1);
+        let mut number = || u16::from_str_radix(words.next()?, 16).ok();
+        match (number(), number()) {
+            (Some(domain), Some(number @ 0..=255)) => Ok(Self::Bus {
+                functions: bus.join("pci/devices"),
+                bus: format!("{domain:04x}:{number:02x}:"),
+            }),
+            _ => Err(Failure::unspecified(format!(
+                "VMBusGUID {instance:?} names no PCI bus, and there is no VMBus here"
+            ))),
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        match self {
+            Self::VmBus { directory, .. } => directory.clone(),
+            Self::Bus { functions, bus } => functions.join(format!("{bus}*")),
+        }
+    }
+
+    fn look(&self) -> Result<Option<PathBuf>, Failure> {
+        match self {
+            Self::VmBus { directory, .. } => look(directory),
+            Self::Bus { functions, bus } => entry(functions, bus),
+        }
+    }
 }
 
 /// `pci<domain>:<bus>`, and in it what begins with the same `<domain>:<bus>`.
@@ -80,12 +131,14 @@ fn entry(directory: &Path, prefix: &str) -> Result<Option<PathBuf>, Failure> {
     Ok(None)
 }
 
-struct Events(String);
-
 /// The path of a function goes through its VMBus instance.
-impl Matcher for Events {
+impl Matcher for Place {
     fn is_match(&self, event: &Uevent) -> bool {
-        event.subsystem == "pci" && event.devpath.contains(&self.0)
+        let here = match self {
+            Self::VmBus { instance, .. } => event.devpath.contains(instance.as_str()),
+            Self::Bus { bus, .. } => event.devpath.contains(&format!("/{bus}")),
+        };
+        event.subsystem == "pci" && here
     }
 }
 
@@ -99,6 +152,7 @@ mod tests {
     #[test]
     fn a_function_is_found_when_it_comes() {
         let tree = Tree::new();
+        tree.sys_dir("bus/vmbus/devices");
         let base = format!("bus/vmbus/devices/{INSTANCE}");
         let function = format!("{base}/pci6a0b:00/6a0b:00:02.0");
         let script = Script::default()
@@ -115,6 +169,34 @@ mod tests {
         let upper = INSTANCE.to_uppercase();
         let found = find_with(&tree.roots, || Ok(script), &upper, Instant::now()).unwrap();
         assert_eq!(found, tree.roots.sys.join(&function));
+    }
+
+    #[test]
+    fn without_vmbus_the_instance_names_the_bus() {
+        let tree = Tree::new();
+        let at = |name: &str| tree.sys_dir(&format!("bus/pci/devices/{name}"));
+        at("0000:02:00.0");
+        let script = Script::default()
+            .event(
+                "pci",
+                "/devices/pci0000:00/0000:00:03.0/0000:03:00.0",
+                || {},
+            )
+            .event(
+                "pci",
+                "/devices/pci0000:00/0000:00:02.0/0000:1a:00.0",
+                || {
+                    at("0000:1a:00.0");
+                },
+            );
+        let instance = "00000000-0000-001A-0000-000000000000";
+        let found = find_with(&tree.roots, || Ok(script), instance, Instant::now()).unwrap();
+        assert!(found.ends_with("bus/pci/devices/0000:1a:00.0"), "{found:?}");
+        for wrong in ["0-0", "0-0-100-0", "0-10000-0"] {
+            let none = || Ok(Script::default());
+            let failure = find_with(&tree.roots, none, wrong, Instant::now()).unwrap_err();
+            assert!(failure.message.contains("no PCI bus"), "{failure}");
+        }
     }
 
     fn panic_if_there(tree: &Tree, function: &str) {

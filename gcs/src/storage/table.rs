@@ -124,6 +124,16 @@ impl MountTable {
             .retain(|path, state| !at(path) || !matches!(state, State::Mounted(_)));
     }
 
+    /// A line for each path, for the state dump.
+    pub fn describe(&self) -> Vec<String> {
+        let line = |(path, state): (&PathBuf, &State)| match state {
+            State::Adding => format!("{path:?}: something is being added"),
+            State::Mounted(record) => format!("{path:?}: {}", record.source),
+            State::Removing(record) => format!("{path:?}: {} is being removed", record.source),
+        };
+        self.0.iter().map(line).collect()
+    }
+
     /// What is mounted at the path, in whatever form it is written.
     pub fn get(&self, mount_path: &Path) -> Option<&Record> {
         match self.0.get(&super::clean(mount_path).ok()?)? {
@@ -190,6 +200,25 @@ mod tests {
         assert_eq!(table.begin_remove("", at(0, 9, 0)), Ok(None));
         table.end_remove("", true);
         assert!(table.begin_add("relative").is_err());
+    }
+
+    #[test]
+    fn what_went_without_a_remove_is_forgotten_and_nothing_else() {
+        let mut table = MountTable::default();
+        for (path, mappings) in [("/c/a/m0", vec!["dm-a".to_owned()]), ("/c/ab", vec![])] {
+            table.begin_add(path).unwrap();
+            let record = record(1, true);
+            table.end_add(path, Some(Record { mappings, ..record }));
+        }
+        table.begin_add("/c/a/m1").unwrap();
+        let inside = |path: &Path| path.starts_with("/c/a");
+        assert_eq!(table.mappings(inside), ["dm-a"]);
+        table.forget(inside);
+        assert_eq!(table.mappings(|_| true), [""; 0]);
+        // Still at work there; somebody else's.
+        assert!(table.begin_add("/c/a/m1").is_err());
+        assert!(table.get(Path::new("/c/ab")).is_some());
+        table.begin_add("/c/a/m0").unwrap();
     }
 
     #[test]
