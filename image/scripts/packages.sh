@@ -45,6 +45,7 @@ images  tar                         tar              unpacks image layers
 images  zstd                        zstd             image layers and initrd
 images  diod                        diod             directories of this machine in a container
 tests   mkfs.xfs                    xfsprogs         disks with another file system
+tests   veritysetup                 cryptsetup-bin   checks hash trees by another program
 xfs     mkfs.xfs                    xfsprogs         formats disks inside the image xfs
 tests   debootstrap                 debootstrap      a real Debian root file system to run
 '

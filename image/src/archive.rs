@@ -92,6 +92,8 @@ pub struct Member {
     pub mode: u32,
     pub inode: u32,
     pub mtime: u32,
+    /// Major and minor number of a device.
+    pub device: (u32, u32),
     pub body: Vec<u8>,
 }
 
@@ -116,8 +118,47 @@ pub fn read(archive: &[u8]) -> Result<Vec<Member>, Error> {
             mode: entry.mode(),
             inode: entry.ino(),
             mtime: entry.mtime(),
+            device: (entry.rdev_major(), entry.rdev_minor()),
             body,
         });
         rest = reader.finish().map_err(broken)?;
     }
 }
+
+/// The tree that an archive unpacks to.
+///
+/// # Errors
+/// A member is of a kind that an image cannot have, or lies in no directory.
+pub fn tree(members: Vec<Member>) -> Result<Tree, Error> {
+    // Inode → the path that carries the content: the last one.
+    let mut carriers: BTreeMap<u32, String> = BTreeMap::new();
+    for member in members.iter().filter(|m| m.mode & TYPE == REGULAR) {
+        carriers.insert(member.inode, member.path.clone());
+    }
+    let mut tree = Tree::default();
+    for member in members {
+        let wrong = |problem: String| Error::Archive(format!("{}: {problem}", member.path));
+        let kind = match member.mode & TYPE {
+            0o040_000 => Kind::Directory,
+            REGULAR => match carriers.get(&member.inode) {
+                Some(carrier) if *carrier != member.path => Kind::Same(carrier.clone()),
+                _ => Kind::File(member.body),
+            },
+            0o120_000 => Kind::Symlink(
+                String::from_utf8(member.body).map_err(|e| wrong(format!("its target: {e}")))?,
+            ),
+            0o020_000 => Kind::Char(member.device.0, member.device.1),
+            0o060_000 => Kind::Block(member.device.0, member.device.1),
+            other => return Err(wrong(format!("is of the kind {other:o}"))),
+        };
+        let mode = member.mode & 0o7777;
+        tree.add(&member.path, Node { kind, mode }).map_err(wrong)?;
+    }
+    tree.check()
+        .map_err(|(path, problem)| Error::Archive(format!("{path}: {problem}")))?;
+    Ok(tree)
+}
+
+/// Of `st_mode`: the bits of the file type, and the regular one.
+const TYPE: u32 = 0o170_000;
+const REGULAR: u32 = 0o100_000;

@@ -10,10 +10,14 @@
 //! directory, umask or clock: nothing but those four is looked at. Needs no privileges.
 
 pub mod archive;
+pub mod disk;
+pub mod ext4;
 pub mod manifest;
 pub mod pack;
 pub mod profile;
 pub mod tree;
+pub mod verity;
+pub mod vhd;
 
 use std::path::{Path, PathBuf};
 
@@ -39,6 +43,8 @@ pub enum Error {
     },
     #[error("the image does not match its manifest: {0}")]
     Mismatch(String),
+    #[error("making the root file system: {tool} {why}")]
+    Tool { tool: &'static str, why: String },
     #[error("{0}")]
     Archive(String),
 }
@@ -58,4 +64,16 @@ impl Error {
 pub fn sha256(bytes: &[u8]) -> String {
     use sha2::Digest;
     hex::encode(sha2::Sha256::digest(bytes))
+}
+
+/// An id that follows from what it is for and the bytes it is about.
+pub(crate) fn id(of: &str, bytes: &[u8]) -> uuid::Uuid {
+    use sha2::Digest;
+    let hash = sha2::Sha256::new()
+        .chain_update(of)
+        .chain_update(bytes)
+        .finalize();
+    let mut id = [0; 16];
+    id.copy_from_slice(&hash[..16]);
+    uuid::Uuid::new_v8(id)
 }

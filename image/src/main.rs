@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 use image::manifest::Manifest;
 use image::pack::Format;
 use image::profile::Fill;
-use image::{archive, pack, profile, Error};
+use image::{archive, disk, pack, profile, Error};
 
 #[derive(Parser)]
 #[command(about = "Writes the guest's initrd: a reproducible newc archive and its manifest.")]
@@ -36,6 +36,14 @@ enum Command {
         epoch: u32,
         #[arg(long, value_enum, default_value = "none")]
         format: Format,
+        #[arg(long)]
+        output: PathBuf,
+    },
+    /// Make the disks of a root file system from an initrd: ext4 in a fixed VHD, with dm-verity.
+    Disk {
+        #[arg(long)]
+        initrd: PathBuf,
+        /// Where they go.
         #[arg(long)]
         output: PathBuf,
     },
@@ -85,11 +93,17 @@ fn run(command: Command) -> Result<(), Error> {
             let image = pack::pack(format, &archive)?;
             let values = std::mem::take(&mut fill.values);
             let manifest = Manifest::new(name, &tree, format, epoch, values, &archive, &image);
-            let mut text = serde_json::to_vec_pretty(&manifest)
-                .map_err(|error| Error::Archive(format!("cannot write the manifest: {error}")))?;
-            text.push(b'\n');
-            store(&manifest_of(&output), &text)?;
+            store(&manifest_of(&output), &json("manifest", &manifest)?)?;
             store(&output, &image)
+        }
+        Command::Disk { initrd, output } => {
+            let bytes = std::fs::read(&initrd).map_err(io("cannot read the initrd", &initrd))?;
+            let work = tempfile::tempdir().map_err(io("cannot work in", &std::env::temp_dir()))?;
+            let disks = disk::of_initrd(&bytes, work.path())?;
+            std::fs::create_dir_all(&output).map_err(io("cannot create", &output))?;
+            store(&output.join(disk::DISK), &disks.root)?;
+            store(&output.join(disk::HASH_DISK), &disks.hashes)?;
+            store(&output.join(disk::FACTS), &json("facts", &disks.facts)?)
         }
         Command::Verify { image } => {
             let path = manifest_of(&image);
@@ -101,6 +115,13 @@ fn run(command: Command) -> Result<(), Error> {
             manifest.verify(&bytes)
         }
     }
+}
+
+fn json(what: &str, value: &impl serde::Serialize) -> Result<Vec<u8>, Error> {
+    let mut text = serde_json::to_vec_pretty(value)
+        .map_err(|error| Error::Archive(format!("cannot write the {what}: {error}")))?;
+    text.push(b'\n');
+    Ok(text)
 }
 
 /// Writes a file whole or not at all, and only when it changes, so that nothing is made again for

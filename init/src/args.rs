@@ -94,6 +94,18 @@ pub fn boot(line: &[OsString], around: &Surroundings<'_>) -> Result<Boot, ArgErr
     Ok(boot)
 }
 
+/// Our name where the image and its kernel line are measured together (protocol.md 10.3): the host
+/// says nothing about what to start, a script in the image does. The image has no shell, so we are
+/// the script.
+pub const STARTUP: &str = "/startup.sh";
+
+/// The line that the script gives PID 1, whatever its own words are.
+pub fn startup() -> Vec<OsString> {
+    words(OsStr::new(
+        "-e 1 /bin/vsockexec -o 109 -e 109 /bin/gcs -v4 -log-format json -loglevel debug",
+    ))
+}
+
 /// Started with nothing at all: the service with a log file, and a shell beside it.
 fn without_words() -> Boot {
     let program = [

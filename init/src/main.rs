@@ -33,8 +33,10 @@ const PANICKED: i32 = 101;
 fn start(words: Vec<OsString>) -> i32 {
     gcs::log::stamp("main");
     let (applet, names) = applets::choose(&words, std::process::id());
+    let name = words.first().cloned();
     let words = words.get(names..).unwrap_or_default();
     match applet {
+        Applet::Init if name.is_some_and(|name| name == args::STARTUP) => pid_1(&args::startup()),
         Applet::Init => pid_1(words),
         Applet::Wrapper => guarded(|| applets::wrapper(words)),
         Applet::Mkfs => guarded(|| applets::mkfs(words)),

@@ -61,6 +61,71 @@ pub struct ColdDisk {
     pub read_only: bool,
 }
 
+impl ColdDisk {
+    /// A boot disk of the host: a fixed VHD by its name, else raw.
+    pub fn boot(path: PathBuf) -> Self {
+        let vhd = path.extension().is_some_and(|ending| ending == "vhd");
+        let format = if vhd { "vpc" } else { "raw" };
+        Self {
+            path,
+            format: format.into(),
+            read_only: true,
+        }
+    }
+}
+
+/// What the kernel mounts as its root; protocol.md 10.3 has a form of the kernel line for each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Root {
+    /// Unpacked into memory.
+    Initrd(PathBuf),
+    /// The first disk of the first controller.
+    Scsi(ColdDisk),
+    /// The first persistent memory device; a VHD's footer is left out. Needs PCI.
+    Pmem(PathBuf),
+    /// dm-verity over the first disk; its hash tree is there too or on the second.
+    Verity {
+        disks: Vec<ColdDisk>,
+        /// `dm-mod.create`, without quotes.
+        create: String,
+    },
+}
+
+impl Root {
+    /// Every file that it is made of, and what to call them.
+    pub fn files(&self) -> (&'static str, Vec<&PathBuf>) {
+        match self {
+            Self::Initrd(file) => ("initrd", vec![file]),
+            Self::Pmem(file) => ("root disk", vec![file]),
+            _ => (
+                "root disk",
+                self.disks().iter().map(|disk| &disk.path).collect(),
+            ),
+        }
+    }
+
+    fn disks(&self) -> &[ColdDisk] {
+        match self {
+            Self::Initrd(_) | Self::Pmem(_) => &[],
+            Self::Scsi(disk) => std::slice::from_ref(disk),
+            Self::Verity { disks, .. } => disks,
+        }
+    }
+
+    /// How the host's kernel line begins.
+    fn line(&self) -> Option<String> {
+        match self {
+            Self::Initrd(_) => None,
+            Self::Scsi(_) => Some("root=/dev/sda ro rootwait init=/init".into()),
+            Self::Pmem(_) => Some("root=/dev/pmem0 ro rootwait init=/init".into()),
+            Self::Verity { create, .. } => {
+                let line = format!("root=/dev/dm-0 dm-mod.create=\"{create}\" init=/init");
+                Some(line)
+            }
+        }
+    }
+}
+
 /// A TCP port of this machine's loopback that leads into the VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Forward {
@@ -76,7 +141,7 @@ pub struct Profile {
     pub cpus: u32,
     /// A PVH `vmlinux` or a bzImage.
     pub kernel: PathBuf,
-    pub initrd: Option<PathBuf>,
+    pub root: Option<Root>,
     pub form: BootForm,
     /// `-loglevel` of the service.
     pub guest_log_level: String,
@@ -95,8 +160,10 @@ pub struct Profile {
     pub vsock: VsockWish,
     /// SCSI controllers, 1 to 4.
     pub controllers: u8,
+    /// Behind those of the root.
     pub disks: Vec<ColdDisk>,
-    /// Persistent memory devices (`/dev/pmem<n>`), raw files of whole MiB. Needs PCI.
+    /// Persistent memory devices (`/dev/pmem<n>`), raw files of whole 2 MiB, behind the root's. Needs
+    /// PCI.
     pub pmem: Vec<PathBuf>,
     /// Places for more of them, to be plugged in later (`Qmp::plug_pmem`).
     pub pmem_slots: u8,
@@ -117,7 +184,7 @@ impl Profile {
             memory_mib: 256,
             cpus: 1,
             kernel: kernel.into(),
-            initrd,
+            root: initrd.map(Root::Initrd),
             form: BootForm::Vsockexec,
             guest_log_level: "debug".into(),
             service_flags: Vec::new(),
@@ -136,6 +203,30 @@ impl Profile {
             console_log: None,
             qemu_arguments: Vec::new(),
         }
+    }
+
+    /// The file that is unpacked into memory, where that is the root.
+    pub fn initrd(&self) -> Option<&PathBuf> {
+        match &self.root {
+            Some(Root::Initrd(file)) => Some(file),
+            _ => None,
+        }
+    }
+
+    /// All disks in the order of their places.
+    pub fn cold_disks(&self) -> impl Iterator<Item = &ColdDisk> {
+        let root = self.root.as_ref().map_or(&[][..], Root::disks);
+        root.iter().chain(&self.disks)
+    }
+
+    /// All persistent memory, with its length in bytes; only a root is never written.
+    fn cold_pmem(&self) -> impl Iterator<Item = (&PathBuf, u64, bool)> {
+        let root = match &self.root {
+            Some(Root::Pmem(file)) => Some((file, length(file) >> 20 << 20, true)),
+            _ => None,
+        };
+        let others = self.pmem.iter().map(|file| (file, length(file), false));
+        root.into_iter().chain(others)
     }
 }
 
@@ -163,7 +254,7 @@ pub struct Wiring {
 /// The kernel line: protocol.md 10.3 for a VM without VPCI, but with what QEMU needs. On q35
 /// without `pci=off`, because the devices are on PCI.
 pub fn kernel_line(profile: &Profile) -> String {
-    let mut words: Vec<String> = Vec::new();
+    let mut words: Vec<String> = profile.root.iter().filter_map(Root::line).collect();
     if profile.serial_console {
         words.push("8250_core.nr_uarts=1 8250_core.skip_txen_test=1 console=ttyS0,115200".into());
     } else {
@@ -244,12 +335,11 @@ pub fn command_line(profile: &Profile, wiring: &Wiring) -> Vec<OsString> {
     if wiring.accel == Accel::Kvm {
         push(&["-cpu", "host"]);
     }
-    let pmem: Vec<(&PathBuf, u64)> = profile
-        .pmem
+    let pmem: Vec<_> = profile.cold_pmem().collect();
+    let most: u64 = pmem
         .iter()
-        .map(|file| (file, length(file)))
-        .collect();
-    let most: u64 = pmem.iter().map(|(_, bytes)| PMEM_ALIGNMENT + bytes).sum();
+        .map(|(_, bytes, _)| PMEM_ALIGNMENT + bytes)
+        .sum();
     let most = most + u64::from(profile.pmem_slots) * 2 * PMEM_ALIGNMENT;
     let ram = match most {
         0 => memory.clone(),
@@ -259,11 +349,14 @@ pub fn command_line(profile: &Profile, wiring: &Wiring) -> Vec<OsString> {
         ),
     };
     push(&["-m", &ram, "-smp", &profile.cpus.to_string()]);
-    for (index, (file, bytes)) in pmem.iter().enumerate() {
+    for (index, (file, bytes, read_only)) in pmem.iter().enumerate() {
         let path = escape(&file.to_string_lossy());
+        let read_only = if *read_only { ",readonly=on" } else { "" };
         push(&[
             "-object",
-            &format!("memory-backend-file,id=pmem{index},mem-path={path},size={bytes},share=on"),
+            &format!(
+                "memory-backend-file,id=pmem{index},mem-path={path},size={bytes},share=on{read_only}"
+            ),
         ]);
         push(&[
             "-device",
@@ -292,7 +385,7 @@ pub fn command_line(profile: &Profile, wiring: &Wiring) -> Vec<OsString> {
     for controller in 0..profile.controllers {
         push(&["-device", &format!("virtio-scsi-{bus},id=scsi{controller}")]);
     }
-    for (lun, disk) in profile.disks.iter().enumerate() {
+    for (lun, disk) in profile.cold_disks().enumerate() {
         let path = escape(&disk.path.to_string_lossy());
         let read_only = if disk.read_only { "on" } else { "off" };
         push(&[
@@ -344,7 +437,7 @@ pub fn command_line(profile: &Profile, wiring: &Wiring) -> Vec<OsString> {
     }
     push(&["-append", &kernel_line(profile)]);
     args.extend(["-kernel".into(), profile.kernel.clone().into_os_string()]);
-    if let Some(initrd) = &profile.initrd {
+    if let Some(initrd) = profile.initrd() {
         args.extend(["-initrd".into(), initrd.clone().into_os_string()]);
     }
     args.extend(profile.qemu_arguments.iter().map(OsString::from));
@@ -422,6 +515,46 @@ nolapic_timer no_timer_check nr_cpus=1 brd.rd_nr=0 pmtmr=0 -- -e 1 /bin/vsockexe
 -initrd
 /k/initrd.img";
         assert_eq!(text(&profile, VsockWire::Device("/t/a,b".into())), expected);
+    }
+
+    #[test]
+    fn each_root_has_the_hosts_line_and_its_devices() {
+        let disk = |name: &str| ColdDisk::boot(format!("/b/{name}").into());
+        let tail = " 8250_core.nr_uarts=1";
+        for (root, line, devices) in [
+            (
+                Root::Scsi(disk("rootfs.vhd")),
+                "root=/dev/sda ro rootwait init=/init",
+                &["driver=vpc,node-name=cold0,read-only=on,file.driver=file,file.filename=/b/rootfs.vhd",
+                  "node-name=cold1", "drive=cold1,bus=scsi0.0,channel=0,scsi-id=0,lun=1"][..],
+            ),
+            (
+                Root::Pmem("/b/rootfs.vhd".into()),
+                "root=/dev/pmem0 ro rootwait init=/init",
+                &["id=pmem0,mem-path=/b/rootfs.vhd,size=0,share=on,readonly=on",
+                  "id=pmem1,mem-path=/b/more,size=0,share=on\n", "node-name=cold0"],
+            ),
+            (
+                Root::Verity {
+                    disks: vec![disk("a.vhd"), disk("b.vhd")],
+                    create: "dmverity,,,ro,0 8 verity 1 /dev/sda /dev/sdb".into(),
+                },
+                "root=/dev/dm-0 dm-mod.create=\"dmverity,,,ro,0 8 verity 1 /dev/sda /dev/sdb\" init=/init",
+                &["file.filename=/b/a.vhd", "node-name=cold1,read-only=on,file.driver=file,file.filename=/b/b.vhd",
+                  "node-name=cold2"],
+            ),
+        ] {
+            let mut profile = Profile::new("/b/vmlinux", None);
+            profile.root = Some(root);
+            profile.disks = vec![disk("data")];
+            profile.pmem = vec!["/b/more".into()];
+            let text = text(&profile, VsockWire::None);
+            assert!(text.contains(&format!("-append\n{line}{tail}")), "{line:?} is not in\n{text}");
+            assert!(!text.contains("-initrd"), "{text}");
+            for part in devices {
+                assert!(text.contains(part), "{part:?} is not in\n{text}");
+            }
+        }
     }
 
     #[test]

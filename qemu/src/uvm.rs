@@ -160,7 +160,7 @@ impl Uvm {
         }
         let taken = (0..)
             .map(|lun| (0, lun))
-            .take(profile.disks.len())
+            .take(profile.cold_disks().count())
             .collect();
         Ok(Self {
             vm,

@@ -75,8 +75,11 @@ impl Vm {
         on_end: impl Fn(End) + Send + Sync + 'static,
     ) -> Result<Self, VmError> {
         readable("kernel", &profile.kernel)?;
-        if let Some(initrd) = &profile.initrd {
-            readable("initrd", initrd)?;
+        if let Some(root) = &profile.root {
+            let (what, files) = root.files();
+            files
+                .into_iter()
+                .try_for_each(|file| readable(what, file))?;
         }
         for disk in &profile.disks {
             readable("disk", &disk.path)?;

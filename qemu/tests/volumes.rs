@@ -213,7 +213,7 @@ fn run(options: &[&str], script: &str) -> Option<std::process::Output> {
     let profile = common::shipped_profile()?;
     let mut command = Command::new(env!("CARGO_BIN_EXE_uvm"));
     command.arg("run").arg("--kernel").arg(&profile.kernel);
-    command.arg("--initrd").args(&profile.initrd);
+    command.arg("--initrd").args(profile.initrd());
     command.args(options).args(["--", "sh", "-c", script]);
     command.env("UVM_LAYER_CACHE", common::layer_cache());
     Some(command.output().unwrap())

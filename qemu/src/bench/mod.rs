@@ -22,7 +22,7 @@ use crate::choice::AccelWish;
 use crate::host::{HostError, LogSink};
 use crate::oci::OciError;
 use crate::private_dir::PrivateDir;
-use crate::profile::Profile;
+use crate::profile::{Profile, Root};
 use crate::uvm::{BootOptions, Uvm, UvmError};
 
 pub use figure::{median, Budget, Figure, Unit};
@@ -86,7 +86,7 @@ impl Plan {
 
     fn boot(&self, initrd: &Path, init_line: Option<&str>) -> Result<Uvm, UvmError> {
         let mut profile = self.profile.clone();
-        profile.initrd = Some(initrd.to_owned());
+        profile.root = Some(Root::Initrd(initrd.to_owned()));
         profile.init_line = init_line.map(str::to_owned);
         let options = BootOptions {
             accel: self.accel,
@@ -107,8 +107,8 @@ pub fn run(plan: &Plan, mut doing: impl FnMut(&str)) -> Result<Vec<Figure>, Benc
     let dir = PrivateDir::new().map_err(BenchError::io("a private directory"))?;
     let guest = plan
         .profile
-        .initrd
-        .clone()
+        .initrd()
+        .cloned()
         .ok_or_else(|| BenchError::Files("there is no initrd to measure".into()))?;
     let mut figures = Vec::new();
 

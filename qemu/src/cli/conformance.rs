@@ -62,7 +62,7 @@ impl Conformance {
         let progress = Progress::new();
         log_to_stderr(&progress, self.vm.log_filter());
         let profile = self.vm.profile()?;
-        let about = json!({"kernel": profile.kernel, "initrd": profile.initrd});
+        let about = json!({"kernel": profile.kernel, "initrd": profile.initrd()});
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let order = Order {
             profile,

@@ -1,16 +1,18 @@
 //! The options that every command with a VM has.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
+use image::disk;
+use image::verity::Facts;
 use log::LevelFilter;
 
 use crate::choice::AccelWish;
 use crate::host::log::{Level, Record};
 use crate::host::LogSink;
-use crate::profile::{BootForm, Machine, Profile, VsockWish};
+use crate::profile::{BootForm, ColdDisk, Machine, Profile, Root, VsockWish};
 use crate::uvm::{BootOptions, Uvm};
 
 use super::progress::{log_to_stderr, Progress};
@@ -27,6 +29,12 @@ pub struct VmOptions {
     /// Initrd [default: out/initrd.img]
     #[arg(long, env = "UVM_INITRD", value_name = "FILE")]
     pub initrd: Option<PathBuf>,
+    /// Boot files as `make dist` lays them out [default with another root than the initrd: out/dist]
+    #[arg(long, value_name = "DIRECTORY", conflicts_with_all = ["kernel", "initrd"])]
+    pub dist: Option<PathBuf>,
+    /// What the kernel mounts as its root: all but the initrd are of the shipping set
+    #[arg(long, value_enum, default_value = "initrd", value_name = "FORM")]
+    pub root: RootForm,
     /// Memory in MiB
     #[arg(long, default_value_t = 256, value_name = "MIB", value_parser = clap::value_parser!(u32).range(16..))]
     pub memory: u32,
@@ -69,10 +77,62 @@ pub struct VmOptions {
     pub verbose: bool,
 }
 
+/// The forms that a root file system is shipped in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum RootForm {
+    /// initrd.img, unpacked into memory
+    Initrd,
+    /// rootfs.vhd as a disk
+    Scsi,
+    /// rootfs.vhd as persistent memory
+    Pmem,
+    /// rootfs.vhd checked against the hash tree behind its file system
+    Verity,
+    /// rootfs.vhd checked against rootfs.hash.vhd
+    VeritySplit,
+}
+
+impl RootForm {
+    /// The root made of the files in a shipping set.
+    ///
+    /// # Errors
+    /// The set has no file with the facts of dm-verity, or they cannot be read.
+    pub fn of(self, dist: &Path) -> anyhow::Result<Root> {
+        let disk = || dist.join(disk::DISK);
+        let facts = || -> anyhow::Result<Facts> {
+            let file = dist.join(disk::FACTS);
+            let text = std::fs::read(&file)
+                .with_context(|| format!("{} cannot be read: run `make dist`", file.display()))?;
+            serde_json::from_slice(&text)
+                .with_context(|| format!("{} is not understood", file.display()))
+        };
+        let form = match self {
+            Self::Initrd => return Ok(Root::Initrd(dist.join("initrd.img"))),
+            Self::Scsi => return Ok(Root::Scsi(ColdDisk::boot(disk()))),
+            Self::Pmem => return Ok(Root::Pmem(disk())),
+            Self::Verity => facts()?.combined,
+            Self::VeritySplit => facts()?.separate,
+        };
+        let disks = form
+            .disks
+            .iter()
+            .map(|name| ColdDisk::boot(dist.join(name)));
+        Ok(Root::Verity {
+            disks: disks.collect(),
+            create: form.create,
+        })
+    }
+}
+
 impl VmOptions {
     /// The VM that the options describe.
     pub fn profile(&self) -> anyhow::Result<Profile> {
-        let mut profile = Profile::new(self.kernel_path()?, Some(self.initrd_path()?));
+        let mut profile = Profile::new(self.kernel_path()?, None);
+        profile.root = Some(match (&self.dist, self.root) {
+            (None, RootForm::Initrd) => Root::Initrd(self.initrd_path()?),
+            (None, form) => form.of(&built(&["dist"], "shipping set", "--dist")?)?,
+            (Some(dist), form) => form.of(dist)?,
+        });
         profile.machine = self.machine;
         profile.memory_mib = self.memory;
         profile.cpus = self.cpus;
@@ -91,9 +151,10 @@ impl VmOptions {
     }
 
     pub fn kernel_path(&self) -> anyhow::Result<PathBuf> {
-        match &self.kernel {
-            Some(kernel) => Ok(kernel.clone()),
-            None => built(&["vmlinux", "bzImage"], "kernel", "--kernel or UVM_KERNEL"),
+        match (&self.kernel, &self.dist) {
+            (Some(kernel), _) => Ok(kernel.clone()),
+            (None, Some(dist)) => Ok(dist.join("vmlinux")),
+            (None, None) => built(&["vmlinux", "bzImage"], "kernel", "--kernel or UVM_KERNEL"),
         }
     }
 
@@ -177,10 +238,11 @@ fn built(names: &[&str], what: &str, option: &str) -> anyhow::Result<PathBuf> {
     let found = names
         .iter()
         .flat_map(|name| places.iter().map(move |place| place.join(name)))
-        .find(|path| path.is_file());
+        .find(|path| path.exists());
     found.with_context(|| {
+        let goal = if what == "shipping set" { " dist" } else { "" };
         format!(
-            "there is no {what} at {BUILT}/{}: run `make`, or name one with {option}",
+            "there is no {what} at {BUILT}/{}: run `make{goal}`, or name one with {option}",
             names[0]
         )
     })

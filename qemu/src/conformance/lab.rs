@@ -150,7 +150,7 @@ impl Lab {
     }
 
     fn initrd(&self) -> Checked<PathBuf> {
-        let initrd = self.supplies.profile.initrd.clone();
+        let initrd = self.supplies.profile.initrd().cloned();
         initrd.ok_or_else(|| not_run("there is no initrd"))
     }
 

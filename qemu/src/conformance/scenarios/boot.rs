@@ -11,7 +11,7 @@ use crate::conformance::{
 };
 use crate::host::wire::Rpc;
 use crate::host::{End, HostError, UVM_ID};
-use crate::profile::{BootForm, ColdDisk, Machine};
+use crate::profile::{BootForm, ColdDisk, Machine, Root};
 use crate::uvm::UvmError;
 
 pub const AREA: Area = Area {
@@ -51,7 +51,7 @@ const VALUES: [(&str, &str); 8] = [
 fn program(lab: &Lab, script: &str) -> Checked<Guest> {
     let initrd = lab.tools_initrd(false)?;
     lab.boot(|b| {
-        b.profile.initrd = Some(initrd);
+        b.profile.root = Some(Root::Initrd(initrd));
         b.profile.init_line = Some(format!(
             "-e 1 {BUSYBOX} sh -c \"{script}; exec /bin/vsockexec -e 109 {SERVICE}\""
         ));
@@ -196,7 +196,7 @@ const SCENARIOS: &[(u16, Scenario)] = &[
     (294, |lab| {
         let initrd = lab.tools_initrd(false)?;
         let text = ends(lab, |b| {
-            b.profile.initrd = Some(initrd);
+            b.profile.root = Some(Root::Initrd(initrd));
             b.profile.init_line = Some(format!("-e 1 {BUSYBOX} sh -c \"exit 7\""));
         })?;
         contains("the last words", "exitcode=0x00000700", &text)
@@ -294,14 +294,7 @@ const SCENARIOS: &[(u16, Scenario)] = &[
     (309, |lab| {
         let root = lab.root_disk()?;
         let vm = lab.boot(|b| {
-            b.profile.initrd = None;
-            let options = "root=/dev/sda ro rootwait init=/init".to_owned();
-            b.profile.kernel_options.push(options);
-            b.profile.disks.push(ColdDisk {
-                path: root,
-                format: "raw".into(),
-                read_only: true,
-            });
+            b.profile.root = Some(Root::Scsi(ColdDisk::boot(root)));
         })?;
         let mounts = vm.sh("grep ' / ' /proc/mounts")?;
         contains("the mounts", " / ext4 ro", &mounts)?;
@@ -323,7 +316,7 @@ const SCENARIOS: &[(u16, Scenario)] = &[
         }
         let initrd = lab.tools_initrd(true)?;
         let vm = lab.boot(|b| {
-            b.profile.initrd = Some(initrd);
+            b.profile.root = Some(Root::Initrd(initrd));
             b.profile.form = BootForm::Shell;
         })?;
         let service = vm.sh("echo $PPID")?;

@@ -1,0 +1,176 @@
+//! The forms that a Windows host boots the shipped root file system in, by its own kernel lines
+//! (protocol.md 10.3): each negotiates and runs a container, and a root that was changed does not.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use image::disk::{self, Disks};
+use image::verity::BLOCK;
+use qemu::profile::{ColdDisk, Profile, Root};
+use qemu::uvm::{BootOptions, Uvm};
+
+use common::image::Image;
+
+/// Behind the root's words: what the host says to a VM without console, with what QEMU needs in
+/// the place of the user's options and without `pci=off`.
+const PLAIN: &str = "8250_core.nr_uarts=0 panic=-1 quiet nolapic_timer no_timer_check nr_cpus=1 \
+                     brd.rd_nr=0 pmtmr=0 -- -e 1 /bin/vsockexec -e 109 /bin/gcs -v4 -log-format \
+                     json -loglevel debug";
+
+/// The shipped initrd and the disks made of it.
+struct Boot {
+    profile: Profile,
+    disks: Disks,
+    dir: tempfile::TempDir,
+}
+
+impl Boot {
+    fn new() -> Option<Self> {
+        if qemu::choice::program("mke2fs").is_none() {
+            eprintln!("SKIPPED: mke2fs is not there, which makes the root file system");
+            return None;
+        }
+        let mut profile = common::shipped_profile()?;
+        profile.serial_console = false;
+        let dir = tempfile::tempdir().unwrap();
+        let work = dir.path().join("work");
+        std::fs::create_dir(&work).unwrap();
+        let initrd = std::fs::read(profile.initrd().unwrap()).unwrap();
+        let disks = disk::of_initrd(&initrd, &work).unwrap();
+        std::fs::write(dir.path().join(disk::DISK), &disks.root).unwrap();
+        std::fs::write(dir.path().join(disk::HASH_DISK), &disks.hashes).unwrap();
+        Some(Self {
+            profile,
+            disks,
+            dir,
+        })
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn combined(&self, disk: &Path) -> Root {
+        Root::Verity {
+            disks: vec![ColdDisk::boot(disk.to_owned())],
+            create: self.disks.facts.combined.create.clone(),
+        }
+    }
+
+    fn separate(&self) -> Root {
+        let form = &self.disks.facts.separate;
+        Root::Verity {
+            disks: form
+                .disks
+                .iter()
+                .map(|name| ColdDisk::boot(self.file(name)))
+                .collect(),
+            create: form.create.clone(),
+        }
+    }
+}
+
+#[test]
+fn every_form_of_the_root_runs_a_container() {
+    let (Some(boot), Some(image)) = (Boot::new(), Image::open()) else {
+        return;
+    };
+    let root = boot.file(disk::DISK);
+    let initrd = boot.profile.root.clone().unwrap();
+    let facts = &boot.disks.facts;
+    let verity = |create: &str| format!("root=/dev/dm-0 dm-mod.create=\"{create}\" init=/init ");
+    for (name, root, line) in [
+        ("initrd", initrd, String::new()),
+        (
+            "scsi",
+            Root::Scsi(ColdDisk::boot(root.clone())),
+            "root=/dev/sda ro rootwait init=/init ".to_owned(),
+        ),
+        (
+            "pmem",
+            Root::Pmem(root.clone()),
+            "root=/dev/pmem0 ro rootwait init=/init ".to_owned(),
+        ),
+        (
+            "verity",
+            boot.combined(&root),
+            verity(&facts.combined.create),
+        ),
+        (
+            "verity-split",
+            boot.separate(),
+            verity(&facts.separate.create),
+        ),
+    ] {
+        let mut profile = boot.profile.clone();
+        profile.root = Some(root);
+        let vm = common::boot_profile(profile);
+        let out = image.run(&vm, name, &["cat", "/proc/cmdline"], |launch| launch);
+        assert_eq!(
+            (out.code, out.text()),
+            (0, format!("{line}{PLAIN}\n")),
+            "{name}"
+        );
+        vm.power_off().unwrap();
+    }
+}
+
+#[test]
+fn a_measured_boot_finds_its_line_in_the_image() {
+    let (Some(boot), Some(image)) = (Boot::new(), Image::open()) else {
+        return;
+    };
+    let mut profile = boot.profile.clone();
+    profile.root = Some(boot.combined(&boot.file(disk::DISK)));
+    // The last one counts. There are no words for PID 1.
+    profile.kernel_options.push("init=/startup.sh".into());
+    profile.init_line = Some(String::new());
+    let vm = common::boot_profile(profile);
+    let timings = vm.timings();
+    assert!(
+        timings.entropy.is_some() && timings.log.is_some(),
+        "{timings:?}"
+    );
+    let out = image.run(&vm, "measured", &["cat", "/sys/block/dm-0/dm/name"], |l| l);
+    assert_eq!((out.code, out.text().as_str()), (0, "dmverity\n"));
+}
+
+#[test]
+fn a_changed_root_is_refused() {
+    let Some(boot) = Boot::new() else { return };
+    let root = &boot.disks.root;
+    let program = root
+        .windows(4)
+        .position(|bytes| bytes == b"\x7fELF")
+        .unwrap();
+    assert_eq!(program % BLOCK, 0, "a program that begins within a block");
+    let tree = boot.disks.facts.combined.hash_start as usize * BLOCK;
+    // What is changed, where, and what the kernel then cannot do.
+    for (what, at, why) in [
+        ("/init", program + 24, "init"),
+        ("the hash tree", tree, "root fs"),
+    ] {
+        let disk = boot.file("changed.vhd");
+        let mut bytes = root.clone();
+        bytes[at] ^= 1;
+        std::fs::write(&disk, bytes).unwrap();
+        let mut profile = boot.profile.clone();
+        profile.serial_console = true;
+        profile.root = Some(boot.combined(&disk));
+        let options = BootOptions {
+            negotiate: false,
+            ..BootOptions::default()
+        };
+        let Err(refusal) = Uvm::boot_with(profile, options) else {
+            panic!("a root with another {what} boots");
+        };
+        let text = refusal.to_string();
+        let told = text.contains("device-mapper: verity") && text.contains("is corrupted");
+        assert!(told, "{what}: the console does not say why:\n{text}");
+        assert!(
+            text.contains("Kernel panic") && text.contains(why),
+            "{what}:\n{text}"
+        );
+    }
+}
