@@ -82,6 +82,11 @@ pub fn boot_profile(profile: Profile) -> Uvm {
 /// A VM of the shipped initrd as scenarios have it: with tools, containers and pods. `None`:
 /// something is not there, and it was said.
 pub fn guest() -> Option<Rc<Guest>> {
+    Some(lab()?.guest().unwrap())
+}
+
+/// What boots such VMs.
+pub fn lab() -> Option<Lab> {
     for tool in ["mke2fs", "debugfs", "busybox", qemu::vm::QEMU] {
         if qemu::choice::program(tool).is_none() {
             eprintln!("SKIPPED: {tool} is not there");
@@ -98,8 +103,7 @@ pub fn guest() -> Option<Rc<Guest>> {
         dir: PrivateDir::new().unwrap(),
         log: None,
     };
-    let mut lab = Lab::new(Arc::new(supplies), Watch::default());
-    Some(lab.guest().unwrap())
+    Some(Lab::new(Arc::new(supplies), Watch::default()))
 }
 
 /// No container is left of, and nothing of those that were.

@@ -1,6 +1,6 @@
 //! ModifySettings of the retired protocol: disks and directories of the container (8.5).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{container, storage};
@@ -28,13 +28,8 @@ impl Host {
                 Ok(directory) => return self.share_v1(ticket, id, directory),
                 Err(failure) => return self.outbox.answer(ticket, Err(failure)),
             },
-            // It may stay in `mapped`: what is not there is unmounted with success.
             (Mapping::Directory(sent), RequestType::Remove) => {
-                let directory = MappedDirectory {
-                    mount_path: sent.container_path,
-                    ..MappedDirectory::default()
-                };
-                return self.remove_directory(ticket, &directory);
+                return self.unmap_directory_v1(ticket, sent.container_path);
             }
             (Mapping::Unknown(_), _) => {
                 "the retired schema maps disks and directories only".to_owned()
@@ -56,6 +51,26 @@ impl Host {
             move |journal| storage::map_disk(&disk, journal),
             move |host, done| host.mapped_v1(ticket, &id, path, done),
         );
+    }
+
+    /// It may stay in `mapped`: what is not there is unmounted with success. A disk at the path is
+    /// unmounted as well, and stays plugged in.
+    fn unmap_directory_v1(&mut self, ticket: Ticket, mount_path: String) {
+        let there = self.mounts.get(Path::new(&mount_path));
+        match there.map(|record| record.source) {
+            Some(disk @ Source::Disk { .. }) => {
+                self.unmount(&mount_path, disk, LIMIT, |host, done| {
+                    host.outbox.answer(ticket, done.map(|()| Reply::Done));
+                });
+            }
+            _ => {
+                let directory = MappedDirectory {
+                    mount_path,
+                    ..MappedDirectory::default()
+                };
+                self.remove_directory(ticket, &directory);
+            }
+        }
     }
 
     fn share_v1(&mut self, ticket: Ticket, id: String, directory: Directory) {
