@@ -40,6 +40,9 @@ pub struct Flags {
     /// Environment and annotation values stay out of the log (P-308).
     pub scrub_logs: bool,
     pub initial_policy_stance: Stance,
+    /// Ours, for hosts that give the VM no PTP clock: a port that says the time, see
+    /// [`clock::source::ask`](crate::clock::source::ask).
+    pub time_port: Option<u32>,
     /// Ours, for tests on an ordinary machine: port `P` is the Unix socket `<prefix>_<P>`.
     pub dial_unix: Option<PathBuf>,
 }
@@ -59,6 +62,7 @@ impl Default for Flags {
             disable_time_sync: false,
             scrub_logs: false,
             initial_policy_stance: Stance::Allow,
+            time_port: None,
             dial_unix: None,
         }
     }
@@ -110,6 +114,7 @@ static FLAGS: &[Flag] = &[
     Flag { name: "root-mem-reserve-bytes", help: "memory that containers may not use", set: Set::Value(|f, v| { f.root_mem_reserve_bytes = unsigned(v)?; Ok(()) }) },
     Flag { name: "scrub-logs", help: "no environment or annotation values in the log", set: Set::Switch(|f, on| f.scrub_logs = on) },
     Flag { name: "use-inouterr", help: "bridge on stdin and stdout", set: Set::Switch(|f, on| f.use_inouterr = on) },
+    Flag { name: "time-port", help: "ask the host for the time at this port, not a PTP clock", set: Set::Value(|f, v| { f.time_port = Some(u32::try_from(unsigned(v)?).map_err(|_| "it is too large")?); Ok(()) }) },
     Flag { name: "v4", help: "accept protocol 4", set: Set::Switch(|f, on| f.v4 = on) },
 ];
 
@@ -294,6 +299,7 @@ mod tests {
             ("logfile", "/x"),
             ("loglevel", "WARN"),
             ("root-mem-reserve-bytes", "017"),
+            ("time-port", "300"),
         ] {
             let forms = [
                 format!("-{name} {value}"),
@@ -343,6 +349,7 @@ mod tests {
             ("-initial-policy-stance perhaps", "cannot be \"perhaps\""),
             ("-kmsgLogLevel -1", "cannot be \"-1\""),
             ("-root-mem-reserve-bytes 1k", "cannot be \"1k\""),
+            ("-time-port 0x100000000", "cannot be \"0x100000000\""),
             ("-gcs-mem-limit-bytes=", "cannot be \"\""),
             ("---v4", "not a flag"),
             ("-=x", "not a flag"),

@@ -1,88 +1,92 @@
-//! Memory that runs out is told in the log (P-305): processes of containers that the kernel
-//! killed for it, and the service being over its threshold (`-gcs-mem-limit-bytes`).
+//! Memory that runs out is told in the log (P-305): processes that the kernel killed for it, with
+//! the group that was at its limit, and the service being over its threshold
+//! (`-gcs-mem-limit-bytes`).
 //!
-//! The groups are looked at now and then. What is looked at are counters, so nothing is missed
-//! between two looks.
+//! The groups are looked at now and then, and before a container's group goes away. What is
+//! looked at are counters, so nothing is missed between two looks.
 
-use std::fs::{self, File};
-use std::io;
-use std::os::fd::AsRawFd;
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use nix::sys::eventfd::{EfdFlags, EventFd};
-
-const EVERY: Duration = Duration::from_secs(2);
+/// Between two looks.
+pub const EVERY: Duration = Duration::from_secs(2);
 const MOUNT: &str = "/sys/fs/cgroup";
+const CONTAINERS: &str = "/containers";
+const SERVICE: &str = "/gcs";
+/// Groups told apart; kills in others count for `/containers`, as far as the kernel counts them.
+const MOST_GROUPS: usize = 1024;
 
 /// What a look found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shortage {
-    /// Containers had no memory left that many times since the last look.
-    Containers { times: u64 },
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Shortage {
+    /// The kernel killed that many processes of a group, since the last look.
+    Kills {
+        group: String,
+        times: u64,
+        limit: Limit,
+    },
     /// The service went over its threshold and uses that many bytes.
     Service { usage: u64 },
 }
 
-/// What counts the times that `/containers` was out of memory.
-#[derive(Debug)]
-enum Counter {
-    /// v2: `oom_kill` of this file, which counts the groups below as well.
-    File { path: PathBuf, before: Option<u64> },
-    /// v1: its files count each group alone, but the kernel tells a descriptor (cgroup-v1
-    /// memory.rst, 10. OOM Control). It lives as long as the file that it was made for.
-    Event { event: EventFd, _file: File },
-    /// A kernel without such a group.
-    None,
+/// What had no memory left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Limit {
+    Group(String),
+    Vm,
 }
 
-impl Counter {
-    fn v2(path: PathBuf) -> Self {
-        let before = kills(&path);
-        Self::File { path, before }
-    }
-
-    fn v1(group: &Path) -> io::Result<Self> {
-        let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        let file = File::open(group.join("memory.oom_control"))?;
-        let order = format!("{} {}", event.as_raw_fd(), file.as_raw_fd());
-        fs::write(group.join("cgroup.event_control"), order)?;
-        Ok(Self::Event { event, _file: file })
-    }
-
-    /// Times since the last call.
-    fn more(&mut self) -> u64 {
+impl std::fmt::Display for Limit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::File { path, before } => {
-                let now = kills(path);
-                let more = now
-                    .zip(*before)
-                    .map_or(0, |(now, before)| now.saturating_sub(before));
-                *before = now;
-                more
-            }
-            // Nothing to read is no event.
-            Self::Event { event, .. } => event.read().unwrap_or(0),
-            Self::None => 0,
+            Self::Group(group) => write!(f, "{group} is at its limit"),
+            Self::Vm => f.write_str("the VM has none left"),
         }
     }
 }
 
-fn kills(path: &Path) -> Option<u64> {
-    let text = fs::read_to_string(path).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
-    line?.trim().parse().ok()
+/// Counters of one group. They only grow, while it is the same group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Counts {
+    /// Of the directory: another group of the same name counts from 0 again.
+    inode: u64,
+    kills: u64,
+    /// Times that its own limit was in the way.
+    hits: u64,
 }
 
-/// Looks at the memory of `/containers` and `/gcs`.
+impl Counts {
+    /// What came since `before`.
+    fn since(self, before: Option<&Self>) -> Self {
+        let same = before.filter(|before| before.inode == self.inode);
+        let before = same.copied().unwrap_or_default();
+        Self {
+            inode: self.inode,
+            kills: self.kills.saturating_sub(before.kills),
+            hits: self.hits.saturating_sub(before.hits),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Version {
+    V1,
+    V2,
+}
+
+/// Looks at the memory of `/containers`, what is below, and `/gcs`.
 #[derive(Debug)]
 pub struct Watch {
-    containers: Counter,
-    usage: PathBuf,
+    version: Version,
+    /// Where the groups with the memory's files are.
+    root: PathBuf,
     threshold: u64,
     /// The service was over its threshold at the last look.
     is_over: bool,
-    next: Instant,
+    seen: HashMap<String, Counts>,
 }
 
 impl Watch {
@@ -92,59 +96,52 @@ impl Watch {
     }
 
     fn of(mount: &Path, threshold: u64) -> Self {
-        let v1 = mount.join("memory");
-        let (containers, usage) = if mount.join("cgroup.controllers").exists() {
-            let events = mount.join("containers/memory.events");
-            (Ok(Counter::v2(events)), mount.join("gcs/memory.current"))
+        let (version, root) = if mount.join("cgroup.controllers").exists() {
+            (Version::V2, mount.to_owned())
         } else {
-            let usage = v1.join("gcs/memory.usage_in_bytes");
-            (Counter::v1(&v1.join("containers")), usage)
+            (Version::V1, mount.join("memory"))
         };
-        let containers = containers.unwrap_or_else(|error| {
-            log::warn!("containers out of memory will not be told: {error}");
-            Counter::None
-        });
-        Self {
-            containers,
-            usage,
+        let mut watch = Self {
+            version,
+            root,
             threshold,
             is_over: false,
-            next: Instant::now(),
-        }
+            seen: HashMap::new(),
+        };
+        // What was before is not news.
+        watch.kills();
+        watch
     }
 
-    /// When the next look is due.
-    pub fn next(&self) -> Instant {
-        self.next
-    }
-
-    /// Looks, if it is time, and logs what is new.
-    pub fn on_time(&mut self, now: Instant) {
-        if now < self.next {
-            return;
-        }
-        self.next = now + EVERY;
-        for shortage in self.look() {
+    /// Looks, and logs what is new.
+    pub fn look(&mut self) {
+        for shortage in self.shortages() {
             match shortage {
-                Shortage::Containers { times } => log::warn!(
-                    group = "/containers", times = times;
-                    "out of memory: the kernel kills processes of containers"
+                Shortage::Kills {
+                    group,
+                    times,
+                    limit,
+                } => log::warn!(
+                    group = group, times = times;
+                    "out of memory: {limit}; the kernel killed processes of {group}"
                 ),
                 Shortage::Service { usage } => log::warn!(
-                    group = "/gcs", usage = usage, threshold = self.threshold;
+                    group = SERVICE, usage = usage, threshold = self.threshold;
                     "the service uses more memory than its threshold"
                 ),
             }
         }
     }
 
-    fn look(&mut self) -> Vec<Shortage> {
-        let mut found = Vec::new();
-        match self.containers.more() {
-            0 => {}
-            times => found.push(Shortage::Containers { times }),
-        }
-        let usage = fs::read_to_string(&self.usage).ok();
+    fn shortages(&mut self) -> Vec<Shortage> {
+        let mut found = self.kills();
+        let usage = self.read(
+            SERVICE,
+            match self.version {
+                Version::V1 => "memory.usage_in_bytes",
+                Version::V2 => "memory.current",
+            },
+        );
         let usage: Option<u64> = usage.and_then(|text| text.trim().parse().ok());
         let over = usage.filter(|usage| *usage > self.threshold);
         if let (Some(usage), false) = (over, self.is_over) {
@@ -153,65 +150,106 @@ impl Watch {
         self.is_over = over.is_some();
         found
     }
+
+    fn kills(&mut self) -> Vec<Shortage> {
+        let (all, service) = (self.news(CONTAINERS), self.news(SERVICE));
+        let mut found = Vec::new();
+        let limit = |group: &str, own: Counts| match (own.hits, all.hits) {
+            (0, 0) => Limit::Vm,
+            (0, _) => Limit::Group(CONTAINERS.into()),
+            _ => Limit::Group(group.to_owned()),
+        };
+        let mut left = all.kills;
+        // In v2 the counters of a group are also those of the groups below: without news there,
+        // there is none here.
+        if self.version == Version::V1 || left > 0 {
+            let groups = self.below();
+            self.seen.retain(|group, _| {
+                matches!(group.as_str(), CONTAINERS | SERVICE) || groups.contains(group)
+            });
+            for group in groups {
+                let own = self.news(&group);
+                left = left.saturating_sub(own.kills);
+                if own.kills > 0 {
+                    found.push(Shortage::Kills {
+                        limit: limit(&group, own),
+                        times: own.kills,
+                        group,
+                    });
+                }
+            }
+        }
+        // Of groups that are gone, or that were not told apart.
+        if left > 0 {
+            found.push(Shortage::Kills {
+                group: CONTAINERS.into(),
+                times: left,
+                limit: limit(CONTAINERS, all),
+            });
+        }
+        if service.kills > 0 {
+            found.push(Shortage::Kills {
+                group: SERVICE.into(),
+                times: service.kills,
+                // It has no limit of its own.
+                limit: Limit::Vm,
+            });
+        }
+        found
+    }
+
+    /// The groups below `/containers`, one per container.
+    fn below(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.root.join(&CONTAINERS[1..]));
+        let entries = entries.into_iter().flatten().flatten();
+        let groups = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        let names = groups.filter_map(|entry| entry.file_name().into_string().ok());
+        let paths = names.map(|name| format!("{CONTAINERS}/{name}"));
+        paths.take(MOST_GROUPS).collect()
+    }
+
+    /// What a group counted since the last call; nothing for one that is not there.
+    fn news(&mut self, group: &str) -> Counts {
+        let now = self.counts(group).unwrap_or_default();
+        let before = self.seen.insert(group.to_owned(), now);
+        now.since(before.as_ref())
+    }
+
+    fn counts(&self, group: &str) -> Option<Counts> {
+        let directory = self.root.join(&group[1..]);
+        let inode = fs::metadata(directory).ok()?.ino();
+        let of = |text: &str, name: &str| -> Option<u64> {
+            let mut lines = text.lines().map(str::split_whitespace);
+            let mut line =
+                lines.find_map(|mut line| (line.next() == Some(name)).then_some(line))?;
+            line.next()?.parse().ok()
+        };
+        Some(match self.version {
+            Version::V1 => Counts {
+                inode,
+                kills: of(&self.read(group, "memory.oom_control")?, "oom_kill")?,
+                hits: self.read(group, "memory.failcnt")?.trim().parse().ok()?,
+            },
+            Version::V2 => {
+                let events = self.read(group, "memory.events")?;
+                Counts {
+                    inode,
+                    kills: of(&events, "oom_kill")?,
+                    hits: match group {
+                        // Its own limit alone, not that of a container.
+                        CONTAINERS => of(&self.read(group, "memory.events.local")?, "oom")?,
+                        _ => of(&events, "oom")?,
+                    },
+                }
+            }
+        })
+    }
+
+    fn read(&self, group: &str, file: &str) -> Option<String> {
+        fs::read_to_string(self.root.join(&group[1..]).join(file)).ok()
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn put(at: &Path, text: &str) {
-        fs::create_dir_all(at.parent().expect("a directory")).expect("made");
-        fs::write(at, text).expect("written");
-    }
-
-    #[test]
-    fn kills_and_a_crossed_threshold_are_told_once() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let at = |name: &str| dir.path().join(name);
-        put(&at("cgroup.controllers"), "memory\n");
-        let (kills, usage) = (at("containers/memory.events"), at("gcs/memory.current"));
-        put(&kills, "oom 3\noom_kill 3\noom_group_kill 9\n");
-        put(&usage, "100\n");
-        let mut watch = Watch::of(dir.path(), 100);
-        assert_eq!(watch.look(), []);
-        put(&kills, "low 0\noom_kill 5\n");
-        put(&usage, "101\n");
-        let told = [
-            Shortage::Containers { times: 2 },
-            Shortage::Service { usage: 101 },
-        ];
-        assert_eq!(watch.look(), told);
-        assert_eq!(watch.look(), []);
-        put(&usage, "99\n");
-        assert_eq!(watch.look(), []);
-        put(&usage, "102\n");
-        assert_eq!(watch.look(), [Shortage::Service { usage: 102 }]);
-    }
-
-    #[test]
-    fn v1_is_told_by_a_descriptor() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let group = dir.path().join("memory/containers");
-        put(&group.join("memory.oom_control"), "oom_kill 1\n");
-        let mut watch = Watch::of(dir.path(), 100);
-        let order = fs::read_to_string(group.join("cgroup.event_control")).expect("written");
-        let Counter::Event { event, _file } = &watch.containers else {
-            panic!("{:?}", watch.containers)
-        };
-        let fds = format!("{} {}", event.as_raw_fd(), _file.as_raw_fd());
-        assert_eq!(order, fds);
-        event.write(3).expect("told");
-        assert_eq!(watch.look(), [Shortage::Containers { times: 3 }]);
-        assert_eq!(watch.look(), []);
-    }
-
-    #[test]
-    fn missing_files_are_no_shortage() {
-        let dir = tempfile::tempdir().expect("a directory");
-        assert_eq!(Watch::of(dir.path(), 1).look(), []);
-        put(&dir.path().join("cgroup.controllers"), "");
-        let mut watch = Watch::of(dir.path(), 1);
-        put(&dir.path().join("containers/memory.events"), "oom_kill 7\n");
-        assert_eq!(watch.look(), [], "what was before is not news");
-    }
-}
+#[path = "memory_tests.rs"]
+mod tests;

@@ -19,7 +19,7 @@ use crate::kmsg;
 use crate::memory;
 use crate::reactor::{Interest, Registration};
 use crate::sys::{channel::set_nonblocking, process};
-use crate::transport::{Dialer, BRIDGE_PORT};
+use crate::transport::{connect_within, Dialer, BRIDGE_PORT};
 
 pub use crate::host::End;
 
@@ -58,7 +58,7 @@ pub fn run(setup: Setup) -> io::Result<End> {
     nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
     let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     process::become_subreaper()?;
-    let host = Host::new(setup.dialer.clone(), setup.stance, setup.v4_only)?;
+    let mut host = Host::new(setup.dialer.clone(), setup.stance, setup.v4_only)?;
     let replaceable = setup.bridge.is_none();
     let bridge = match setup.bridge {
         Some((incoming, outgoing)) => {
@@ -67,9 +67,20 @@ pub fn run(setup: Setup) -> io::Result<End> {
             }
             Connection::new(incoming, outgoing)
         }
-        None => dial_bridge(&setup.dialer)?,
+        // Before the bridge is up there is nothing else to serve, so this dial may wait.
+        None => {
+            let limit = Instant::now() + DIAL_LIMIT;
+            both_ways(connect_within(&setup.dialer, BRIDGE_PORT, limit)?)?
+        }
     };
     crate::log::stamp("bridge");
+    // Not before: looking for a clock would keep the bridge waiting.
+    if let Some(clock) = setup.clock {
+        host.keep_time(clock);
+    }
+    if let Some(memory) = setup.memory {
+        host.watch_memory(memory);
+    }
     crate::log::report_boot();
     Service {
         host,
@@ -78,38 +89,8 @@ pub fn run(setup: Setup) -> io::Result<End> {
         signals,
         log: None,
         kmsg: setup.kmsg,
-        memory: setup.memory,
-        clock: setup.clock,
     }
     .serve()
-}
-
-/// Before the bridge is up there is nothing else to serve, so this dial may wait.
-fn dial_bridge(dialer: &Dialer) -> io::Result<Connection> {
-    use crate::transport::{Dial, DialStep};
-    use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
-    let limit = Instant::now() + DIAL_LIMIT;
-    let mut dial = Dial::new(dialer.clone(), vec![BRIDGE_PORT]);
-    let mut ready = false;
-    loop {
-        let until = |at: Instant| {
-            let left = at.min(limit).saturating_duration_since(Instant::now());
-            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
-        };
-        match dial.advance(ready, Instant::now()) {
-            DialStep::Done(mut fds) => return both_ways(fds.remove(0)),
-            DialStep::Failed(failure) => return Err(failure.into()),
-            _ if Instant::now() >= limit => return Err(io::ErrorKind::TimedOut.into()),
-            DialStep::Writable(fd, at) => {
-                let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLOUT)];
-                ready = poll(&mut fds, until(at))? > 0;
-            }
-            DialStep::Pause(at) => {
-                poll(&mut [], until(at))?;
-                ready = false;
-            }
-        }
-    }
 }
 
 fn both_ways(socket: OwnedFd) -> io::Result<Connection> {
@@ -127,8 +108,6 @@ struct Service {
     /// The log's descriptor while it is watched: it may change under way.
     log: Option<(Rc<OwnedFd>, Registration)>,
     kmsg: Option<kmsg::Reader>,
-    memory: Option<memory::Watch>,
-    clock: Option<Clock>,
 }
 
 impl Service {
@@ -150,20 +129,11 @@ impl Service {
         loop {
             self.watch_bridge()?;
             self.watch_log()?;
-            let look = self.memory.as_ref().map(memory::Watch::next);
-            let tick = self.clock.as_ref().and_then(Clock::next);
-            let until = [self.host.timers.next(), look, tick];
-            let until = until.into_iter().flatten().min();
+            let until = self.host.timers.next();
             for source in self.host.poller.wait(until)? {
                 self.handle(source);
             }
             self.guarded("deadlines", |host| host.on_time(Instant::now()));
-            if let Some(memory) = &mut self.memory {
-                memory.on_time(Instant::now());
-            }
-            if let Some(clock) = &mut self.clock {
-                clock.on_time(Instant::now());
-            }
             self.take_frames();
             self.host.outbox.answer_lost();
             self.take_new_bridge();
@@ -298,9 +268,6 @@ impl Service {
         loop {
             match process::reap_one() {
                 Ok(Some((pid, status))) => {
-                    if let Some(clock) = &mut self.clock {
-                        clock.on_exit(pid, Instant::now());
-                    }
                     self.guarded("an exit", |host| host.on_exit(pid, status));
                 }
                 Ok(None) => return,

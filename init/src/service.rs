@@ -133,8 +133,9 @@ fn set_up(guest: Option<Guest>, flags: &Flags) -> io::Result<Setup> {
             .ok()
     });
     let memory = guest.map(|_| memory::Watch::new(flags.gcs_mem_limit_bytes));
+    // The clock, too.
     let clock = guest.filter(|_| !flags.disable_time_sync);
-    let clock = clock.and_then(|_| Clock::find());
+    let clock = clock.map(|_| Clock::new(flags.time_port));
     Ok(Setup {
         dialer,
         bridge,

@@ -87,6 +87,8 @@ impl Host {
 
     /// The container's processes are gone: removes what it left, then forgets it.
     pub(super) fn delete_files(&mut self, id: String, ticket: Ticket) {
+        // Its group takes what it counted along.
+        self.memory_look();
         let Some(container) = self.containers.get(&id) else {
             return;
         };

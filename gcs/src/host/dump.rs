@@ -80,6 +80,7 @@ impl Host {
             format!("mapped directories {}", self.shares.len()),
             format!("starting programs {}", self.programs.len()),
             format!("children {}", self.children.len()),
+            format!("clock {}", self.describe_clock()),
             format!("unclaimed exits {}", self.unclaimed.len()),
         ];
         State {

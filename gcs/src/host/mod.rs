@@ -11,6 +11,7 @@ mod delete;
 mod dials;
 mod dump;
 mod execute;
+mod machine;
 mod modify;
 mod namespaces;
 mod network;
@@ -33,6 +34,7 @@ use nix::unistd::Pid;
 
 use crate::bridge::outbox::Outbox;
 use crate::config::Stance;
+use crate::memory;
 use crate::reactor::{Poller, Timers};
 use crate::stdio::StreamKind;
 use crate::storage::MountTable;
@@ -81,6 +83,10 @@ pub enum Deadline {
     Deletion(Key),
     /// The bridge is to be dialled again.
     Redial,
+    /// The host's clock is to be looked at.
+    Clock,
+    /// The memory of the groups is to be looked at.
+    Memory,
 }
 
 /// Whose exit a pid's exit is.
@@ -134,6 +140,8 @@ pub struct Host {
     shares: HashMap<Key, modify::Share>,
     namespaces: Namespaces,
     policy: Policy,
+    clock: Option<machine::Kept>,
+    memory: Option<memory::Watch>,
 }
 
 impl Host {
@@ -167,6 +175,8 @@ impl Host {
             shares: HashMap::new(),
             namespaces: Namespaces::default(),
             policy,
+            clock: None,
+            memory: None,
         })
     }
 
@@ -200,12 +210,15 @@ impl Host {
                 Deadline::Waiter(key, waiter) => self.waiter_overdue(key, waiter),
                 Deadline::Deletion(key) => self.deletion_overdue(key),
                 Deadline::Redial => self.redial_due(),
+                Deadline::Clock => self.clock_due(),
+                Deadline::Memory => self.memory_due(),
             }
         }
     }
 
     /// A child ended. The only caller is the loop's reaper.
     pub fn on_exit(&mut self, pid: Pid, status: ExitStatus) {
+        self.clock_exit(pid);
         match self.children.remove(&pid) {
             Some(Child::Task(key)) => self.task_exited(key, status),
             Some(Child::Program(key)) => self.program_exited(key, status),

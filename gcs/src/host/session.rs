@@ -48,6 +48,7 @@ impl Host {
             self.redial.failed
         );
         self.outbox.connect();
+        self.clock_hurry();
         Some(bridge)
     }
 

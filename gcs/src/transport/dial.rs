@@ -2,10 +2,12 @@
 //! after another; `ETIMEDOUT` is tried again after a pause, ten attempts at most; any other
 //! error ends the dial at once (P-016, P-150).
 
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 
 use super::{connect_outcome, Connecting, Dialer};
 
@@ -118,6 +120,34 @@ impl Dial {
         match &self.state {
             State::Connecting { fd, .. } => Some(fd),
             State::Idle(_) => None,
+        }
+    }
+}
+
+/// Connects to one port and waits for it: in a task, or before there is anything else to serve.
+///
+/// # Errors
+/// The port cannot be reached, or not by then.
+pub fn connect_within(dialer: &Dialer, port: u32, limit: Instant) -> io::Result<OwnedFd> {
+    let mut dial = Dial::new(dialer.clone(), vec![port]);
+    let mut ready = false;
+    loop {
+        let until = |at: Instant| {
+            let left = at.min(limit).saturating_duration_since(Instant::now());
+            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+        };
+        match dial.advance(ready, Instant::now()) {
+            DialStep::Done(mut fds) => return Ok(fds.remove(0)),
+            DialStep::Failed(failure) => return Err(failure.into()),
+            _ if Instant::now() >= limit => return Err(io::ErrorKind::TimedOut.into()),
+            DialStep::Writable(fd, at) => {
+                let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLOUT)];
+                ready = poll(&mut fds, until(at))? > 0;
+            }
+            DialStep::Pause(at) => {
+                poll(&mut [], until(at))?;
+                ready = false;
+            }
         }
     }
 }

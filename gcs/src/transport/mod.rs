@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use nix::errno::Errno;
 use nix::sys::socket::{connect, socket, AddressFamily, SockFlag, SockType, UnixAddr, VsockAddr};
 
-pub use dial::{Dial, DialFailure, DialStep, RETRY_PAUSE};
+pub use dial::{connect_within, Dial, DialFailure, DialStep, RETRY_PAUSE};
 
 /// Port of the bridge on the host (P-001).
 pub const BRIDGE_PORT: u32 = 0x4000_0000;

@@ -1,0 +1,209 @@
+//! Keeps the clock in step with the host's (protocol.md 10.7, P-306).
+//!
+//! ```text
+//! PTP device (Hyper-V, KVM) ─┐
+//! port of the host, by flag ─┴→ source: a look ─→ discipline: pure ─→ slew or step, log
+//! PTP device ─→ chronyd, where the image has it
+//! ```
+//!
+//! Small offsets are made up for slowly, large ones (after the host slept, or the VM was paused)
+//! at once. No clock is no fault: it is told once and looked for now and then, since devices
+//! come late and go.
+
+mod chronyd;
+mod discipline;
+pub mod source;
+
+use std::fs::File;
+use std::time::{Duration, Instant};
+
+use nix::unistd::Pid;
+
+use crate::error::Failure;
+use crate::sys::clock;
+use chronyd::Chronyd;
+use discipline::{Correction, Discipline, Fault, News, Sample};
+
+/// What keeps the clock.
+#[derive(Debug)]
+pub struct Clock {
+    way: Way,
+    discipline: Discipline,
+    /// When there is something to do; never while chronyd runs or the host is asked.
+    next: Option<Instant>,
+}
+
+#[derive(Debug)]
+enum Way {
+    /// A device is yet to be found.
+    Searching,
+    Chronyd(Chronyd, String),
+    Device(File),
+    Port(u32),
+}
+
+impl Clock {
+    /// `port`: ask the host there instead of a device. Nothing is looked at yet.
+    pub fn new(port: Option<u32>) -> Self {
+        Self {
+            way: port.map_or(Way::Searching, Way::Port),
+            discipline: Discipline::default(),
+            next: Some(Instant::now()),
+        }
+    }
+
+    /// When [`Clock::due`] is to be called.
+    pub fn next(&self) -> Option<Instant> {
+        self.next
+    }
+
+    /// Time may have passed that this machine knows nothing of: the next look is now. Nothing
+    /// that is under way is done twice.
+    pub fn hurry(&mut self, now: Instant) {
+        if let Some(next) = &mut self.next {
+            *next = now.min(*next);
+        }
+    }
+
+    /// Does what is due. `Some`: the host is to be asked at this port, for [`Clock::heard`].
+    pub fn due(&mut self, now: Instant) -> Option<u32> {
+        self.next.take_if(|at| *at <= now)?;
+        if let Way::Searching = self.way {
+            match self.search() {
+                Ok(way) => self.way = way,
+                Err(fault) => {
+                    self.judge(Err(fault), now);
+                    return None;
+                }
+            }
+        }
+        match &mut self.way {
+            // Just found one, or told that there is none.
+            Way::Searching => {}
+            Way::Chronyd(chronyd, device) => {
+                self.next = chronyd.start(device, now).map(|delay| now + delay);
+            }
+            Way::Device(device) => {
+                let look = source::look(device);
+                if let Err(Fault::Gone(_)) = look {
+                    // Another may come, or the same again.
+                    self.way = Way::Searching;
+                }
+                self.judge(look, now);
+            }
+            Way::Port(port) => return Some(*port),
+        }
+        None
+    }
+
+    fn search(&self) -> Result<Way, Fault> {
+        let none = "there is no PTP clock of the hypervisor";
+        let device = source::device().ok_or_else(|| Fault::Gone(none.into()))?;
+        let way = match Chronyd::find() {
+            Some(chronyd) => Way::Chronyd(chronyd, device.clone()),
+            None => Way::Device(source::open(&device).map_err(|error| {
+                Fault::Gone(format!("opening the PTP clock {device}: {error}"))
+            })?),
+        };
+        let by = matches!(way, Way::Chronyd(..)).then_some(" by chronyd");
+        log::info!(
+            "the time is kept in step with {device}{}",
+            by.unwrap_or_default()
+        );
+        Ok(way)
+    }
+
+    /// What the host answered.
+    pub fn heard(&mut self, answer: Result<source::Answer, Failure>, now: Instant) {
+        self.judge(source::heard(answer), now);
+    }
+
+    fn judge(&mut self, look: Result<Sample, Fault>, now: Instant) {
+        let verdict = self.discipline.take(look);
+        self.next = Some(now + verdict.pause);
+        match verdict.news {
+            Some(News::Trouble(fault)) => {
+                log::warn!("the time is not kept in step with the host's: {fault}");
+            }
+            Some(News::Well) => log::info!("the time is kept in step with the host's again"),
+            None => {}
+        }
+        let Some(correction) = verdict.correction else {
+            return;
+        };
+        let done = match correction {
+            Correction::Slew { micros } => clock::slew(micros),
+            Correction::Step { nanos } => clock::step(nanos / 1000),
+        };
+        match (done, correction) {
+            (Err(errno), _) => log::error!("correcting the clock: {errno}"),
+            (Ok(()), Correction::Slew { .. }) => {}
+            (Ok(()), Correction::Step { nanos }) => {
+                let off = Duration::from_nanos(nanos.unsigned_abs());
+                let side = if nanos > 0 { "behind" } else { "ahead" };
+                log::info!(nanos = nanos; "the clock was set to the host's: it was {off:.1?} {side}");
+            }
+        }
+    }
+
+    /// A child of the service ended. Whether it was chronyd, which is started again after a while.
+    pub fn on_exit(&mut self, pid: Pid, now: Instant) -> bool {
+        let delay = match &mut self.way {
+            Way::Chronyd(chronyd, _) => chronyd.on_exit(pid, now),
+            _ => None,
+        };
+        if let Some(delay) = delay {
+            self.next = Some(now + delay);
+        }
+        delay.is_some()
+    }
+
+    /// One line for the state dump.
+    pub fn describe(&self) -> String {
+        match &self.way {
+            Way::Chronyd(chronyd, device) => format!("{device} {chronyd:?}"),
+            way => format!("{way:?} {}", self.discipline.describe()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::discipline::EVERY;
+    use super::*;
+
+    #[test]
+    fn without_a_clock_it_is_looked_for_ever_more_rarely() {
+        if source::device().is_some() {
+            println!("SKIPPED: without_a_clock: this machine has a PTP clock");
+            return;
+        }
+        let mut clock = Clock::new(None);
+        let mut now = Instant::now();
+        let mut pauses = Vec::new();
+        for _ in 0..8 {
+            assert_eq!(clock.due(now), None);
+            let next = clock.next().expect("another look");
+            pauses.push((next - now).as_secs());
+            // Not before its time.
+            assert_eq!(clock.due(now), None);
+            assert_eq!(clock.next(), Some(next));
+            now = next;
+        }
+        assert_eq!(pauses, [2, 4, 8, 16, 32, 60, 60, 60]);
+        clock.hurry(now - EVERY);
+        assert_eq!(clock.next(), Some(now - EVERY));
+    }
+
+    #[test]
+    fn a_port_is_asked_once_at_a_time() {
+        let mut clock = Clock::new(Some(9));
+        let now = Instant::now();
+        assert_eq!(clock.due(now), Some(9));
+        clock.hurry(now);
+        assert_eq!(clock.next(), None);
+        assert_eq!(clock.due(now + EVERY), None);
+        clock.heard(Err(Failure::unspecified("no")), now);
+        assert_eq!(clock.next(), Some(now + EVERY));
+    }
+}
