@@ -1,5 +1,5 @@
-//! Adapters in a real VM, beyond the lines of the checklist: what fails half-way, what never
-//! comes, more than two, and names resolved from inside.
+//! Adapters in a real VM, beyond the lines of the checklist: what fails half-way, comes late, goes
+//! or never comes, more than two, names resolved from inside, addresses lent for seconds.
 
 mod common;
 
@@ -132,6 +132,248 @@ fn an_adapter_that_never_comes_keeps_nobody_waiting() {
     assert!(began.elapsed() >= Duration::from_secs(5));
     println!("{asked} round trips meanwhile, the slowest {slowest:?}");
     assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+}
+
+/// Plugs an adapter into a place of the profile's.
+fn plug(vm: &Uvm, nic: Nic) {
+    let id = format!("nic{}", nic.number());
+    let mut qmp = vm.vm().qmp();
+    qmp.command(
+        "netdev_add",
+        json!({"type": "hubport", "id": id, "hubid": 0}),
+    )
+    .unwrap();
+    let device = json!({"driver": "virtio-net-pci", "id": id, "netdev": id, "mac": nic.mac(),
+        "romfile": "", "bus": "port0"});
+    qmp.command("device_add", device).unwrap();
+}
+
+fn unplug(vm: &Uvm, nic: Nic) {
+    let id = format!("nic{}", nic.number());
+    let mut qmp = vm.vm().qmp();
+    qmp.command("device_del", json!({"id": id})).unwrap();
+    qmp.wait_event("DEVICE_DELETED", LONG, |data| data["device"] == id.as_str())
+        .unwrap();
+    qmp.command("netdev_del", json!({"id": id})).unwrap();
+}
+
+#[test]
+fn an_adapter_is_plugged_in_while_it_is_waited_for_and_out_while_it_is_used() {
+    let Some(mut profile) = common::profile() else {
+        return;
+    };
+    profile.nics = 1;
+    // Places for devices that come later.
+    profile.pmem_slots = 1;
+    let Some(image) = Image::open() else { return };
+    let vm = common::boot_profile(profile);
+    let (first, late) = (Nic::new(0), Nic::new(9));
+    add(&vm, first.settings("pod")).unwrap();
+    let (pod, process) = running(&image, &vm, "pod", "pod");
+    for round in 0..2 {
+        let request = json!({"Request": {"ResourceType": "Network", "RequestType": "Add",
+            "Settings": late.settings("pod")}});
+        let mut added = vm.send(Rpc::ModifySettings, UVM_ID, request).unwrap();
+        // It is being looked for: others are answered.
+        vm.call(Rpc::Start, UVM_ID, json!({})).unwrap();
+        plug(&vm, late);
+        added.wait(LONG).unwrap();
+        let ping = format!("ping -c 1 -W 60 -I {} {HOST}", late.ipv4());
+        inside(&vm, &pod, &ping);
+        let message = refused(add(&vm, late.settings("POD")));
+        assert!(message.contains("is in namespace pod already"), "{message}");
+        unplug(&vm, late);
+        let gone = format!("! grep -q {} /sys/class/net/*/address", late.mac());
+        inside(&vm, &pod, &gone);
+        vm.modify("Network", "Remove", late.bare("pod")).unwrap();
+        inside(&vm, &pod, &format!("ping -c 1 -W 60 {HOST}"));
+        println!("round {round}");
+    }
+    vm.modify("Network", "Remove", late.bare("nobody")).unwrap();
+    drop(process);
+    pod.remove().unwrap();
+}
+
+#[test]
+fn settings_that_cannot_be_are_refused_by_name_and_leave_nothing() {
+    let Some((image, vm)) = boot(2) else { return };
+    let nic = Nic::new(0);
+    let one = json!([{"IPAddress": "10.0.2.15", "PrefixLength": 24}]);
+    for (changes, part) in [
+        (
+            json!({"IPAddress": "10.0.2"}),
+            "IPAddress is not an IP address",
+        ),
+        (
+            json!({"IPAddress": "10.0.2.15/24"}),
+            "IPAddress is not an IP address",
+        ),
+        (
+            json!({"IPAddress": "fd00::1"}),
+            "IPAddress is not an IPv4 address",
+        ),
+        (
+            json!({"IPv6Address": "10.0.2.15"}),
+            "IPv6Address is not an IPv6 address",
+        ),
+        (
+            json!({"PrefixLength": 33}),
+            "PrefixLength is 33, at most 32",
+        ),
+        (
+            json!({"IPv6PrefixLength": 129}),
+            "IPv6PrefixLength is 129, at most 128",
+        ),
+        (
+            json!({"GatewayAddress": "gateway"}),
+            "GatewayAddress is not an IP address",
+        ),
+        (
+            json!({"IPv6GatewayAddress": "::g"}),
+            "IPv6GatewayAddress is not an IP address",
+        ),
+        (
+            json!({"IPConfigs": [{"IPAddress": ""}]}),
+            "an entry of IPConfigs is empty",
+        ),
+        (
+            json!({"IPConfigs": one, "Routes": [{}]}),
+            "neither NextHop nor DestinationPrefix",
+        ),
+        (
+            json!({"IPConfigs": one, "Routes": [{"NextHop": "::1", "DestinationPrefix": "10.0.0.0/8"}]}),
+            "of two families",
+        ),
+        (json!({"ID": ""}), "lack its ID"),
+        (json!({"NamespaceID": ""}), "lack the NamespaceID"),
+        // No number at all is no document: the decoder's word.
+        (json!({"PrefixLength": 256}), "PrefixLength"),
+        (json!({"EncapOverhead": 70_000}), "EncapOverhead"),
+        (json!({"IPAddress": 7}), "IPAddress"),
+    ] {
+        let mut settings = nic.settings("pod");
+        for (name, value) in changes.as_object().unwrap() {
+            settings[name] = value.clone();
+        }
+        let outcome = add(&vm, settings);
+        let Err(HostError::Refused { message, .. }) = outcome else {
+            panic!("{changes}: {outcome:?}");
+        };
+        assert!(message.contains(part), "{changes}: {message}");
+    }
+    // Blanks and doubles in lists of names (more than six domains: P-105).
+    let mut settings = nic.settings("pod");
+    settings["DNSServerList"] = " 10.0.2.3 ,,10.0.2.4,10.0.2.3, ".into();
+    settings["DNSSuffix"] = " a.test,, b.test ,a.test".into();
+    add(&vm, settings).unwrap();
+    let (pod, process) = running(&image, &vm, "pod", "pod");
+    assert_eq!(
+        inside(&vm, &pod, "cat /etc/resolv.conf"),
+        "search a.test b.test\nnameserver 10.0.2.3\nnameserver 10.0.2.4\n"
+    );
+    // Too small an MTU is seen when the adapter is set up, which then stays where it was.
+    let late = Nic::new(1);
+    let mut settings = late.settings("pod");
+    settings["EncapOverhead"] = 1400.into();
+    let message = refused(add(&vm, settings));
+    assert!(
+        message.contains("EncapOverhead of 1400 leaves 100"),
+        "{message}"
+    );
+    in_vm(
+        &vm,
+        &format!("grep -q {} /sys/class/net/*/address", late.mac()),
+    );
+    add(&vm, late.settings("pod")).unwrap();
+    let (from, ping) = (late.ipv4(), "ping -c 1 -W 60");
+    inside(
+        &vm,
+        &pod,
+        &format!("{ping} {HOST} && {ping} -I {from} {HOST}"),
+    );
+    drop(process);
+    pod.remove().unwrap();
+}
+
+/// Runs a script in the VM itself.
+#[track_caller]
+fn in_vm(vm: &Uvm, script: &str) -> String {
+    let out = vm
+        .external(&["/bin/sh", "-c", script])
+        .limit(LONG)
+        .run()
+        .unwrap();
+    assert_eq!(out.code, 0, "{script}: {}{}", out.text(), out.error_text());
+    out.text()
+}
+
+/// Waits until there are more such records than `before`.
+#[track_caller]
+fn told(vm: &Uvm, before: usize, text: &str) {
+    let deadline = Instant::now() + LONG;
+    let is = |record: &qemu::host::log::Record| record.message.contains(text);
+    while vm.log_records().into_iter().filter(is).count() <= before {
+        assert!(Instant::now() < deadline, "no record {text:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_lent_address_is_prolonged_goes_with_its_lease_and_comes_back() {
+    let Some((image, vm)) = boot(0) else { return };
+    // The adapter is one end of a pair whose other end has a DHCP server, in the VM itself.
+    let nic = Nic::new(9);
+    let server = "10.0.9.1";
+    in_vm(
+        &vm,
+        &format!(
+            "ip link add there type veth && ip link set there address {} && \
+             ip addr add {server}/24 dev veth0 && ip link set veth0 up && \
+             printf 'start 10.0.9.20\nend 10.0.9.20\ninterface veth0\nlease_file /run/leases\n\
+             opt subnet 255.255.255.0\nopt router {server}\nopt lease 8\n' > /run/udhcpd.conf && \
+             : > /run/leases",
+            nic.mac()
+        ),
+    );
+    let serve = || {
+        vm.external(&["/bin/udhcpd", "-f", "/run/udhcpd.conf"])
+            .start()
+            .unwrap()
+    };
+    let dhcpd = serve();
+    let mut settings = nic.bare("pod");
+    // With a table of its own, which has to be cleared as well.
+    settings["EnableLowMetric"] = true.into();
+    add(&vm, settings).unwrap();
+    let (pod, process) = running(&image, &vm, "pod", "pod");
+    let addresses = "ip -4 -o addr show dev there; ip rule | grep 10.0.9 ; ip route show table 101";
+    let with = inside(&vm, &pod, addresses);
+    for part in [
+        "inet 10.0.9.20/24",
+        "from 10.0.9.20 lookup 101",
+        "default via 10.0.9.1",
+    ] {
+        assert!(with.contains(part), "{with}");
+    }
+    // Three times half of it: longer than the lease.
+    told(&vm, 2, "10.0.9.20/24 is prolonged");
+    assert_eq!(inside(&vm, &pod, addresses), with);
+    let dump = vm.dump_stacks().unwrap();
+    assert!(dump.contains("pod there 10.0.9.20/24 failed=0"), "{dump}");
+
+    vm.signal(UVM_ID, dhcpd.pid, 9).unwrap();
+    drop(dhcpd);
+    told(&vm, 0, "the lease of 10.0.9.20/24 is over");
+    assert_eq!(inside(&vm, &pod, &format!("{addresses}; true")), "");
+    // Nothing else suffers, and another server helps.
+    let again = serve();
+    told(&vm, 0, "the address is 10.0.9.20/24 now");
+    assert_eq!(inside(&vm, &pod, addresses), with);
+    inside(&vm, &pod, &format!("ping -c 1 -W 60 {server}"));
+    // With the container all that ends.
+    drop(process);
+    pod.remove().unwrap();
+    vm.signal(UVM_ID, again.pid, 9).unwrap();
 }
 
 #[test]

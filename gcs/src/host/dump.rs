@@ -14,7 +14,7 @@ use crate::bridge::codec::{json_length, Reply, STACKS_LIMIT};
 use crate::bridge::outbox::Ticket;
 use crate::error::Failure;
 
-/// Room of one section, as JSON: the eight that can be long leave some to the log.
+/// Room of one section, as JSON: the nine that can be long leave some to the log.
 const SECTION: usize = 6_000;
 /// Descriptors that are looked at; more are only counted.
 const LOOKED_AT: usize = 512;
@@ -67,6 +67,7 @@ impl Host {
             section("containers", self.describe_containers()),
             section("mounts", self.mounts.describe()),
             section("network namespaces", self.namespaces.describe()),
+            section("lent addresses", self.describe_tenancies()),
             section("processes", self.describe_processes()),
             section("tasks", self.describe_tasks()),
             section("deadlines", self.timers.iter().map(due)),

@@ -24,6 +24,7 @@ mod session;
 mod shutdown;
 mod streams;
 mod tasks;
+mod tenancies;
 mod v1;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -35,6 +36,7 @@ use nix::unistd::Pid;
 use crate::bridge::outbox::Outbox;
 use crate::config::Stance;
 use crate::memory;
+use crate::net::tenancy::Act;
 use crate::reactor::{Poller, Timers};
 use crate::stdio::StreamKind;
 use crate::storage::MountTable;
@@ -87,6 +89,8 @@ pub enum Deadline {
     Clock,
     /// The memory of the groups is to be looked at.
     Memory,
+    /// Something is to be done about a lent address.
+    Tenancy(Key, Act),
 }
 
 /// Whose exit a pid's exit is.
@@ -139,6 +143,8 @@ pub struct Host {
     /// Connections to the servers of mapped directories, as long as those are mounted.
     shares: HashMap<Key, modify::Share>,
     namespaces: Namespaces,
+    /// Addresses that DHCP servers have lent to containers.
+    tenancies: BTreeMap<Key, tenancies::Kept>,
     policy: Policy,
     clock: Option<machine::Kept>,
     memory: Option<memory::Watch>,
@@ -174,6 +180,7 @@ impl Host {
             mounts: MountTable::default(),
             shares: HashMap::new(),
             namespaces: Namespaces::default(),
+            tenancies: BTreeMap::new(),
             policy,
             clock: None,
             memory: None,
@@ -212,6 +219,7 @@ impl Host {
                 Deadline::Redial => self.redial_due(),
                 Deadline::Clock => self.clock_due(),
                 Deadline::Memory => self.memory_due(),
+                Deadline::Tenancy(key, act) => self.tenancy_due(key, act),
             }
         }
     }

@@ -193,6 +193,12 @@ impl Namespaces {
         Some((namespace.container.as_deref()?, namespace.init))
     }
 
+    /// The init that adapters were moved to, of a container.
+    pub fn init_of(&self, container: &str) -> Option<i32> {
+        let bound = |ns: &&Namespace| ns.container.as_deref() == Some(container);
+        self.0.values().find(bound)?.init
+    }
+
     /// The init of `container` is there: takes the adapters that wait in its namespace, in
     /// order, for [`assigned`](Self::assigned).
     pub fn assign(&mut self, container: &str, init: i32) -> Vec<Assignment> {

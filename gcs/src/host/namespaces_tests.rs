@@ -1,4 +1,5 @@
 use super::*;
+use crate::net::tenancy::Tenancy;
 use crate::prot::settings::NetworkAdapter;
 
 fn adapter(id: &str, dns: &str) -> Adapter {
@@ -122,6 +123,12 @@ fn what_dhcp_says_of_names_counts_where_the_settings_say_nothing() {
         id: id.into(),
         dns_suffix: String::new(),
         dns_servers: servers.into(),
+        tenancy: Tenancy {
+            interface: "eth0".into(),
+            mac: [0; 6],
+            table: None,
+            lease: None,
+        },
     };
     let mut namespaces = Namespaces::default();
     for (id, dns) in [("aa", ""), ("bb", "2")] {

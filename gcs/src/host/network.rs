@@ -135,6 +135,9 @@ impl Host {
                 for id in ids {
                     host.namespaces.assigned(&container, &id);
                 }
+                for lease in &leased {
+                    host.keep_tenancy(&container, init, lease.tenancy.clone());
+                }
                 match host.namespaces.learn(&container, leased) {
                     Some(adapters) => host.rewrite_resolv_conf(&container, adapters, then),
                     None => then(host, Ok(())),

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::netlink::{Netlink, Request};
 use super::plan::{addressing, plan, Step};
 use super::settings::{self, Adapter};
+use super::tenancy::Tenancy;
 use super::{device, dhcp};
 use crate::error::Failure;
 use crate::uevent;
@@ -35,6 +36,7 @@ pub struct Leased {
     /// Comma separated, as in the settings.
     pub dns_suffix: String,
     pub dns_servers: String,
+    pub tenancy: Tenancy,
 }
 
 /// What is known of an adapter before it is moved.
@@ -97,7 +99,7 @@ impl Ready<'_> {
     }
 }
 
-fn namespace(path: &str, whose: &str) -> Result<OwnedFd, Failure> {
+pub(super) fn namespace(path: &str, whose: &str) -> Result<OwnedFd, Failure> {
     File::open(path).map(OwnedFd::from).map_err(|error| {
         Failure::unspecified(format!("opening the network namespace {whose}: {error}"))
     })
@@ -179,26 +181,26 @@ fn set_up(
         let servers = lease.dns_servers.iter().map(ToString::to_string);
         leased = Some(Leased {
             id: adapter.id().to_owned(),
-            dns_suffix: lease.domain,
+            dns_suffix: lease.domain.clone(),
             dns_servers: servers.collect::<Vec<_>>().join(","),
+            tenancy: Tenancy {
+                interface: name.to_owned(),
+                mac: adapter.mac,
+                table: adapter.assignment.table,
+                lease: Some(lease),
+            },
         });
     }
     Ok(leased)
 }
 
-/// `one_table`: the kernel has no policy routing for IPv6, so that its routes are all in one
-/// table, where those of several adapters meet.
-fn apply(
-    inside: &mut Netlink,
-    index: u32,
-    step: &Step,
-    one_table: &mut bool,
-) -> Result<(), Failure> {
-    let (request, what) = match *step {
+/// The change that a step is, and its words. None: it is not one change but several, see
+/// [`set_up`].
+pub(super) fn change(index: u32, step: &Step) -> Option<(Request<'static>, String)> {
+    Some(match *step {
         Step::Mtu(mtu) => (Request::Mtu { index, mtu }, format!("MTU {mtu}")),
         Step::Up => (Request::Link { index, up: true }, "link up".into()),
-        // Not one change but several, see `set_up`.
-        Step::Dhcp => return Ok(()),
+        Step::Dhcp => return None,
         Step::Address(address) => (
             Request::Address { index, address },
             format!("address {address}"),
@@ -233,6 +235,19 @@ fn apply(
             let via = next_hop.map_or("the link".into(), |hop| hop.to_string());
             (request, format!("route {destination} by {via}"))
         }
+    })
+}
+
+/// `one_table`: the kernel has no policy routing for IPv6, so that its routes are all in one
+/// table, where those of several adapters meet.
+pub(super) fn apply(
+    inside: &mut Netlink,
+    index: u32,
+    step: &Step,
+    one_table: &mut bool,
+) -> Result<(), Failure> {
+    let Some((request, what)) = change(index, step) else {
+        return Ok(());
     };
     match inside.request(request) {
         Ok(()) => Ok(()),

@@ -1,16 +1,19 @@
-//! A DHCP client for adapters without addresses (7.8): one lease, which is not renewed, as with
-//! the reference's `udhcpc -q`. RFC 2131 and 2132; the messages are pure.
+//! A DHCP client for adapters without addresses (7.8): a lease is asked for, and asked for again
+//! while it lasts. RFC 2131 and 2132; the messages are pure, the conversations block.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt};
+use serde::{Deserialize, Serialize};
 
 use super::settings::{Prefix, Route};
 
 /// Over all tries (P-270).
 pub const LIMIT: Duration = Duration::from_secs(30);
+/// Over all tries to have a lease prolonged; more follow later.
+const PROLONG_LIMIT: Duration = Duration::from_secs(10);
 /// Until a message is sent again.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -29,9 +32,12 @@ const ROUTERS: u8 = 3;
 const DNS_SERVERS: u8 = 6;
 const DOMAIN: u8 = 15;
 const REQUESTED: u8 = 50;
+const LEASE_TIME: u8 = 51;
 const KIND: u8 = 53;
 const SERVER: u8 = 54;
 const PARAMETERS: u8 = 55;
+const RENEWAL_TIME: u8 = 58;
+const REBINDING_TIME: u8 = 59;
 const END: u8 = 255;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,20 +50,59 @@ enum Kind {
 }
 
 /// What a server gave.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
+    pub server: Ipv4Addr,
     pub address: Prefix,
     pub routes: Vec<Route>,
     pub dns_servers: Vec<Ipv4Addr>,
     /// "" when there is none.
     pub domain: String,
+    /// None: it lasts for ever.
+    pub term: Option<Term>,
+}
+
+/// How long a lease lasts, from the time it was asked for. Each is longer than the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Term {
+    /// Until its server is asked to prolong it (T1).
+    pub renew: Duration,
+    /// Until any server is asked (T2).
+    pub rebind: Duration,
+    pub end: Duration,
+}
+
+impl Term {
+    /// Less than that is taken for it: no server keeps this machine busy.
+    const SHORTEST: u32 = 4;
+    const FOR_EVER: u32 = u32::MAX;
+
+    /// From the seconds that a server gave; what it left out, or what cannot be, is as RFC 2131
+    /// has it (4.4.5).
+    fn new(end: Option<u32>, renew: Option<u32>, rebind: Option<u32>) -> Option<Self> {
+        let end = end
+            .filter(|end| *end != Self::FOR_EVER)?
+            .max(Self::SHORTEST);
+        let seconds = |seconds: u32| Duration::from_secs(seconds.into());
+        Some(match (renew, rebind) {
+            (Some(renew), Some(rebind)) if 0 < renew && renew < rebind && rebind < end => Self {
+                renew: seconds(renew),
+                rebind: seconds(rebind),
+                end: seconds(end),
+            },
+            _ => Self {
+                renew: seconds(end) / 2,
+                rebind: seconds(end) * 7 / 8,
+                end: seconds(end),
+            },
+        })
+    }
 }
 
 /// An answer as far as it matters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Answer {
     kind: Kind,
-    server: Ipv4Addr,
     lease: Lease,
 }
 
@@ -70,7 +115,7 @@ struct Client {
 
 impl Client {
     fn discover(self) -> Vec<u8> {
-        self.message(Kind::Discover, &[])
+        self.message(Kind::Discover, None, &[])
     }
 
     fn request(self, offer: &Answer) -> Vec<u8> {
@@ -79,16 +124,24 @@ impl Client {
         };
         let wanted = [
             (REQUESTED, address.octets()),
-            (SERVER, offer.server.octets()),
+            (SERVER, offer.lease.server.octets()),
         ];
-        self.message(Kind::Request, &wanted)
+        self.message(Kind::Request, None, &wanted)
     }
 
-    fn message(self, kind: Kind, addresses: &[(u8, [u8; 4])]) -> Vec<u8> {
-        // A request from Ethernet, answered by broadcast: there is no address to answer to yet.
+    /// To have the lease of an address prolonged.
+    fn prolong(self, address: Ipv4Addr) -> Vec<u8> {
+        self.message(Kind::Request, Some(address), &[])
+    }
+
+    /// `own`: the address that the answer is sent to; without one it has to be broadcast.
+    fn message(self, kind: Kind, own: Option<Ipv4Addr>, addresses: &[(u8, [u8; 4])]) -> Vec<u8> {
+        // A request from Ethernet.
         let mut bytes = vec![1, 1, 6, 0];
         bytes.extend(self.transaction.to_be_bytes());
-        bytes.extend([0, 0, 0x80, 0]);
+        let broadcast = if own.is_some() { 0 } else { 0x80 };
+        bytes.extend([0, 0, broadcast, 0]);
+        bytes.extend(own.unwrap_or(Ipv4Addr::UNSPECIFIED).octets());
         bytes.resize(28, 0);
         bytes.extend(self.mac);
         bytes.resize(FIXED, 0);
@@ -98,7 +151,8 @@ impl Client {
             bytes.extend([*option, 4]);
             bytes.extend(address);
         }
-        bytes.extend([PARAMETERS, 4, MASK, ROUTERS, DNS_SERVERS, DOMAIN, END]);
+        bytes.extend([PARAMETERS, 7, MASK, ROUTERS, DNS_SERVERS, DOMAIN]);
+        bytes.extend([LEASE_TIME, RENEWAL_TIME, REBINDING_TIME, END]);
         bytes.resize(bytes.len().max(LEAST_SIZE), PAD);
         bytes
     }
@@ -133,10 +187,12 @@ impl Client {
             next_hop: Some(router.into()),
             metric: None,
         });
+        // Seconds and addresses are as wide.
+        let seconds = |name| first(name).map(Ipv4Addr::to_bits);
         Some(Answer {
             kind,
-            server: first(SERVER).unwrap_or(Ipv4Addr::UNSPECIFIED),
             lease: Lease {
+                server: first(SERVER).unwrap_or(Ipv4Addr::UNSPECIFIED),
                 address: Prefix {
                     ip: address.into(),
                     length: u8::try_from(mask.leading_ones()).unwrap_or(32),
@@ -144,6 +200,11 @@ impl Client {
                 routes: default.into_iter().collect(),
                 dns_servers: ipv4s(option(options, DNS_SERVERS).unwrap_or_default()),
                 domain: domain(option(options, DOMAIN).unwrap_or_default()),
+                term: Term::new(
+                    seconds(LEASE_TIME),
+                    seconds(RENEWAL_TIME),
+                    seconds(REBINDING_TIME),
+                ),
             },
         })
     }
@@ -189,13 +250,7 @@ fn domain(bytes: &[u8]) -> String {
 /// # Errors
 /// No server gave one by then, or the socket cannot be had.
 pub fn lease(interface: &str, mac: [u8; 6], deadline: Instant) -> io::Result<Lease> {
-    let socket = UdpSocket::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, CLIENT_PORT))?;
-    setsockopt(&socket, sockopt::BindToDevice, &interface.into())?;
-    socket.set_broadcast(true)?;
-    let client = Client {
-        transaction: transaction(mac),
-        mac,
-    };
+    let (socket, client) = open(interface, mac)?;
     let mut offer: Option<Answer> = None;
     loop {
         let message = match &offer {
@@ -222,6 +277,51 @@ pub fn lease(interface: &str, mac: [u8; 6], deadline: Instant) -> io::Result<Lea
             ));
         }
     }
+}
+
+fn open(interface: &str, mac: [u8; 6]) -> io::Result<(UdpSocket, Client)> {
+    let socket = UdpSocket::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, CLIENT_PORT))?;
+    setsockopt(&socket, sockopt::BindToDevice, &interface.into())?;
+    socket.set_broadcast(true)?;
+    let client = Client {
+        transaction: transaction(mac),
+        mac,
+    };
+    Ok((socket, client))
+}
+
+/// Asks to have a lease prolonged: its server, or `any`. Blocks for [`PROLONG_LIMIT`] at most.
+/// None: it was refused, and its address must not be used any more.
+///
+/// # Errors
+/// Nobody answered, or the socket cannot be had.
+pub fn prolong(
+    interface: &str,
+    mac: [u8; 6],
+    lease: &Lease,
+    any: bool,
+) -> io::Result<Option<Lease>> {
+    let IpAddr::V4(address) = lease.address.ip else {
+        return Ok(None);
+    };
+    let to = if any {
+        Ipv4Addr::BROADCAST
+    } else {
+        lease.server
+    };
+    let deadline = Instant::now() + PROLONG_LIMIT;
+    let (socket, client) = open(interface, mac)?;
+    while Instant::now() < deadline {
+        socket.send_to(&client.prolong(address), SocketAddrV4::new(to, SERVER_PORT))?;
+        let again = deadline.min(Instant::now() + PATIENCE);
+        if let Some(answer) = wait(&socket, client, Kind::Ack, again)? {
+            return Ok((answer.kind == Kind::Ack).then_some(answer.lease));
+        }
+    }
+    Err(io::Error::new(
+        io::ErrorKind::TimedOut,
+        format!("{to} does not answer"),
+    ))
 }
 
 /// Until then, the answer of this kind, or a refusal.

@@ -31,7 +31,7 @@ fn full() -> Vec<u8> {
 fn an_answer_becomes_a_lease() {
     let answer = CLIENT.answer(&server_says(2, &full())).unwrap();
     assert_eq!(answer.kind, Kind::Offer);
-    assert_eq!(answer.server, Ipv4Addr::new(10, 0, 2, 1));
+    assert_eq!(answer.lease.server, Ipv4Addr::new(10, 0, 2, 1));
     assert_eq!(answer.lease.address.to_string(), "10.0.2.15/24");
     let [route] = answer.lease.routes.as_slice() else {
         panic!("{answer:?}");
@@ -49,6 +49,7 @@ fn a_bare_answer_is_one_address_alone() {
     assert_eq!(answer.kind, Kind::Ack);
     assert_eq!(answer.lease.address.to_string(), "10.0.2.15/32");
     assert!(answer.lease.routes.is_empty() && answer.lease.dns_servers.is_empty());
+    assert_eq!(answer.lease.term, None);
 }
 
 #[test]
@@ -60,6 +61,61 @@ fn the_request_names_what_was_offered_and_by_whom() {
     assert_eq!(option(options, KIND), Some(&[3][..]));
     assert_eq!(option(options, REQUESTED), Some(&[10, 0, 2, 15][..]));
     assert_eq!(option(options, SERVER), Some(&[10, 0, 2, 1][..]));
+}
+
+#[test]
+fn to_prolong_a_lease_only_the_own_address_is_named() {
+    let request = CLIENT.prolong(Ipv4Addr::new(10, 0, 2, 15));
+    assert_eq!(request[12..16], [10, 0, 2, 15]);
+    // The answer comes to that address.
+    assert_eq!((CLIENT.discover()[10], request[10]), (0x80, 0));
+    let options = &request[FIXED + COOKIE.len()..];
+    assert_eq!(option(options, KIND), Some(&[3][..]));
+    assert_eq!(
+        (option(options, REQUESTED), option(options, SERVER)),
+        (None, None)
+    );
+}
+
+#[test]
+fn a_term_is_what_the_server_says_if_that_can_be() {
+    let forever = u32::MAX;
+    for (sent, expected) in [
+        ((None, None, None), None),
+        ((Some(forever), Some(10), Some(20)), None),
+        ((Some(800), None, None), Some((400_000, 700_000, 800_000))),
+        (
+            (Some(800), Some(10), Some(20)),
+            Some((10_000, 20_000, 800_000)),
+        ),
+        // Not in order, or only one.
+        (
+            (Some(800), Some(20), Some(10)),
+            Some((400_000, 700_000, 800_000)),
+        ),
+        (
+            (Some(800), Some(0), Some(10)),
+            Some((400_000, 700_000, 800_000)),
+        ),
+        (
+            (Some(800), Some(10), Some(800)),
+            Some((400_000, 700_000, 800_000)),
+        ),
+        (
+            (Some(800), Some(10), None),
+            Some((400_000, 700_000, 800_000)),
+        ),
+        ((Some(0), None, None), Some((2_000, 3_500, 4_000))),
+    ] {
+        let (end, renew, rebind) = sent;
+        let term = Term::new(end, renew, rebind);
+        let found = term.map(|t| (t.renew.as_millis(), t.rebind.as_millis(), t.end.as_millis()));
+        assert_eq!(found, expected, "{sent:?}");
+    }
+    let mut options = vec![LEASE_TIME, 4, 0, 0, 3, 0x20];
+    options.extend([RENEWAL_TIME, 4, 0, 0, 0, 10, REBINDING_TIME, 4, 0, 0, 0, 20]);
+    let answer = CLIENT.answer(&server_says(5, &options)).unwrap();
+    assert_eq!(answer.lease.term, Term::new(Some(800), Some(10), Some(20)));
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! prot.NetworkAdapter ── settings: parsed, or refused ── Adapter
 //! Adapter ── device: VMBus instance → interface, waits for it
 //! Adapter + its place among the others ── plan: pure ── steps ── assign ── netlink, dhcp
+//! an address lent by DHCP ── tenancy ── prolonged, given back, asked for again
 //! ```
 //!
 //! `device` and `assign` block: they run in tasks, and what enters another network namespace is
@@ -16,6 +17,7 @@ mod dhcp;
 mod netlink;
 mod plan;
 pub mod settings;
+pub mod tenancy;
 
 pub use assign::{Assignment, Leased};
 pub use settings::Adapter;

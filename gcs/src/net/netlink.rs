@@ -62,12 +62,18 @@ pub enum Request<'a> {
 }
 
 impl Request<'_> {
-    /// The whole message; the kernel answers it by an acknowledgement with this number.
-    pub fn encode(&self, sequence: u32) -> Vec<u8> {
-        let message = self.message();
+    /// The whole message; the kernel answers it by an acknowledgement with this number. `undo`:
+    /// the address, rule or route is taken away again.
+    pub fn encode(&self, sequence: u32, undo: bool) -> Vec<u8> {
+        let message = match (undo, self.message()) {
+            (true, message) => inverse(message),
+            (false, message) => message,
+        };
         let create = match message {
-            RouteNetlinkMessage::NewLink(_) => 0,
-            _ => NLM_F_CREATE | NLM_F_EXCL,
+            RouteNetlinkMessage::NewAddress(_)
+            | RouteNetlinkMessage::NewRule(_)
+            | RouteNetlinkMessage::NewRoute(_) => NLM_F_CREATE | NLM_F_EXCL,
+            _ => 0,
         };
         let mut header = NetlinkHeader::default();
         header.flags = NLM_F_REQUEST | NLM_F_ACK | create;
@@ -176,6 +182,16 @@ impl Request<'_> {
     }
 }
 
+/// What takes away what the message makes.
+fn inverse(message: RouteNetlinkMessage) -> RouteNetlinkMessage {
+    match message {
+        RouteNetlinkMessage::NewAddress(message) => RouteNetlinkMessage::DelAddress(message),
+        RouteNetlinkMessage::NewRule(message) => RouteNetlinkMessage::DelRule(message),
+        RouteNetlinkMessage::NewRoute(message) => RouteNetlinkMessage::DelRoute(message),
+        other => other,
+    }
+}
+
 /// The byte-wide member for the table, of which the attribute is the whole.
 fn short_table(table: u32) -> u8 {
     u8::try_from(table).unwrap_or(libc::RT_TABLE_COMPAT)
@@ -229,9 +245,21 @@ impl Netlink {
     /// # Errors
     /// What the kernel answers.
     pub fn request(&mut self, request: Request<'_>) -> Result<(), Errno> {
+        self.converse(request, false)
+    }
+
+    /// Has an address, a rule or a route taken away again.
+    ///
+    /// # Errors
+    /// What the kernel answers; `EADDRNOTAVAIL`, `ENOENT` or `ESRCH` when it is not there.
+    pub fn undo(&mut self, request: Request<'_>) -> Result<(), Errno> {
+        self.converse(request, true)
+    }
+
+    fn converse(&mut self, request: Request<'_>, undo: bool) -> Result<(), Errno> {
         self.sequence += 1;
         let fd = self.socket.as_raw_fd();
-        send(fd, &request.encode(self.sequence), MsgFlags::empty())?;
+        send(fd, &request.encode(self.sequence, undo), MsgFlags::empty())?;
         let mut answer = [0; 4096];
         loop {
             let length = match recv(fd, &mut answer, MsgFlags::empty()) {

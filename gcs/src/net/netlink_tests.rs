@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use super::*;
 
 fn read(request: Request<'_>, flags: u16) -> RouteNetlinkMessage {
-    let bytes = request.encode(7);
+    let bytes = request.encode(7, false);
     let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&bytes).unwrap();
     assert_eq!(message.header.length as usize, bytes.len());
     assert_eq!(message.header.sequence_number, 7);

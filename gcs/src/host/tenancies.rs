@@ -1,0 +1,123 @@
+//! Addresses that DHCP servers have lent to containers: prolonged while the container lives, given
+//! back and asked for again when a lease ends.
+//!
+//! One at a time is done about each, in a task that enters the container's network namespace. It
+//! ends with the container's init: while that is not reaped its number is nobody else's.
+
+use std::time::{Duration, Instant};
+
+use super::container::State;
+use super::{Deadline, Host, Key};
+use crate::error::Failure;
+use crate::net::tenancy::{tend, Act, Tenancy};
+
+/// Over what the conversations of one try may take.
+const LIMIT: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+pub(super) struct Kept {
+    container: String,
+    /// The container's init, in whose network namespace the adapter is.
+    init: i32,
+    tenancy: Tenancy,
+    /// When the lease was asked for, or lost.
+    since: Instant,
+    /// Tries that failed, since.
+    failed: u32,
+}
+
+impl Host {
+    /// A server has just lent an address to an adapter of the container.
+    pub(super) fn keep_tenancy(&mut self, container: &str, init: i32, tenancy: Tenancy) {
+        let key = self.key();
+        let kept = Kept {
+            container: container.to_owned(),
+            init,
+            tenancy,
+            since: Instant::now(),
+            failed: 0,
+        };
+        self.tenancy_wait(key, kept);
+    }
+
+    fn tenancy_wait(&mut self, key: Key, kept: Kept) {
+        let next = kept.tenancy.next(kept.since, kept.failed, Instant::now());
+        if let Some((at, act)) = next {
+            self.timers.add(at, Deadline::Tenancy(key, act));
+            self.tenancies.insert(key, kept);
+        }
+    }
+
+    pub(super) fn tenancy_due(&mut self, key: Key, act: Act) {
+        let Some(kept) = self.tenancies.remove(&key) else {
+            return;
+        };
+        let container = self.containers.get(&kept.container);
+        let lives = container.is_some_and(|container| container.state < State::Exited);
+        if !lives || self.namespaces.init_of(&kept.container) != Some(kept.init) {
+            return;
+        }
+        let (init, tenancy) = (kept.init, kept.tenancy.clone());
+        let doing = format!(
+            "{act:?} for the address of {} in container {:?}",
+            tenancy.interface, kept.container
+        );
+        let asked = Instant::now();
+        self.run(
+            doing.clone(),
+            LIMIT,
+            move || tend(init, &tenancy, act),
+            move |host, tended| {
+                let kept = judge(kept, asked, &doing, tended);
+                host.tenancy_wait(key, kept);
+            },
+        );
+    }
+
+    /// One line for each, for the state dump.
+    pub(super) fn describe_tenancies(&self) -> Vec<String> {
+        let line = |kept: &Kept| {
+            let address = kept.tenancy.lease.as_ref();
+            let address = address.map_or("none".into(), |lease| lease.address.to_string());
+            let (container, interface) = (&kept.container, &kept.tenancy.interface);
+            format!("{container} {interface} {address} failed={}", kept.failed)
+        };
+        self.tenancies.values().map(line).collect()
+    }
+}
+
+/// What there is after a try, and a word to the log.
+fn judge(kept: Kept, asked: Instant, doing: &str, tended: Result<Tenancy, Failure>) -> Kept {
+    match tended {
+        Ok(tenancy) => {
+            match (&kept.tenancy.lease, &tenancy.lease) {
+                (Some(before), Some(now)) if before.address == now.address => {
+                    log::debug!("{doing}: {} is prolonged", now.address);
+                }
+                (_, Some(now)) => log::info!("{doing}: the address is {} now", now.address),
+                (Some(before), None) => log::warn!(
+                    "{doing}: the lease of {} is over, and nobody gives another: the adapter has \
+                     no address",
+                    before.address
+                ),
+                (None, None) => {}
+            }
+            Kept {
+                tenancy,
+                since: asked,
+                failed: 0,
+                ..kept
+            }
+        }
+        Err(failure) => {
+            // Once, not at every try.
+            if kept.failed == 0 {
+                log::warn!("{failure}; it is tried again");
+            }
+            Kept {
+                failed: kept.failed.saturating_add(1),
+                ..kept
+            }
+        }
+    }
+}
