@@ -44,6 +44,7 @@ images  cpio                        cpio             checks the initrd in tests
 images  tar                         tar              unpacks image layers
 images  zstd                        zstd             image layers and initrd
 images  diod                        diod             directories of this machine in a container
+tests   xtables-legacy-multi        iptables         packet filters that pods bring along
 tests   mkfs.xfs                    xfsprogs         disks with another file system
 tests   veritysetup                 cryptsetup-bin   checks hash trees by another program
 xfs     mkfs.xfs                    xfsprogs         formats disks inside the image xfs
