@@ -43,6 +43,9 @@ pub struct Flags {
     /// Ours, for hosts that give the VM no PTP clock: a port that says the time, see
     /// [`clock::source::ask`](crate::clock::source::ask).
     pub time_port: Option<u32>,
+    /// Ours: the log goes to this port of the host, dialled again whenever it is lost. PID 1 takes
+    /// it from the wrapper's `-e`.
+    pub log_port: Option<u32>,
     /// Ours, for tests on an ordinary machine: port `P` is the Unix socket `<prefix>_<P>`.
     pub dial_unix: Option<PathBuf>,
 }
@@ -63,6 +66,7 @@ impl Default for Flags {
             scrub_logs: false,
             initial_policy_stance: Stance::Allow,
             time_port: None,
+            log_port: None,
             dial_unix: None,
         }
     }
@@ -109,6 +113,7 @@ static FLAGS: &[Flag] = &[
     Flag { name: "initial-policy-stance", help: "allow | deny", set: Set::Value(|f, v| { f.initial_policy_stance = stance(v)?; Ok(()) }) },
     Flag { name: "kmsgLogLevel", help: "log kernel messages up to this priority", set: Set::Value(|f, v| { f.kmsg_log_level = u32::try_from(unsigned(v)?).map_err(|_| "it is too large")?; Ok(()) }) },
     Flag { name: "log-format", help: "text | json", set: Set::Value(|f, v| { f.log_format = text(v).parse()?; Ok(()) }) },
+    Flag { name: "log-port", help: "log to this port of the host instead of to stderr", set: Set::Value(|f, v| { f.log_port = Some(u32::try_from(unsigned(v)?).map_err(|_| "it is too large")?); Ok(()) }) },
     Flag { name: "logfile", help: "log there instead of to stderr", set: Set::Value(|f, v| { f.log_file = non_empty(v).map(PathBuf::from); Ok(()) }) },
     Flag { name: "loglevel", help: "trace | debug | info | warning | error | fatal | panic", set: Set::Value(|f, v| { f.log_level = text(v).parse()?; Ok(()) }) },
     Flag { name: "root-mem-reserve-bytes", help: "memory that containers may not use", set: Set::Value(|f, v| { f.root_mem_reserve_bytes = unsigned(v)?; Ok(()) }) },
@@ -296,6 +301,7 @@ mod tests {
             ("initial-policy-stance", "deny"),
             ("kmsgLogLevel", "7"),
             ("log-format", "json"),
+            ("log-port", "109"),
             ("logfile", "/x"),
             ("loglevel", "WARN"),
             ("root-mem-reserve-bytes", "017"),

@@ -1,7 +1,9 @@
 //! The kernel's log as records: `/dev/kmsg` in, log lines out (`-kmsgLogLevel`, P-307).
 //!
-//! Lines of this process are left out, or each would come round for ever; those of our children,
-//! which cannot write to the log connection, are taken.
+//! Lines of this process are left out, or each would come round for ever. Our children, which
+//! cannot write to the log connection, put theirs here as JSON; those are taken at any
+//! `-kmsgLogLevel` and become what they were. Whoever may write to `/dev/kmsg` can write such a
+//! line: all that came this way have the member `kmsg`.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -10,6 +12,7 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use serde_json::Value;
 
 use crate::log::{emit, tag, Level, Origin, Record};
 
@@ -74,6 +77,28 @@ impl Message {
         self.facility != 0 && rest.is_some_and(|rest| rest.starts_with(':'))
     }
 
+    /// The record of a line that one of our children wrote ([`Record::kmsg_json`]).
+    fn of_child(&self) -> Option<Record> {
+        let rest = self
+            .text
+            .strip_prefix("gcs[")
+            .filter(|_| self.facility != 0)?;
+        let (pid, json) = rest.split_once("]: ")?;
+        let pid: u32 = pid.parse().ok()?;
+        let Value::Object(mut members) = serde_json::from_str(json).ok()? else {
+            return None;
+        };
+        let message = members.shift_remove("msg")?.as_str()?.to_owned();
+        let mut record = Record::new(Level::of_priority(self.priority), message);
+        record.origin = Origin::Kernel;
+        for (name, value) in members {
+            record.field(&name, value);
+        }
+        record.field("pid", pid);
+        record.field("kmsg", self.sequence);
+        Some(record)
+    }
+
     fn record(&self) -> Record {
         let mut record = Record::new(Level::of_priority(self.priority), self.text.clone());
         record.origin = Origin::Kernel;
@@ -123,11 +148,15 @@ impl Reader {
             match self.file.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(got) => {
-                    let message = parse(&buffer[..got]);
-                    let wanted =
-                        |m: &Message| u32::from(m.priority) <= self.level && !m.is_from(&own);
-                    if let Some(message) = message.filter(wanted) {
-                        emit(message.record());
+                    let message = parse(&buffer[..got]).filter(|m| !m.is_from(&own));
+                    let record = message.and_then(|message| {
+                        let wanted = u32::from(message.priority) <= self.level;
+                        message
+                            .of_child()
+                            .or_else(|| wanted.then(|| message.record()))
+                    });
+                    if let Some(record) = record {
+                        emit(record);
                     }
                 }
                 Err(error) => match error.raw_os_error().map(Errno::from_raw) {
@@ -177,6 +206,41 @@ mod tests {
                 text: text.to_owned(),
             });
             assert_eq!(got, want, "{}", line.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn lines_of_children_become_what_they_were() {
+        let mut sent = Record::new(Level::Warning, "tab\t, \u{e9} and \\".into());
+        sent.field("cid", "c1");
+        sent.field("message-id", 7);
+        let line = sent.kmsg_json("gcs[12]");
+        // As the kernel gives it out (Documentation/ABI/testing/dev-kmsg).
+        let escaped: String = line["<28>".len()..]
+            .trim_end()
+            .bytes()
+            .map(|byte| match byte {
+                b'\\' | ..b' ' | 127.. => format!("\\x{byte:02x}"),
+                _ => char::from(byte).to_string(),
+            })
+            .collect();
+        let message = parse(format!("28,5,6,-;{escaped}\n").as_bytes()).expect("a message");
+        let got = message.of_child().expect("it is of a child");
+        assert_eq!((got.level, &got.message), (sent.level, &sent.message));
+        assert_eq!(got.fields[..2], sent.fields[..]);
+        assert_eq!(
+            got.fields[2..],
+            [("pid".into(), 12.into()), ("kmsg".into(), 5.into())]
+        );
+        for other in [
+            "4,5,6,-;gcs[12]: {\"msg\":\"from the kernel\"}",
+            "28,5,6,-;gcs[12]: text",
+            "28,5,6,-;gcs[x]: {\"msg\":\"\"}",
+            "28,5,6,-;gcs[12]: {\"msg\":7}",
+            "28,5,6,-;gcs[12]: [1]",
+        ] {
+            let message = parse(other.as_bytes()).expect(other);
+            assert_eq!(message.of_child(), None, "{other}");
         }
     }
 

@@ -39,6 +39,8 @@ pub struct Setup {
     pub stance: Stance,
     /// Refuse the retired protocol (`-v4`).
     pub v4_only: bool,
+    /// Port of the host that the log goes to: dialled when the log has no connection.
+    pub log_port: Option<u32>,
 }
 
 /// Kernel messages taken in one turn.
@@ -58,7 +60,12 @@ pub fn run(setup: Setup) -> io::Result<End> {
     nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
     let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     process::become_subreaper()?;
-    let mut host = Host::new(setup.dialer.clone(), setup.stance, setup.v4_only)?;
+    let mut host = Host::new(
+        setup.dialer.clone(),
+        setup.stance,
+        setup.v4_only,
+        setup.log_port,
+    )?;
     let replaceable = setup.bridge.is_none();
     let bridge = match setup.bridge {
         Some((incoming, outgoing)) => {
@@ -129,6 +136,7 @@ impl Service {
         loop {
             self.watch_bridge()?;
             self.watch_log()?;
+            self.host.tend_log();
             let until = self.host.timers.next();
             for source in self.host.poller.wait(until)? {
                 self.handle(source);
@@ -170,7 +178,6 @@ impl Service {
             match self.bridge.as_mut().map(Connection::next_frame) {
                 Some(Ok(Some(frame))) => {
                     let what = format!("request {} {}", frame.id, frame.sequence);
-                    crate::log::request(&what, &frame.payload);
                     self.guarded(&what, |host| host.on_frame(&frame));
                     // A request that was dropped is not at work.
                     self.host.outbox.answer_lost();

@@ -126,6 +126,10 @@ fn become_service(
     flags: Result<Flags, FlagError>,
     streams: Streams,
 ) -> End {
+    let flags = flags.map(|flags| Flags {
+        log_port: flags.log_port.or(wrapped.stderr),
+        ..flags
+    });
     match &flags {
         Ok(flags) => service::configure_log(flags),
         // The reason has to reach the host, which reads nothing but JSON.
@@ -135,6 +139,8 @@ fn become_service(
     let attached = match (&flags, connect_streams(&wrapped, streams)) {
         (Ok(flags), _) if file => service::open_log(flags),
         (_, Some(stderr)) => gcs::log::attach(stderr),
+        // The service dials it again.
+        (Ok(flags), None) if flags.log_port.is_some() => service::take_stderr().map(drop),
         (_, None) => service::take_stderr().and_then(gcs::log::attach),
     };
     if let Err(error) = attached {

@@ -22,7 +22,6 @@ use std::ffi::OsString;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
 use applets::Applet;
-use gcs::log::{Format, Level};
 use poweroff::End;
 
 /// Exit status of a program that panicked.
@@ -41,7 +40,7 @@ fn start(words: Vec<OsString>) -> i32 {
         Applet::Wrapper => guarded(|| applets::wrapper(words)),
         Applet::Mkfs => guarded(|| applets::mkfs(words)),
         Applet::Hook => {
-            log_to_kernel();
+            log_to_kernel(None);
             guarded(|| applets::hook(words))
         }
         Applet::Service => {
@@ -49,19 +48,20 @@ fn start(words: Vec<OsString>) -> i32 {
             guarded(|| applets::serve(words))
         }
         Applet::Engine => {
-            log_to_kernel();
+            log_to_kernel(words.first().and_then(|word| word.to_str()));
             gcs::runtime::applet()
         }
     }
 }
 
-/// The only way for the log of a process whose stderr is a container's. PID 1 reads it there.
-fn log_to_kernel() {
+/// The only way for the log of a process whose stderr is a container's. PID 1 reads it there, and
+/// may have said what it is about.
+fn log_to_kernel(bequest: Option<&str>) {
     gcs::log::init();
+    gcs::log::inherit(bequest);
     if guest::find().is_some() {
         gcs::log::open_kmsg().ok();
     }
-    gcs::log::configure(Level::Warning, Format::Json);
 }
 
 fn guarded(applet: impl FnOnce() -> i32) -> i32 {

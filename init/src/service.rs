@@ -29,7 +29,8 @@ pub fn configure_log(flags: &Flags) {
     gcs::log::scrub(flags.scrub_logs);
 }
 
-/// Sends the log where the flags say: to a file, or to the process's stderr.
+/// Sends the log where the flags say: to a file, or to the process's stderr. A port of the host is
+/// dialled by the service.
 ///
 /// # Errors
 /// The file cannot be made, or there is no stderr.
@@ -44,6 +45,7 @@ pub fn open_log(flags: &Flags) -> io::Result<()> {
             options.write(true).create(true).truncate(true).mode(0o600);
             options.open(path)?.into()
         }
+        None if flags.log_port.is_some() => return take_stderr().map(drop),
         None => take_stderr()?,
     };
     gcs::log::attach(fd)
@@ -144,5 +146,6 @@ fn set_up(guest: Option<Guest>, flags: &Flags) -> io::Result<Setup> {
         clock,
         stance: flags.initial_policy_stance,
         v4_only: flags.v4,
+        log_port: flags.log_port.filter(|_| flags.log_file.is_none()),
     })
 }

@@ -12,13 +12,14 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 
 use super::codec::{self, Reply};
 use crate::error::Failure;
-use crate::prot::{ContainerNotification, MessageId};
+use crate::log::{Scope, Span};
+use crate::prot::{ContainerNotification, MessageBase, MessageId};
 
 /// While more than this waits to be sent, no further requests are read.
 const BACKLOG: usize = 4 * 1024 * 1024;
@@ -34,6 +35,8 @@ type Lost = Rc<RefCell<Vec<u64>>>;
 #[derive(Debug)]
 pub struct Ticket {
     number: u64,
+    /// The request, for records about it.
+    pub scope: Scope,
     lost: Lost,
     answered: bool,
 }
@@ -50,7 +53,8 @@ struct Open {
     message: MessageId,
     sequence: u64,
     activity: String,
-    since: Instant,
+    scope: Scope,
+    span: Span,
     /// The connection it came by.
     connection: u64,
 }
@@ -94,20 +98,23 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// Notes a request; its answer is owed from now on.
-    pub fn open(&mut self, message: MessageId, sequence: u64, activity: String) -> Ticket {
+    /// Notes a request, known by its base members; its answer is owed from now on.
+    pub fn open(&mut self, message: MessageId, sequence: u64, base: &MessageBase) -> Ticket {
         self.next += 1;
+        let scope = Scope::of(message, sequence, base);
         let request = Open {
             message,
             sequence,
-            activity,
-            since: Instant::now(),
+            activity: base.activity_id.clone(),
+            scope: scope.clone(),
+            span: Span::begin(),
             connection: self.connection,
         };
         self.waits += usize::from(message == MessageId::WAIT_FOR_PROCESS);
         self.open.insert(self.next, request);
         Ticket {
             number: self.next,
+            scope,
             lost: Rc::clone(&self.lost),
             answered: false,
         }
@@ -134,6 +141,7 @@ impl Outbox {
         let Some(request) = self.close(number) else {
             return;
         };
+        let _about = request.scope.enter();
         if let Err(failure) = &result {
             log::warn!(
                 "{} {}: {:?}: {failure}",
@@ -142,6 +150,12 @@ impl Outbox {
                 failure.code
             );
         }
+        let told = request.message.name().unwrap_or("unknown request");
+        request.span.end("request", told, |record| {
+            if let Err(failure) = &result {
+                record.field("result", format!("{:?}", failure.code));
+            }
+        });
         let frame = codec::encode_response(
             request.message,
             request.sequence,
@@ -270,7 +284,7 @@ impl Outbox {
     pub fn pending(&self) -> impl Iterator<Item = (MessageId, u64, Duration)> + '_ {
         self.open
             .values()
-            .map(|open| (open.message, open.sequence, open.since.elapsed()))
+            .map(|open| (open.message, open.sequence, open.span.elapsed()))
     }
 }
 

@@ -45,7 +45,7 @@ impl Wire {
 }
 
 fn open(outbox: &mut Outbox, message: MessageId, sequence: u64) -> Ticket {
-    outbox.open(message, sequence, String::new())
+    outbox.open(message, sequence, &MessageBase::default())
 }
 
 fn exit(id: &str) -> ContainerNotification {

@@ -92,6 +92,7 @@ impl Host {
         let Some(container) = self.containers.get(&id) else {
             return;
         };
+        let _about = ticket.scope.enter();
         let (bundle, scratch) = (container.bundle.clone(), container.scratch.clone());
         // Their mounts go too, if the host has left them there.
         let (its_bundle, its_scratch) = (bundle.clone(), scratch.clone());

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
 use super::{note_poll_error, Deadline, Host, Key, Source};
+use crate::log::Scope;
 use crate::reactor::{Interest, Registration, TimerKey};
 use crate::transport::{Dial, DialFailure, DialStep};
 
@@ -13,6 +14,7 @@ pub struct PendingDial {
     dial: Dial,
     registration: Registration,
     timer: Option<TimerKey>,
+    scope: Scope,
     then: Then,
 }
 
@@ -27,6 +29,7 @@ impl Host {
             dial: Dial::new(self.dialer.clone(), ports),
             registration: Registration::default(),
             timer: None,
+            scope: Scope::current(),
             then: Box::new(then),
         };
         self.dial_advance(key, pending, false);
@@ -46,6 +49,7 @@ impl Host {
     }
 
     fn dial_advance(&mut self, key: Key, mut pending: PendingDial, ready: bool) {
+        let _about = pending.scope.enter();
         if let Some(timer) = pending.timer.take() {
             self.timers.cancel(timer);
         }

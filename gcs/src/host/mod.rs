@@ -12,6 +12,7 @@ mod dials;
 mod dump;
 mod execute;
 mod machine;
+mod log_channel;
 mod modify;
 mod namespaces;
 mod network;
@@ -44,6 +45,7 @@ use crate::sys::process::ExitStatus;
 use crate::transport::Dialer;
 
 use container::Container;
+use log_channel::LogChannel;
 use namespaces::Namespaces;
 use policy::Policy;
 use process::Process;
@@ -91,6 +93,8 @@ pub enum Deadline {
     Memory,
     /// Something is to be done about a lent address.
     Tenancy(Key, Act),
+    /// The log's connection is to be dialled.
+    LogDial,
 }
 
 /// Whose exit a pid's exit is.
@@ -129,6 +133,7 @@ pub struct Host {
     /// Whether a first Create is refused, as the retired protocol is (`-v4`).
     v4_only: bool,
     redial: Redial,
+    log_channel: LogChannel,
     next_key: Key,
     children: HashMap<Pid, Child>,
     unclaimed: VecDeque<(Pid, ExitStatus)>,
@@ -151,11 +156,17 @@ pub struct Host {
 }
 
 impl Host {
-    /// `stance` is what is done with requests until the host sets a security policy.
+    /// `stance` is what is done with requests until the host sets a security policy; `log_port`
+    /// is where the log is dialled when it has no connection.
     ///
     /// # Errors
     /// The kernel refuses the loop's descriptors.
-    pub fn new(dialer: Dialer, stance: Stance, v4_only: bool) -> io::Result<Self> {
+    pub fn new(
+        dialer: Dialer,
+        stance: Stance,
+        v4_only: bool,
+        log_port: Option<u32>,
+    ) -> io::Result<Self> {
         let policy = Policy::new(stance);
         crate::log::mute(policy.permit(policy::Act::LogOutput).is_err());
         Ok(Self {
@@ -168,6 +179,7 @@ impl Host {
             session: Session::default(),
             v4_only,
             redial: Redial::default(),
+            log_channel: LogChannel::new(log_port),
             next_key: 1,
             children: HashMap::new(),
             unclaimed: VecDeque::new(),
@@ -220,6 +232,7 @@ impl Host {
                 Deadline::Clock => self.clock_due(),
                 Deadline::Memory => self.memory_due(),
                 Deadline::Tenancy(key, act) => self.tenancy_due(key, act),
+                Deadline::LogDial => self.log_dial_due(),
             }
         }
     }

@@ -12,6 +12,7 @@ use super::{note_poll_error, Child, Deadline, Host, Key, Source};
 use crate::bridge::codec::Reply;
 use crate::bridge::outbox::Ticket;
 use crate::error::Failure;
+use crate::log::Scope;
 use crate::prot::HResult;
 use crate::reactor::TimerKey;
 use crate::stdio::{Relay, StreamKind};
@@ -50,6 +51,8 @@ pub struct Process {
     waiters: Vec<Waiter>,
     /// Whether a waiter got the exit code.
     collected: bool,
+    /// The request that made it, for records about its streams.
+    scope: Scope,
 }
 
 impl Process {
@@ -68,8 +71,9 @@ impl Process {
         self.collected
     }
 
-    /// Gives a created init its streams.
+    /// Gives a created init its streams, for the request that is current now.
     pub fn set_relay(&mut self, relay: Relay) {
+        self.scope = Scope::current();
         self.has_terminal = relay.terminal.is_some();
         self.relay = relay;
     }
@@ -111,6 +115,7 @@ impl Host {
             published: false,
             waiters: Vec::new(),
             collected: false,
+            scope: Scope::current(),
         };
         self.processes.insert(key, process);
         let exit = match exit {
@@ -140,11 +145,13 @@ impl Host {
 
     pub(super) fn stream_ready(&mut self, key: Key, kind: StreamKind) {
         if let Some(process) = self.processes.get_mut(&key) {
+            let about = process.scope.enter();
             let source = |kind| Source::Stream(key, kind);
             note_poll_error(
                 "a stream",
                 process.relay.advance(kind, &mut self.poller, source),
             );
+            drop(about);
             self.publish_if_over(key);
         }
     }

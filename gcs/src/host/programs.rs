@@ -10,6 +10,7 @@ use nix::unistd::{read, Pid};
 
 use super::{note_poll_error, Child, Deadline, Host, Key, Source};
 use crate::error::Failure;
+use crate::log::{Scope, Span};
 use crate::prot::HResult;
 use crate::reactor::{Interest, Registration, TimerKey};
 use crate::sys::process::{self, ExitStatus, Program, Stage, StartFailure};
@@ -31,6 +32,8 @@ pub struct Starting {
     cwd: String,
     timer: TimerKey,
     exit: Option<ExitStatus>,
+    scope: Scope,
+    span: Span,
     then: Then,
 }
 
@@ -74,6 +77,8 @@ impl Host {
                         .timers
                         .add(Instant::now() + EXEC_LIMIT, Deadline::Program(key)),
                     exit: None,
+                    scope: Scope::current(),
+                    span: Span::begin(),
                     then: Box::new(then),
                 };
                 let watched = self.poller.watch(
@@ -134,6 +139,12 @@ impl Host {
     }
 
     fn program_settled(&mut self, mut starting: Starting, result: Result<Started, Failure>) {
+        let _about = starting.scope.enter();
+        starting
+            .span
+            .end("task", &format!("starting {:?}", starting.name), |record| {
+                record.field("pid", starting.pid.as_raw());
+            });
         self.timers.cancel(starting.timer);
         let forgotten = self
             .poller

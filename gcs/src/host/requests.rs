@@ -24,9 +24,9 @@ impl Host {
         }
         let incoming = codec::decode(frame);
         let base = incoming.base;
-        let ticket = self
-            .outbox
-            .open(frame.id, frame.sequence, base.activity_id.clone());
+        let ticket = self.outbox.open(frame.id, frame.sequence, &base);
+        let _about = ticket.scope.enter();
+        crate::log::request(frame);
         log::debug!(
             "{} {} for {:?}",
             frame.id,

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::{note_poll_error, Child, Deadline, Host, Key, Source};
 use crate::error::Failure;
+use crate::log::{Scope, Span};
 use crate::prot::HResult;
 use crate::reactor::{Interest, Registration, TimerKey};
 use crate::storage::{self, Journal};
@@ -47,7 +48,9 @@ pub struct Finished {
 pub struct Task {
     label: String,
     pid: Pid,
-    started: Instant,
+    /// What it was started for; its end is about the same.
+    scope: Scope,
+    span: Span,
     timer: Option<TimerKey>,
     channel: Option<(OwnedFd, Registration)>,
     received: Received,
@@ -217,8 +220,7 @@ impl Host {
             }
         };
         let key = self.key();
-        let now = Instant::now();
-        let timer = self.timers.add(now + limit, Deadline::Task(key));
+        let timer = self.timers.add(Instant::now() + limit, Deadline::Task(key));
         let mut registration = Registration::default();
         let watched = self.poller.watch(
             &mut registration,
@@ -233,7 +235,8 @@ impl Host {
             Task {
                 label,
                 pid,
-                started: now,
+                scope: Scope::current(),
+                span: Span::begin(),
                 timer: Some(timer),
                 channel: Some((channel, registration)),
                 received: Received::default(),
@@ -251,6 +254,7 @@ impl Host {
         let Some((channel, registration)) = &mut task.channel else {
             return;
         };
+        let _about = task.scope.enter();
         match task.received.read(channel) {
             Ok(Channel::Open(_)) => return,
             Ok(Channel::Ended) => {}
@@ -286,7 +290,10 @@ impl Host {
         if let Some(timer) = task.timer {
             self.timers.cancel(timer);
         }
-        log::debug!("{} took {:?}", task.label, task.started.elapsed());
+        let _about = task.scope.enter();
+        task.span.end("task", &task.label, |record| {
+            record.field("pid", task.pid.as_raw());
+        });
         if let (Some(then), Some(exit)) = (task.then, task.exit) {
             let Received { bytes, fds } = task.received;
             then(self, Ok(Finished { bytes, fds, exit }));
@@ -305,6 +312,7 @@ impl Host {
         let Some(task) = self.tasks.get_mut(&key) else {
             return;
         };
+        let _about = task.scope.enter();
         task.timer = None;
         // A reaped child's number may be another's; then only what it left holds the channel.
         if task.exit.is_none() {
@@ -321,11 +329,7 @@ impl Host {
         }
         let failure = Failure::new(
             HResult::TIMEOUT,
-            format!(
-                "{}: not done after {:?}",
-                task.label,
-                task.started.elapsed()
-            ),
+            format!("{}: not done after {:?}", task.label, task.span.elapsed()),
         );
         log::error!("{failure}");
         if let Some(then) = task.then.take() {
@@ -344,7 +348,7 @@ impl Host {
             format!(
                 "pid {} {:?} {}{stuck}",
                 task.pid,
-                task.started.elapsed(),
+                task.span.elapsed(),
                 task.label
             )
         };

@@ -6,6 +6,9 @@
 //!                                    → /dev/kmsg: everything while there is no sink, else errors
 //! ```
 //!
+//! Each record has the ids of the request it is about ([`Scope`]). Lines of children come back by
+//! the kernel log ([`crate::kmsg`]) and have them too.
+//!
 //! What must hold: nothing but whole lines of the chosen format reaches the sink (P-301), a
 //! forked child never writes to it (P-302), and no record is ever waited for. The state belongs
 //! to the one thread; other threads (tests) have their own.
@@ -13,8 +16,10 @@
 mod level;
 mod record;
 mod ring;
+mod scope;
 mod scrub;
 mod sink;
+mod span;
 mod stamps;
 mod time;
 
@@ -26,10 +31,13 @@ use std::rc::Rc;
 
 pub use level::{Format, Level};
 pub use record::{Origin, Record};
+pub use scope::{Entered, Request, Scope};
 pub use sink::Sink;
+pub use span::Span;
 pub use stamps::{report as report_boot, stamp};
 pub use time::rfc3339;
 
+use crate::bridge::frame::Frame;
 use ring::Ring;
 
 /// Begins this process's lines in the kernel log. The kmsg reader leaves its own process's lines
@@ -55,6 +63,8 @@ struct State {
     unsent: u64,
     sink: Option<Sink>,
     kmsg: Option<File>,
+    /// Whether this process is not PID 1, which reads its lines in the kernel log.
+    is_child: bool,
     /// Whether somebody else flushes the sink, once for many records.
     batched: bool,
     /// Whether the security policy keeps records inside the VM.
@@ -72,40 +82,36 @@ impl State {
             unsent: 0,
             sink: None,
             kmsg: None,
+            is_child: false,
             batched: false,
             muted: false,
         }
     }
 
     fn take(&mut self, record: Record) {
-        if self.muted {
-            // Nor later: what was recorded now is not for the next sink either.
-            self.ring.push(record);
-            self.unsent = self.ring.next();
-            return;
-        }
         if std::process::id() != self.owner {
             // A task child: the sink's lines would tangle with the owner's, and its descriptor
             // may be closed or another by now. The kernel log is safe; PID 1 reads it there.
-            if self.kmsg.is_some() && record.level <= self.level {
-                write_kmsg(None, &record);
+            if self.kmsg.is_some() && record.level <= self.level && !self.muted {
+                write_kmsg(None, &record, true);
             }
             return;
         }
+        let wanted = record.level <= self.level && !self.muted;
+        let number = self.ring.next();
         let sent = self.sink.is_some();
-        if let Some(sink) = &mut self.sink {
-            if record.level <= self.level {
-                note_dropped(sink, self.format);
-                sink.push(&record.line(self.format));
-            }
+        if let Some(sink) = self.sink.as_mut().filter(|_| wanted) {
+            note_dropped(sink, self.format);
+            sink.push(number, &record.line(self.format));
         }
-        let wanted = if sent { Level::Error } else { self.level };
-        if record.origin == Origin::Ours && record.level <= wanted {
+        // The console gets all while there is no sink, then what is grave.
+        let grave = !sent || record.level <= Level::Error;
+        if record.origin == Origin::Ours && wanted && grave {
             if let Some(kmsg) = &mut self.kmsg {
-                write_kmsg(Some(kmsg), &record);
+                write_kmsg(Some(kmsg), &record, self.is_child);
             }
         }
-        self.ring.push(record);
+        self.ring.push(record, wanted);
         if sent {
             self.unsent = self.ring.next();
             if !self.batched {
@@ -116,11 +122,17 @@ impl State {
 
     fn flush(&mut self) {
         let Some(sink) = &mut self.sink else { return };
-        if let Err(error) = sink.flush() {
+        let flushed = sink.flush().and_then(|()| {
+            // Said as soon as there is room, not with the next record.
+            note_dropped(sink, self.format);
+            sink.flush()
+        });
+        if let Err(error) = flushed {
             // What the reader did not get is for the next one.
-            self.unsent = self.ring.next().saturating_sub(sink.pending_lines());
+            self.unsent = sink.unsent().unwrap_or(self.ring.next());
             self.sink = None;
             let mut record = Record::new(Level::Error, "the log connection is lost".into());
+            record.scope = Scope::default();
             record.field("error", error.to_string());
             self.take(record);
         }
@@ -129,10 +141,10 @@ impl State {
     fn attach(&mut self, mut sink: Sink) {
         let (gone, records) = self.ring.since(self.unsent);
         if gone > 0 {
-            sink.push(&dropped(gone).line(self.format));
+            sink.push(self.unsent, &dropped(gone).line(self.format));
         }
-        for record in records.filter(|record| record.level <= self.level) {
-            sink.push(&record.line(self.format));
+        for (number, record) in records.filter(|(_, record)| record.level <= self.level) {
+            sink.push(number, &record.line(self.format));
         }
         self.unsent = self.ring.next();
         self.sink = Some(sink);
@@ -142,21 +154,26 @@ impl State {
 
 fn dropped(count: u64) -> Record {
     let mut record = Record::new(Level::Warning, "log records were dropped".into());
+    record.scope = Scope::default();
     record.field("dropped", count);
     record
 }
 
 fn note_dropped(sink: &mut Sink, format: Format) {
     const NOTE_ROOM: usize = 8 << 10;
-    if let Some(count) = sink.take_dropped(NOTE_ROOM) {
-        sink.push(&dropped(count).line(format));
+    if let Some((count, first)) = sink.take_dropped(NOTE_ROOM) {
+        sink.push(first, &dropped(count).line(format));
     }
 }
 
 /// One write per line, so that lines of several writers never interleave. The kernel log has no
 /// reader to wait for; a refused line has no better place to go.
-fn write_kmsg(kept: Option<&mut File>, record: &Record) {
-    let line = record.kmsg(&tag());
+fn write_kmsg(kept: Option<&mut File>, record: &Record, for_pid_1: bool) {
+    let line = if for_pid_1 {
+        record.kmsg_json(&tag())
+    } else {
+        record.kmsg(&tag())
+    };
     if let Some(file) = kept {
         file.write_all(line.as_bytes()).ok();
     } else if let Ok(mut file) = OpenOptions::new().write(true).open(KMSG) {
@@ -218,11 +235,33 @@ pub fn scrub(scrubs: bool) {
     with_state(|state| state.scrubs = scrubs);
 }
 
+/// What a helper of ours, which is this program started anew, has to know of the log: a word for
+/// its command line.
+#[must_use]
+pub fn bequest() -> String {
+    let level = with_state(|state| state.level).unwrap_or(Level::Warning);
+    let scope = Scope::current();
+    serde_json::to_string(&(level.name(), scope.request())).unwrap_or_default()
+}
+
+/// Makes this process one whose log goes to PID 1 by way of the kernel log, at the level and about
+/// the request that `bequest` says; without one, at level warning.
+pub fn inherit(bequest: Option<&str>) {
+    let read =
+        bequest.and_then(|text| serde_json::from_str::<(String, Option<Request>)>(text).ok());
+    let (level, request) = read.unwrap_or_default();
+    configure(level.parse().unwrap_or(Level::Warning), Format::Json);
+    with_state(|state| state.is_child = true);
+    // For the life of the process.
+    std::mem::forget(Scope::inherited(request).enter());
+}
+
 /// Records a request as it came, when records of level trace are wanted at all.
-pub fn request(what: &str, payload: &[u8]) {
+pub fn request(frame: &Frame) {
     if log::log_enabled!(log::Level::Trace) {
         let scrubs = with_state(|state| state.scrubs).unwrap_or(true);
-        log::trace!(payload = scrub::document(payload, scrubs).as_str(); "{what}");
+        let payload = scrub::document(&frame.payload, scrubs);
+        log::trace!(payload = payload.as_str(); "request {} {}", frame.id, frame.sequence);
     }
 }
 
@@ -233,9 +272,9 @@ pub fn request(what: &str, payload: &[u8]) {
 pub fn open_kmsg() -> std::io::Result<()> {
     let mut file = OpenOptions::new().write(true).open(KMSG)?;
     with_state(|state| {
-        for record in state.ring.since(state.unsent).1 {
+        for (_, record) in state.ring.since(state.unsent).1 {
             if record.origin == Origin::Ours && record.level <= state.level {
-                write_kmsg(Some(&mut file), record);
+                write_kmsg(Some(&mut file), record, state.is_child);
             }
         }
         state.kmsg = Some(file);
@@ -299,8 +338,7 @@ pub fn recent(max_bytes: usize) -> String {
         let mut room = max_bytes;
         let mut lines: Vec<String> = state
             .ring
-            .since(0)
-            .1
+            .all()
             .rev()
             .map(|record| record.line(Format::Text))
             .take_while(|line| {

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use serde_json::{Map, Number, Value};
 
 use super::level::{Format, Level};
+use super::scope::Scope;
 use super::time::rfc3339;
 
 /// Longest message or text field kept, in bytes; more is cut and marked.
@@ -28,6 +29,8 @@ pub struct Record {
     pub message: String,
     /// Free members of the JSON line; never named `level`, `msg` or `time`.
     pub fields: Vec<(String, Value)>,
+    /// The request it is about; its ids are members too, where no field has their name.
+    pub scope: Scope,
     pub origin: Origin,
 }
 
@@ -38,6 +41,7 @@ impl Record {
             level,
             message: cut(message),
             fields: Vec::new(),
+            scope: Scope::current(),
             origin: Origin::Ours,
         }
     }
@@ -75,12 +79,19 @@ impl Record {
         object.insert("level".into(), self.level.name().into());
         object.insert("msg".into(), self.message.as_str().into());
         object.insert("time".into(), rfc3339(self.time).into());
-        for (name, value) in &self.fields {
-            object.insert(name.clone(), value.clone());
-        }
+        self.insert_fields(&mut object);
         let mut line = Value::Object(object).to_string();
         line.push('\n');
         line
+    }
+
+    fn insert_fields(&self, object: &mut Map<String, Value>) {
+        for (name, value) in self.scope.fields() {
+            object.insert(name.into(), value);
+        }
+        for (name, value) in &self.fields {
+            object.insert(name.clone(), value.clone());
+        }
     }
 
     fn text(&self) -> String {
@@ -97,9 +108,7 @@ impl Record {
 
     /// `<priority>tag: message fields`, one line, short enough for the kernel to take.
     pub(crate) fn kmsg(&self, tag: &str) -> String {
-        /// Facility "daemon" of syslog(3), so that readers tell us from the kernel.
-        const DAEMON: u8 = 3 << 3;
-        let mut line = format!("<{}>{tag}: ", DAEMON | self.level.priority());
+        let mut line = self.kmsg_head(tag);
         line.push_str(&self.message);
         self.append_fields(&mut line);
         let mut line = line.replace(['\n', '\r'], " ");
@@ -108,9 +117,51 @@ impl Record {
         line
     }
 
+    /// The same with message and fields as JSON, for PID 1 to read back ([`crate::kmsg`]). What
+    /// does not fit costs the end of the message; fields that leave too little for it are left
+    /// out, but for those of the request.
+    pub(crate) fn kmsg_json(&self, tag: &str) -> String {
+        /// Room that the message has at least.
+        const MESSAGE: usize = 200;
+        let mut record = self.clone();
+        truncate(&mut record.message, KMSG_MAX);
+        let mut message = std::mem::take(&mut record.message);
+        if record.json_for_pid_1(tag).len() > KMSG_MAX - MESSAGE {
+            record.fields.clear();
+        }
+        loop {
+            record.message.clone_from(&message);
+            let line = record.json_for_pid_1(tag);
+            let over = line.len().saturating_sub(KMSG_MAX);
+            if over == 0 || message.is_empty() {
+                return line;
+            }
+            // A byte of the message is one to six of the line.
+            let keep = message.len().saturating_sub(over.div_ceil(6));
+            truncate(&mut message, keep);
+        }
+    }
+
+    fn json_for_pid_1(&self, tag: &str) -> String {
+        let mut object = Map::new();
+        object.insert("msg".into(), self.message.as_str().into());
+        self.insert_fields(&mut object);
+        format!("{}{}\n", self.kmsg_head(tag), Value::Object(object))
+    }
+
+    fn kmsg_head(&self, tag: &str) -> String {
+        /// Facility "daemon" of syslog(3), so that readers tell us from the kernel.
+        const DAEMON: u8 = 3 << 3;
+        format!("<{}>{tag}: ", DAEMON | self.level.priority())
+    }
+
     fn append_fields(&self, line: &mut String) {
+        let own = |name: &str| self.fields.iter().any(|(field, _)| field == name);
+        // Writing to a string does not fail.
+        for (name, value) in self.scope.fields().iter().filter(|(name, _)| !own(name)) {
+            write!(line, " {name}={value}").ok();
+        }
         for (name, value) in &self.fields {
-            // Writing to a string does not fail.
             write!(line, " {name}={value}").ok();
         }
     }
@@ -139,7 +190,7 @@ impl<'kvs> log::kv::VisitSource<'kvs> for Record {
 }
 
 /// Shortens to at most `max` bytes, at the border of a character.
-fn truncate(text: &mut String, max: usize) {
+pub(super) fn truncate(text: &mut String, max: usize) {
     let mut end = max.min(text.len());
     while !text.is_char_boundary(end) {
         end -= 1;
@@ -188,6 +239,56 @@ mod tests {
             sample().kmsg("gcs"),
             "<28>gcs: two lines \"quoted\" cid=\"c1\" fields.msg=7\n"
         );
+    }
+
+    #[test]
+    fn the_request_is_in_every_form_and_a_field_of_its_own_wins() {
+        let base = crate::prot::MessageBase {
+            container_id: "c2".into(),
+            activity_id: "a1".into(),
+            ..Default::default()
+        };
+        let scope = Scope::of(crate::prot::MessageId::START, 7, &base);
+        let record = {
+            let _about = scope.enter();
+            sample()
+        };
+        let json: Value = serde_json::from_str(&record.line(Format::Json)).expect("JSON");
+        assert_eq!(json["message-type"], "ComputeSystemStartV1");
+        assert_eq!(json["message-id"], 7);
+        assert_eq!(json["activityID"], "a1");
+        assert_eq!(json["cid"], "c1");
+        assert!(json.get("traceID").is_none());
+        for line in [record.line(Format::Text), record.kmsg("gcs")] {
+            assert!(
+                line.contains(" message-id=7 activityID=\"a1\" cid=\"c1\""),
+                "{line}"
+            );
+        }
+        assert_eq!(sample().scope, Scope::default());
+    }
+
+    #[test]
+    fn lines_for_pid_1_are_json_of_a_length_that_the_kernel_takes() {
+        let mut record = sample();
+        let line = record.kmsg_json("gcs[7]");
+        assert_eq!(
+            line,
+            "<28>gcs[7]: {\"msg\":\"two\\nlines \\\"quoted\\\"\",\"cid\":\"c1\",\"fields.msg\":7}\n"
+        );
+        record.message = "\u{1}é\"".repeat(1000);
+        record.field("long", "x".repeat(500));
+        for wanted in ["x", "cid"] {
+            let line = record.kmsg_json("gcs[7]");
+            assert!(line.len() <= KMSG_MAX, "{}", line.len());
+            let json = line.strip_prefix("<28>gcs[7]: ").expect("the head");
+            let json: Value = serde_json::from_str(json).expect("JSON");
+            assert!(record
+                .message
+                .starts_with(json["msg"].as_str().expect("a text")));
+            assert_eq!(json.get("long").is_some(), wanted == "x");
+            record.field("longer", "x".repeat(700));
+        }
     }
 
     #[test]

@@ -5,22 +5,29 @@ use std::collections::VecDeque;
 
 use super::record::Record;
 
-/// Records are numbered from 0 in the order of their making; a number is never used twice.
+/// The records that are to be sent are numbered from 0 in the order of their making; a number is
+/// never used twice. Those that are kept here alone have the number of the next one.
 #[derive(Debug)]
 pub struct Ring {
-    records: VecDeque<Record>,
-    /// Number of the oldest record kept.
-    first: u64,
+    records: VecDeque<Kept>,
+    next: u64,
     bytes: usize,
     max_records: usize,
     max_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Kept {
+    record: Record,
+    number: u64,
+    is_sent: bool,
 }
 
 impl Ring {
     pub const fn new(max_records: usize, max_bytes: usize) -> Self {
         Self {
             records: VecDeque::new(),
-            first: 0,
+            next: 0,
             bytes: 0,
             max_records,
             max_bytes,
@@ -28,15 +35,20 @@ impl Ring {
     }
 
     /// Keeps the record and lets the oldest go until the bounds hold; the newest always stays.
-    pub fn push(&mut self, record: Record) {
+    /// `is_sent`: it is for the sink too, now or later.
+    pub fn push(&mut self, record: Record, is_sent: bool) {
         self.bytes += weight(&record);
-        self.records.push_back(record);
+        self.records.push_back(Kept {
+            record,
+            number: self.next,
+            is_sent,
+        });
+        self.next += u64::from(is_sent);
         while self.records.len() > 1
             && (self.records.len() > self.max_records || self.bytes > self.max_bytes)
         {
             if let Some(old) = self.records.pop_front() {
-                self.bytes -= weight(&old);
-                self.first += 1;
+                self.bytes -= weight(&old.record);
             }
         }
     }
@@ -46,16 +58,25 @@ impl Ring {
         self.records.len()
     }
 
-    /// Number that the next record will get.
+    /// Number that the next record to be sent will get.
     pub fn next(&self) -> u64 {
-        self.first + self.records.len() as u64
+        self.next
     }
 
-    /// The kept records numbered `from` and later, and how many of those asked for are gone.
-    pub fn since(&self, from: u64) -> (u64, impl DoubleEndedIterator<Item = &Record>) {
-        let gone = self.first.saturating_sub(from);
-        let skip = usize::try_from(from.saturating_sub(self.first)).unwrap_or(usize::MAX);
-        (gone, self.records.iter().skip(skip))
+    /// All kept records, oldest first.
+    pub fn all(&self) -> impl DoubleEndedIterator<Item = &Record> {
+        self.records.iter().map(|kept| &kept.record)
+    }
+
+    /// The records to be sent, numbered `from` and later, and how many of those are gone.
+    pub fn since(&self, from: u64) -> (u64, impl Iterator<Item = (u64, &Record)>) {
+        let oldest = self.records.front().map_or(self.next, |kept| kept.number);
+        let kept = self.records.iter();
+        let kept = kept.filter(move |kept| kept.is_sent && kept.number >= from);
+        (
+            oldest.saturating_sub(from),
+            kept.map(|kept| (kept.number, &kept.record)),
+        )
     }
 }
 
@@ -68,7 +89,7 @@ fn weight(record: &Record) -> usize {
                 _ => 16,
             }
     });
-    64 + record.message.len() + fields.sum::<usize>()
+    80 + record.message.len() + fields.sum::<usize>()
 }
 
 #[cfg(test)]
@@ -82,14 +103,14 @@ mod tests {
 
     fn texts(ring: &Ring, from: u64) -> (u64, Vec<String>) {
         let (gone, records) = ring.since(from);
-        (gone, records.map(|r| r.message.clone()).collect())
+        (gone, records.map(|(_, r)| r.message.clone()).collect())
     }
 
     #[test]
     fn keeps_the_newest_and_counts_the_gone() {
         let mut ring = Ring::new(3, usize::MAX);
         for n in 0..5 {
-            ring.push(record(&n.to_string()));
+            ring.push(record(&n.to_string()), true);
         }
         assert_eq!(ring.next(), 5);
         assert_eq!(
@@ -104,10 +125,22 @@ mod tests {
     fn bytes_bound_it_too_but_never_the_newest() {
         let mut ring = Ring::new(100, 1000);
         for _ in 0..50 {
-            ring.push(record(&"x".repeat(200)));
+            ring.push(record(&"x".repeat(200)), true);
         }
         assert_eq!(texts(&ring, 0).1.len(), 3);
-        ring.push(record(&"y".repeat(5000)));
+        ring.push(record(&"y".repeat(5000)), true);
         assert_eq!(texts(&ring, 0).1, vec!["y".repeat(5000)]);
+    }
+
+    #[test]
+    fn records_that_are_not_sent_are_kept_and_not_counted() {
+        let mut ring = Ring::new(4, usize::MAX);
+        for n in 0..8 {
+            ring.push(record(&n.to_string()), n % 2 == 0);
+        }
+        assert_eq!(ring.next(), 4);
+        assert_eq!(ring.all().count(), 4);
+        assert_eq!(texts(&ring, 1), (1, vec!["4".into(), "6".into()]));
+        assert_eq!(texts(&ring, 3), (0, vec!["6".into()]));
     }
 }

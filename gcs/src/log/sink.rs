@@ -35,7 +35,18 @@ pub struct Sink {
     fd: Rc<OwnedFd>,
     kind: Kind,
     pending: VecDeque<u8>,
-    dropped: u64,
+    /// The lines in `pending`, the first one perhaps in part.
+    lines: VecDeque<Line>,
+    /// How many lines had no room since that was last told, and the number of the first one.
+    dropped: Option<(u64, u64)>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Line {
+    /// Of its record, or of the first record that it stands for.
+    number: u64,
+    /// Bytes not yet written.
+    left: usize,
 }
 
 impl Sink {
@@ -52,7 +63,8 @@ impl Sink {
             fd: Rc::new(fd),
             kind,
             pending: VecDeque::new(),
-            dropped: 0,
+            lines: VecDeque::new(),
+            dropped: None,
         })
     }
 
@@ -65,23 +77,28 @@ impl Sink {
         !self.pending.is_empty()
     }
 
-    /// Lines not written to their end; no line has a line feed inside.
-    pub fn pending_lines(&self) -> u64 {
-        self.pending.iter().filter(|byte| **byte == b'\n').count() as u64
+    /// Number of the first record that the reader has not got whole, if there is one.
+    pub fn unsent(&self) -> Option<u64> {
+        let waiting = self.lines.front().map(|line| line.number);
+        waiting.or(self.dropped.map(|(_, first)| first))
     }
 
-    /// Lines that had to go since the last [`Sink::take_dropped`] that found room.
-    pub fn take_dropped(&mut self, room: usize) -> Option<u64> {
+    /// Lines that had to go since the last [`Sink::take_dropped`] that found room, and the number
+    /// of the first of them.
+    pub fn take_dropped(&mut self, room: usize) -> Option<(u64, u64)> {
         let fits = self.pending.len() + room <= PENDING_MAX;
-        (self.dropped > 0 && fits).then(|| std::mem::take(&mut self.dropped))
+        self.dropped.take_if(|_| fits)
     }
 
-    /// Queues a whole line, or counts it when the queue is full.
-    pub fn push(&mut self, line: &str) {
+    /// Queues the whole line of the record with that number, or counts it when the queue is full.
+    pub fn push(&mut self, number: u64, line: &str) {
         if self.pending.len() + line.len() > PENDING_MAX {
-            self.dropped += 1;
+            let (count, _) = self.dropped.get_or_insert((0, number));
+            *count += 1;
         } else {
             self.pending.extend(line.as_bytes());
+            let left = line.len();
+            self.lines.push_back(Line { number, left });
         }
     }
 
@@ -95,6 +112,7 @@ impl Sink {
                 Ok(0) | Err(Errno::EAGAIN) => break,
                 Ok(written) => {
                     self.pending.drain(..written);
+                    self.settle(written);
                 }
                 Err(Errno::EINTR) => {}
                 Err(error) => return Err(error.into()),
@@ -103,8 +121,20 @@ impl Sink {
         if self.pending.is_empty() {
             // A burst must not stay resident for ever.
             self.pending.shrink_to(PIECE);
+            self.lines.shrink_to(PIECE / size_of::<Line>());
         }
         Ok(())
+    }
+
+    fn settle(&mut self, mut written: usize) {
+        while let Some(line) = self.lines.front_mut() {
+            if line.left > written {
+                line.left -= written;
+                return;
+            }
+            written -= line.left;
+            self.lines.pop_front();
+        }
     }
 
     fn write_piece(&self) -> Result<usize, Errno> {
@@ -138,8 +168,8 @@ mod tests {
         let (ours, mut theirs) = UnixStream::pair().expect("a socket pair");
         let mut sink = Sink::new(ours.into()).expect("a socket");
         let line = format!("{}\n", "x".repeat(999));
-        for _ in 0..2000 {
-            sink.push(&line);
+        for number in 0..2000 {
+            sink.push(number, &line);
             sink.flush().expect("the reader is there");
         }
         assert!(sink.wants_write());
@@ -153,8 +183,28 @@ mod tests {
         theirs.read_to_end(&mut seen).err();
         assert_eq!(seen.len() % line.len(), 0);
         let whole = (seen.len() / line.len()) as u64;
-        assert_eq!(sink.take_dropped(0), Some(2000 - whole));
-        assert_eq!(sink.take_dropped(0), None);
+        assert_eq!(sink.unsent(), Some(whole));
+        assert_eq!(sink.take_dropped(0), Some((2000 - whole, whole)));
+        assert_eq!((sink.take_dropped(0), sink.unsent()), (None, None));
+    }
+
+    #[test]
+    fn a_line_is_unsent_until_its_last_byte() {
+        let (ours, mut theirs) = UnixStream::pair().expect("a socket pair");
+        nix::sys::socket::setsockopt(&ours, nix::sys::socket::sockopt::SndBuf, &4096)
+            .expect("a smaller buffer");
+        let mut sink = Sink::new(ours.into()).expect("a socket");
+        for number in 10..60 {
+            sink.push(number, &format!("{}\n", "z".repeat(499)));
+        }
+        theirs.set_nonblocking(true).expect("a flag");
+        let mut seen = Vec::new();
+        while sink.wants_write() {
+            sink.flush().expect("the reader is there");
+            theirs.read_to_end(&mut seen).err();
+            let whole = (seen.len() / 500) as u64;
+            assert_eq!(sink.unsent(), (whole < 50).then_some(10 + whole));
+        }
     }
 
     #[test]
@@ -162,7 +212,7 @@ mod tests {
         let (ours, theirs) = UnixStream::pair().expect("a socket pair");
         drop(theirs);
         let mut sink = Sink::new(ours.into()).expect("a socket");
-        sink.push("x\n");
+        sink.push(0, "x\n");
         sink.flush().expect_err("nobody reads");
     }
 
@@ -171,7 +221,7 @@ mod tests {
         let (reader, writer) = nix::unistd::pipe().expect("a pipe");
         let mut sink = Sink::new(writer).expect("a pipe end");
         for _ in 0..100 {
-            sink.push(&"y".repeat(1999));
+            sink.push(0, &"y".repeat(1999));
             sink.flush().expect("the reader is there");
         }
         assert!(sink.wants_write());

@@ -3,8 +3,7 @@
 use std::cell::RefCell;
 use std::time::Duration;
 
-use nix::time::{clock_gettime, ClockId};
-
+use super::span::uptime;
 use super::{emit, Level, Record};
 
 thread_local! {
@@ -13,9 +12,7 @@ thread_local! {
 
 /// Notes that a step is done. The first one is the process's own start, the origin of the others.
 pub fn stamp(step: &'static str) {
-    if let Ok(uptime) = clock_gettime(ClockId::CLOCK_BOOTTIME) {
-        STAMPS.with_borrow_mut(|stamps| stamps.push((step, Duration::from(uptime))));
-    }
+    STAMPS.with_borrow_mut(|stamps| stamps.push((step, uptime())));
 }
 
 /// Logs `boot: …` once: microseconds from the first stamp to each later one, and the machine's
@@ -43,7 +40,7 @@ fn line(stamps: &[(&'static str, Duration)]) -> Option<Record> {
     Some(record)
 }
 
-fn micros(duration: Duration) -> u64 {
+pub(super) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 

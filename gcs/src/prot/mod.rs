@@ -23,7 +23,7 @@ pub mod v1;
 
 mod hresult;
 
-pub use base::{ErrorRecord, MessageBase, MessageResponseBase, SpanContext, UVM_ID};
+pub use base::{ErrorRecord, MessageBase, MessageResponseBase, SpanContext, TraceContext, UVM_ID};
 pub use create::{
     ContainerCreate, ContainerCreateResponse, ProtocolSupport, VmHostedContainerSettingsV2,
 };

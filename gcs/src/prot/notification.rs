@@ -23,7 +23,7 @@ impl ContainerNotification {
             base: MessageBase {
                 container_id: container_id.to_owned(),
                 activity_id: activity_id.to_owned(),
-                span_context: None,
+                ..MessageBase::default()
             },
             kind,
             ..Self::default()

@@ -56,7 +56,7 @@ pub fn fork<T: Serialize>(
 
 /// Starts this program again as `applet`: descriptors 0..2 are `stdio`, 3 a memory file with
 /// `order` as JSON, 4 the channel, on which it sends one datagram; before it perhaps a blank with
-/// a descriptor.
+/// a descriptor. Its one argument says what its log is about.
 pub fn helper<T: Serialize>(
     applet: &str,
     order: &T,
@@ -68,10 +68,10 @@ pub fn helper<T: Serialize>(
     file.write_all(&serde_json::to_vec(order)?)?;
     io::Seek::rewind(&mut file)?;
     let [stdin, stdout, stderr] = stdio;
-    let name = CString::new(applet)?;
+    let argv = [CString::new(applet)?, CString::new(crate::log::bequest())?];
     let (pid, status) = process::start(&Program {
         candidates: &[c"/proc/self/exe".to_owned()],
-        argv: &[name],
+        argv: &argv,
         env: &[CString::new(SERVICE_PATH)?],
         cwd: None,
         fds: &[stdin, stdout, stderr, file.as_fd(), theirs.as_fd()],

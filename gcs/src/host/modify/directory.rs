@@ -15,6 +15,7 @@ use crate::bridge::codec::Reply;
 use crate::bridge::outbox::Ticket;
 use crate::error::Failure;
 use crate::host::{Deadline, Host, Key};
+use crate::log::Scope;
 use crate::prot::settings::MappedDirectory;
 use crate::reactor::TimerKey;
 use crate::storage::{clean, directory, Directory, Journal, Source};
@@ -31,6 +32,8 @@ pub struct Share {
     mount_path: PathBuf,
     connection: Rc<OwnedFd>,
     timer: Option<TimerKey>,
+    /// The request that it is mounted for.
+    scope: Scope,
 }
 
 /// What follows when a directory is mounted or has turned out not to be.
@@ -97,6 +100,7 @@ impl Host {
             mount_path: directory.mount_path.clone(),
             connection: Rc::clone(&connection),
             timer: Some(timer),
+            scope: Scope::current(),
         };
         self.shares.insert(key, share);
         let theirs = Rc::clone(&connection);
@@ -186,6 +190,7 @@ impl Host {
     pub(in crate::host) fn share_overdue(&mut self, key: Key) {
         if let Some(share) = self.shares.get_mut(&key) {
             share.timer = None;
+            let _about = share.scope.enter();
             let path = &share.mount_path;
             log::error!("{path:?}: no answer from its server for {SILENCE:?}: connection ended");
             // Fails when the server has ended it, which does as well.

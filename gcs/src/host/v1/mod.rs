@@ -47,9 +47,9 @@ impl Host {
 
     pub(super) fn on_v1_frame(&mut self, frame: &Frame) {
         let (base, request) = codec::decode_v1(frame);
-        let ticket = self
-            .outbox
-            .open(frame.id, frame.sequence, base.activity_id.clone());
+        let ticket = self.outbox.open(frame.id, frame.sequence, &base);
+        let _about = ticket.scope.enter();
+        crate::log::request(frame);
         log::debug!("{} {} (V1)", frame.id, frame.sequence);
         let permitted = self.admit_v1(frame.id).and(request).and_then(|request| {
             let act = match &request {

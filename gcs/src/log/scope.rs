@@ -1,0 +1,149 @@
+//! What the work at hand is for: the request that the records made meanwhile are about.
+//!
+//! ```text
+//! frame ─ Scope::of(request).enter() ─ handler ─ records
+//!             └ Scope::current() kept by task, dial, started program ─ enter() ─ more records
+//!             └ inherited by a forked child; to the engine's helper as a word of its command
+//! ```
+//!
+//! Must hold: a scope ends with the guard of its [`Scope::enter`], also by a panic, so no record
+//! is ever told of a request that it is not about.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::prot::{MessageBase, MessageId, SequenceId};
+
+/// Ids are GUIDs or about as long; a longer one is cut in records.
+const ID_MAX: usize = 128;
+
+/// A request as records name it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    message: String,
+    sequence: SequenceId,
+    container: String,
+    activity: String,
+    /// Trace and span of the host's, as 32 and 16 hexadecimal digits (protocol.md 3.3).
+    span: Option<(String, String)>,
+}
+
+/// A request, or none. Cheap to clone and to keep.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Scope(Option<Rc<Request>>);
+
+thread_local! {
+    static CURRENT: RefCell<Scope> = const { RefCell::new(Scope(None)) };
+}
+
+impl Scope {
+    pub fn of(message: MessageId, sequence: SequenceId, base: &MessageBase) -> Self {
+        Self(Some(Rc::new(Request {
+            message: message.to_string(),
+            sequence,
+            container: cut(&base.container_id),
+            activity: cut(&base.activity_id),
+            span: base.span(),
+        })))
+    }
+
+    /// The one entered last and not left yet.
+    pub fn current() -> Self {
+        CURRENT
+            .try_with(|current| current.borrow().clone())
+            .unwrap_or_default()
+    }
+
+    /// Makes it the current one until the guard goes.
+    pub fn enter(&self) -> Entered {
+        Entered(CURRENT.replace(self.clone()))
+    }
+
+    /// The request of a parent process, as it has written it for us.
+    pub(super) fn inherited(request: Option<Request>) -> Self {
+        Self(request.map(Rc::new))
+    }
+
+    pub(super) fn request(&self) -> Option<&Request> {
+        self.0.as_deref()
+    }
+
+    /// Name and value of each member of a record about it, by the reference's names.
+    pub(super) fn fields(&self) -> Vec<(&'static str, Value)> {
+        let Some(request) = self.request() else {
+            return Vec::new();
+        };
+        let mut fields: Vec<(&str, Value)> = vec![
+            ("message-type", request.message.as_str().into()),
+            ("message-id", request.sequence.into()),
+            ("cid", request.container.as_str().into()),
+            ("activityID", request.activity.as_str().into()),
+        ];
+        if let Some((trace, span)) = &request.span {
+            fields.push(("traceID", trace.as_str().into()));
+            fields.push(("spanID", span.as_str().into()));
+        }
+        fields
+    }
+}
+
+/// Restores the scope before when it goes.
+#[must_use]
+#[derive(Debug)]
+pub struct Entered(Scope);
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        CURRENT.replace(std::mem::take(&mut self.0));
+    }
+}
+
+/// An id as records show it: short, and of signs that no form has to escape, so that a record of
+/// a child always has room for them.
+fn cut(id: &str) -> String {
+    let plain = |c: char| match c {
+        '"' | '\\' => '?',
+        c if c.is_control() => '?',
+        c => c,
+    };
+    let mut id: String = id.chars().take(ID_MAX).map(plain).collect();
+    super::record::truncate(&mut id, ID_MAX);
+    id
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scope(sequence: SequenceId) -> Scope {
+        Scope::of(MessageId::CREATE, sequence, &MessageBase::default())
+    }
+
+    #[test]
+    fn a_scope_ends_with_its_guard_also_by_a_panic() {
+        let outer = scope(1).enter();
+        let unwound = std::panic::catch_unwind(|| {
+            let _inner = scope(2).enter();
+            assert_eq!(Scope::current(), scope(2));
+            std::panic::resume_unwind(Box::new(()));
+        });
+        unwound.expect_err("it panics");
+        assert_eq!(Scope::current(), scope(1));
+        drop(outer);
+        assert_eq!(Scope::current(), Scope::default());
+    }
+
+    #[test]
+    fn absurd_ids_are_cut() {
+        let base = MessageBase {
+            container_id: "é".repeat(1000),
+            ..MessageBase::default()
+        };
+        let scope = Scope::of(MessageId::CREATE, 0, &base);
+        assert_eq!(scope.fields()[2].1, "é".repeat(ID_MAX / 2));
+        assert_eq!(cut("a\u{1}\"\\b\n"), "a???b?");
+    }
+}

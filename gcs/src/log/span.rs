@@ -1,0 +1,47 @@
+//! Work with a beginning and an end, told in one record at its end: what a timeline is made of.
+//!
+//! Members, beside those of the request: `span` (what kind of work), `start_us` (the machine's
+//! uptime at its beginning) and `took_us`, all of one clock with the `boot:` record.
+
+use std::time::Duration;
+
+use nix::time::{clock_gettime, ClockId};
+
+use super::stamps::micros;
+use super::{emit, Level, Record};
+
+/// Work under way.
+#[derive(Debug, Clone, Copy)]
+pub struct Span {
+    began: Duration,
+}
+
+impl Span {
+    pub fn begin() -> Self {
+        Self { began: uptime() }
+    }
+
+    /// Tells it at level debug, about the request that is current now.
+    pub fn end(self, kind: &str, what: &str, add: impl FnOnce(&mut Record)) {
+        if !log::log_enabled!(log::Level::Debug) {
+            return;
+        }
+        let mut record = Record::new(Level::Debug, what.to_owned());
+        record.field("span", kind);
+        record.field("start_us", micros(self.began));
+        record.field("took_us", micros(uptime().saturating_sub(self.began)));
+        add(&mut record);
+        emit(record);
+    }
+
+    /// Time since its beginning.
+    pub fn elapsed(self) -> Duration {
+        uptime().saturating_sub(self.began)
+    }
+}
+
+/// Time since the machine's start.
+pub(super) fn uptime() -> Duration {
+    // Fails on no kernel that has epoll.
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)
+}
