@@ -13,7 +13,6 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::bridge::connection::{Connection, Read};
 use crate::clock::Clock;
-use crate::config::Stance;
 use crate::host::{Host, Source};
 use crate::kmsg;
 use crate::memory;
@@ -21,7 +20,7 @@ use crate::reactor::{Interest, Registration};
 use crate::sys::{channel::set_nonblocking, process};
 use crate::transport::{connect_within, Dialer, BRIDGE_PORT};
 
-pub use crate::host::End;
+pub use crate::host::{End, Settings};
 
 /// What the service needs to begin.
 pub struct Setup {
@@ -35,12 +34,7 @@ pub struct Setup {
     pub memory: Option<memory::Watch>,
     /// Keeps the time in step with the host's.
     pub clock: Option<Clock>,
-    /// What is done with requests until the host sets a security policy.
-    pub stance: Stance,
-    /// Refuse the retired protocol (`-v4`).
-    pub v4_only: bool,
-    /// Port of the host that the log goes to: dialled when the log has no connection.
-    pub log_port: Option<u32>,
+    pub settings: Settings,
 }
 
 /// Kernel messages taken in one turn.
@@ -60,12 +54,7 @@ pub fn run(setup: Setup) -> io::Result<End> {
     nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
     let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     process::become_subreaper()?;
-    let mut host = Host::new(
-        setup.dialer.clone(),
-        setup.stance,
-        setup.v4_only,
-        setup.log_port,
-    )?;
+    let mut host = Host::new(setup.dialer.clone(), setup.settings)?;
     let replaceable = setup.bridge.is_none();
     let bridge = match setup.bridge {
         Some((incoming, outgoing)) => {

@@ -26,6 +26,7 @@ fn start(script: &str, count: usize) -> (Pid, Option<StartFailure>) {
         cwd: None,
         fds: &vec![null.as_fd(); count],
         controlling_terminal: false,
+        dumps_core: false,
     })
     .unwrap();
     channel::set_nonblocking(status.as_fd(), false).unwrap();

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use gcs::config::{usage, Flags};
+use gcs::log::{fatal, Format, Level};
 use linux_embedded_hal::Delay;
 
 use crate::poweroff::End;
@@ -129,18 +130,35 @@ pub fn refuse_init() {
     );
 }
 
+/// Says why there will be no service: to a host, which reads nothing but records (P-301), or to
+/// a person.
+fn refuse_to_serve(why: &str) {
+    use nix::sys::stat::{fstat, SFlag};
+    let is_socket = |stat: nix::sys::stat::FileStat| {
+        SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFSOCK
+    };
+    if !fstat(io::stderr()).is_ok_and(is_socket) {
+        return complain("gcs", why);
+    }
+    gcs::log::configure(Level::Debug, Format::Json);
+    if service::take_stderr().and_then(gcs::log::attach).is_ok() {
+        fatal(format_args!("{why}"));
+        poweroff::flush_log();
+    }
+}
+
 /// The service as a program of its own.
 pub fn serve(words: &[OsString]) -> i32 {
     let flags = match Flags::parse(words) {
         Ok(flags) => flags,
         Err(error) => {
-            complain("gcs", format_args!("{error}\n{}", usage()));
+            refuse_to_serve(&format!("{error}\n{}", usage()));
             return 2;
         }
     };
     let guest = guest::find();
     if guest.is_none() && flags.dial_unix.is_none() {
-        complain("gcs", NO_GUEST);
+        refuse_to_serve(NO_GUEST);
         return 1;
     }
     if guest.is_some() {
@@ -148,7 +166,7 @@ pub fn serve(words: &[OsString]) -> i32 {
         gcs::log::open_kmsg().ok();
     }
     if let Err(error) = sys::quiet_signals().and_then(|()| service::open_log(&flags)) {
-        complain("gcs", format_args!("opening the log: {error}"));
+        refuse_to_serve(&format!("opening the log: {error}"));
         return 1;
     }
     if guest.is_some() {

@@ -1,16 +1,19 @@
 //! From a started process to a serving one (protocol.md 10.5): log, groups, directories, and
 //! then the service of the `gcs` crate. The same for PID 1 and for `/bin/gcs` under a shell.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
 
 use gcs::clock::Clock;
 use gcs::config::Flags;
 use gcs::kmsg;
 use gcs::memory;
-use gcs::service::{End as Ended, Setup};
+use gcs::service::{End as Ended, Settings, Setup};
 use gcs::sys::fds::null;
 use gcs::transport::Dialer;
 use nix::sys::resource::{setrlimit, Resource};
@@ -68,8 +71,7 @@ pub fn prepare(flags: &Flags) {
         log::warn!("few streams at once: the limit of open files stays: {errno}");
     }
     if let Some(pattern) = &flags.core_dump_location {
-        let pattern = std::os::unix::ffi::OsStrExt::as_bytes(pattern.as_os_str());
-        if let Err(error) = fs::write("/proc/sys/kernel/core_pattern", pattern) {
+        if let Err(error) = place_cores(pattern) {
             log::warn!("core dumps stay where the kernel puts them: {error}");
         }
     }
@@ -79,6 +81,35 @@ pub fn prepare(flags: &Flags) {
         }
     }
     cgroup::prepare(flags);
+}
+
+/// Has the kernel put core dumps where `pattern` says (core(5)). It looks the path up from the
+/// root of the process that dumps: for one of a container, inside the container. The directory is
+/// made here only for processes of the machine itself; a container's is its image's business.
+fn place_cores(pattern: &OsStr) -> io::Result<()> {
+    /// The kernel cuts what is longer, without a word (`CORENAME_MAX_SIZE`).
+    const LONGEST: usize = 127;
+    let bytes = pattern.as_bytes();
+    if bytes.len() > LONGEST {
+        return Err(io::Error::other(format!(
+            "-core-dump-location has {} bytes, the kernel takes {LONGEST}",
+            bytes.len()
+        )));
+    }
+    // Neither a pipe nor one directory per name.
+    let directory = Path::new(pattern).parent().filter(|directory| {
+        directory.is_absolute() && !directory.as_os_str().as_bytes().contains(&b'%')
+    });
+    if let Some(directory) = directory {
+        let mut builder = DirBuilder::new();
+        if let Err(error) = builder.recursive(true).mode(0o755).create(directory) {
+            log::warn!(
+                "no directory {} for core dumps: {error}",
+                directory.display()
+            );
+        }
+    }
+    fs::write("/proc/sys/kernel/core_pattern", bytes)
 }
 
 /// Serves until the bridge ends or the host asks for the machine's end.
@@ -144,8 +175,11 @@ fn set_up(guest: Option<Guest>, flags: &Flags) -> io::Result<Setup> {
         kmsg,
         memory,
         clock,
-        stance: flags.initial_policy_stance,
-        v4_only: flags.v4,
-        log_port: flags.log_port.filter(|_| flags.log_file.is_none()),
+        settings: Settings {
+            stance: flags.initial_policy_stance,
+            v4_only: flags.v4,
+            log_port: flags.log_port.filter(|_| flags.log_file.is_none()),
+            dumps_core: flags.core_dump_location.is_some(),
+        },
     })
 }

@@ -102,6 +102,7 @@ fn start(program: &CString) -> io::Result<Pid> {
         cwd: None,
         fds: &[null.as_fd(), null.as_fd(), null.as_fd()],
         controlling_terminal: false,
+        dumps_core: false,
     })?;
     // An exec that fails ends the child, which is all there is to know.
     drop(status);

@@ -334,6 +334,7 @@ impl Host {
             env: parameters.environment.into_iter().collect(),
             cwd: parameters.working_directory,
             controlling_terminal: parameters.emulate_console,
+            dumps_core: self.settings.dumps_core,
         };
         let streams = if parameters.emulate_console {
             connections.through_terminal()

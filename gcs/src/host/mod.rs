@@ -120,6 +120,20 @@ pub enum End {
 /// of containers come here too, any number of them.
 const UNCLAIMED_EXITS: usize = 4096;
 
+/// What the flags say of how the host is served.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// What is done with requests until the host sets a security policy.
+    pub stance: Stance,
+    /// A first Create is refused, as the retired protocol is (`-v4`).
+    pub v4_only: bool,
+    /// Port of the host that the log goes to: dialled when the log has no connection.
+    pub log_port: Option<u32>,
+    /// Programs of the utility VM may dump core: a place for it was named
+    /// (`-core-dump-location`). Those of containers may when their specs say so.
+    pub dumps_core: bool,
+}
+
 /// Everything the service knows.
 pub struct Host {
     pub poller: Poller<Source>,
@@ -130,8 +144,7 @@ pub struct Host {
     received: (u64, u64),
     dialer: Dialer,
     session: Session,
-    /// Whether a first Create is refused, as the retired protocol is (`-v4`).
-    v4_only: bool,
+    settings: Settings,
     redial: Redial,
     log_channel: LogChannel,
     next_key: Key,
@@ -156,18 +169,10 @@ pub struct Host {
 }
 
 impl Host {
-    /// `stance` is what is done with requests until the host sets a security policy; `log_port`
-    /// is where the log is dialled when it has no connection.
-    ///
     /// # Errors
     /// The kernel refuses the loop's descriptors.
-    pub fn new(
-        dialer: Dialer,
-        stance: Stance,
-        v4_only: bool,
-        log_port: Option<u32>,
-    ) -> io::Result<Self> {
-        let policy = Policy::new(stance);
+    pub fn new(dialer: Dialer, settings: Settings) -> io::Result<Self> {
+        let policy = Policy::new(settings.stance);
         crate::log::mute(policy.permit(policy::Act::LogOutput).is_err());
         Ok(Self {
             poller: Poller::new()?,
@@ -177,9 +182,9 @@ impl Host {
             received: (0, 0),
             dialer,
             session: Session::default(),
-            v4_only,
+            settings,
             redial: Redial::default(),
-            log_channel: LogChannel::new(log_port),
+            log_channel: LogChannel::new(settings.log_port),
             next_key: 1,
             children: HashMap::new(),
             unclaimed: VecDeque::new(),

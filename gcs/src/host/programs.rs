@@ -50,6 +50,8 @@ pub struct Command {
     /// Empty: the service's own.
     pub cwd: String,
     pub controlling_terminal: bool,
+    /// A place for cores was named.
+    pub dumps_core: bool,
 }
 
 fn c_string(text: impl Into<Vec<u8>>, what: &str) -> Result<CString, Failure> {
@@ -208,6 +210,7 @@ fn fork_program(command: &Command, stdio: [BorrowedFd<'_>; 3]) -> Result<(Pid, O
         cwd: cwd.as_deref().map(|dir: &CStr| dir),
         fds: &stdio,
         controlling_terminal: command.controlling_terminal,
+        dumps_core: command.dumps_core,
     })
     .map_err(|error| Failure::unspecified(format!("making a child: {error}")))
 }

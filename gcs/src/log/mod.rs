@@ -327,7 +327,7 @@ pub fn emit(record: Record) {
     with_state(|state| state.take(record));
 }
 
-/// A record that tells why the service ends; goes out at every `-loglevel`.
+/// A record that tells why the service ends; goes out at every `-loglevel` but `panic`.
 pub fn fatal(message: std::fmt::Arguments<'_>) {
     emit(Record::new(Level::Fatal, message.to_string()));
 }

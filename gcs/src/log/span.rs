@@ -29,7 +29,9 @@ impl Span {
         let mut record = Record::new(Level::Debug, what.to_owned());
         record.field("span", kind);
         record.field("start_us", micros(self.began));
-        record.field("took_us", micros(uptime().saturating_sub(self.began)));
+        // Of rounded times, so that work within other work also is within it when told.
+        let took = micros(uptime()).saturating_sub(micros(self.began));
+        record.field("took_us", took);
         add(&mut record);
         emit(record);
     }

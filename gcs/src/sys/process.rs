@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
 use nix::errno::Errno;
-use nix::sys::resource::{setrlimit, Resource};
+use nix::sys::resource::{getrlimit, setrlimit, Resource};
 use nix::unistd::{ForkResult, Pid};
 
 use super::fds;
@@ -25,6 +25,8 @@ pub struct Program<'a> {
     pub fds: &'a [BorrowedFd<'a>],
     /// New session; descriptor 0 becomes its controlling terminal.
     pub controlling_terminal: bool,
+    /// May leave a core of any size behind, up to the hard limit; else none, as by default.
+    pub dumps_core: bool,
 }
 
 /// What the child was doing when it could not become the program.
@@ -132,6 +134,12 @@ fn copy_out_of_the_way(fd: impl AsFd) -> nix::Result<OwnedFd> {
 fn become_program(program: &Program<'_>) -> StartFailure {
     let fail = |stage| move |errno| StartFailure { stage, errno };
     reset_inherited_state();
+    if program.dumps_core {
+        // Refused only when there is no hard limit to raise it to.
+        if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_CORE) {
+            setrlimit(Resource::RLIMIT_CORE, hard, hard).ok();
+        }
+    }
     if let Err(failure) = place_descriptors(program.fds).map_err(fail(Stage::Descriptors)) {
         return failure;
     }

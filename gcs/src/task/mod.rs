@@ -76,6 +76,7 @@ pub fn helper<T: Serialize>(
         cwd: None,
         fds: &[stdin, stdout, stderr, file.as_fd(), theirs.as_fd()],
         controlling_terminal: false,
+        dumps_core: false,
     })?;
     // An exec of our own file that fails ends the child without a report; that is told below.
     drop(status);

@@ -41,7 +41,7 @@ impl Host {
         match self.session {
             Session::V3 => true,
             Session::V4 => false,
-            Session::Unnegotiated => !self.v4_only && message == MessageId::CREATE,
+            Session::Unnegotiated => !self.settings.v4_only && message == MessageId::CREATE,
         }
     }
 
