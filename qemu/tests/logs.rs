@@ -19,12 +19,12 @@ use common::LONG;
 const TRACE: &str = "0123456789abcdef0123456789abcdef";
 const SPAN: &str = "00000000000000a1";
 
-/// Sends a request with a place in a trace, and returns its number.
+/// Sends a request with a place in a trace, has it answered, and returns its number.
 fn traced(vm: &Uvm, rpc: Rpc, id: &str, mut body: Value) -> u64 {
     body["ocsc"] = json!({"TraceID": TRACE, "SpanID": SPAN});
     let mut pending = vm.send(rpc, id, body).unwrap();
     let number = pending.id();
-    pending.wait(LONG).unwrap();
+    pending.raw(LONG).unwrap();
     number
 }
 
@@ -48,19 +48,17 @@ fn lines_of_tasks_and_of_the_engine_name_the_request_they_were_made_for() {
     };
     let container = image.mount(&vm, "named");
     let mut spec = image.spec("named", &["true"]);
-    // Said by the task that prepares the bundle, and by the engine's helper.
-    let maybe = "io.microsoft.virtualmachine.lcow.privileged";
-    spec["annotations"][maybe] = "maybe".into();
+    // Said by the task that prepares the bundle, and by the engine's helper, which then fails.
+    spec["process"]["cwd"] = "/bin/busybox/below".into();
     spec["linux"]["seccomp"] = json!({
         "defaultAction": "SCMP_ACT_ALLOW",
         "syscalls": [{"names": ["no_such_call"], "action": "SCMP_ACT_ERRNO"}]});
-    let settings = json!({
+    let config = json!({
+        "SchemaVersion": {"Major": 2, "Minor": 1},
         "OciBundlePath": qemu::container::bundle("named"),
         "OciSpecification": spec,
         "ScratchDirPath": "/run/mounts/scsi/m0/scratch/named"});
-    let hosted = json!({"SchemaVersion": {"Major": 2, "Minor": 1}, "OciBundlePath": settings["OciBundlePath"],
-        "OciSpecification": settings["OciSpecification"], "ScratchDirPath": settings["ScratchDirPath"]});
-    let body = json!({"ContainerConfig": hosted.to_string()});
+    let body = json!({"ContainerConfig": config.to_string()});
     let number = traced(&vm, Rpc::Create, "named", body);
     // Lines of children come by the kernel's log, perhaps after the answer.
     let by_child = |r: &Record| r.message.contains("no_such_call");
@@ -77,9 +75,9 @@ fn lines_of_tasks_and_of_the_engine_name_the_request_they_were_made_for() {
             assert_eq!(record.fields.get(name), Some(&value.into()), "{record}");
         }
     }
-    let task = said(&records, "is neither true nor false");
+    let task = said(&records, "make working directory");
     let engine = said(&records, "no_such_call");
-    assert_eq!((task.level, engine.level), (Level::Warning, Level::Debug));
+    assert_eq!((task.level, engine.level), (Level::Debug, Level::Debug));
     let pids: Vec<&Value> = records
         .iter()
         .filter(|record| record.fields.get("span") == Some(&"task".into()))
