@@ -7,9 +7,10 @@ SHELL := /bin/bash
 # As typed, dollar signs and quotes included; recipes read the environment, not make's expansion.
 override CMD := $(value CMD)
 override IMAGE := $(value IMAGE)
-export CMD IMAGE GUEST_PROFILE HOST_PROFILE GUEST_TOOLCHAIN KERNEL_DEBUG KERNEL_SOURCE IMAGE_FORMAT IMAGE_XFS
+export CMD IMAGE GUEST_PROFILE HOST_PROFILE GUEST_TOOLCHAIN KERNEL_DEBUG KERNEL_SOURCE KERNEL_CONFIG IMAGE_FORMAT IMAGE_XFS
 
-fragments := $(addprefix kernel-config/,base.config netfilter.config hyperv.config qemu.config)
+fragments := $(addprefix kernel-config/,base.config netfilter.config hyperv.config qemu.config) \
+	$(if $(KERNEL_DEBUG),kernel-config/debug.config)
 
 run: build ## boot a utility VM and run a container in it: IMAGE=, CMD='sh -c "cat; exit 7"'
 	@image/scripts/run.sh
@@ -22,11 +23,18 @@ init: ## out/init, the guest's program: GUEST_PROFILE=guest-dev builds in second
 image: init host ## out/initrd.img, out/initrd-debug.img and their manifests; IMAGE_XFS=1: out/initrd-xfs.img
 	@image/scripts/image.sh
 
-kernel: ## out/bzImage, out/vmlinux, out/kernel.config: KERNEL_DEBUG=1, KERNEL_SOURCE=
+kernel: ## out/bzImage, out/vmlinux, out/kernel.config, out/kernel.costs: KERNEL_DEBUG=1, KERNEL_SOURCE=
 	@kernel-config/build.sh
 
-kernel-check: kernel ## every option asked for is in the kernel
-	@kernel-config/check.sh out/kernel.config $(fragments) $(if $(KERNEL_DEBUG),kernel-config/debug.config)
+ifdef KERNEL_CONFIG
+kernel-check:
+	@kernel-config/require.sh "$$KERNEL_CONFIG"
+else
+kernel-check: kernel ## the kernel has what LCOW needs, and each option asked for; COSTS=1: bytes of each; KERNEL_CONFIG=F: another kernel's
+	@kernel-config/check.sh out/kernel.config $(fragments)
+	@kernel-config/require.sh --all out/kernel.config
+	@$(if $(COSTS),kernel-config/show-costs.sh out/kernel.costs $(fragments))
+endif
 
 host: ## out/uvm, the host tool
 	@image/scripts/host.sh

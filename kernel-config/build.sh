@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Builds out/bzImage, out/vmlinux (stripped, PVH) and out/kernel.config from Debian's kernel source and
-# the fragments beside this script, or takes them from the user's cache when the inputs are the same.
+# Builds out/bzImage, out/vmlinux (stripped, PVH), out/kernel.config and out/kernel.costs (what each
+# option costs) from Debian's kernel source and the fragments and patches beside this script, or takes
+# them from the user's cache when the inputs are the same.
 # KERNEL_DEBUG=1    adds debug.config
 # KERNEL_SOURCE=F   a linux source tree as .tar.xz instead of Debian's package
 . "$(dirname "$0")/../image/scripts/common.sh"
@@ -10,6 +11,7 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/lcow-uvm
 work=$target/kernel
 objects="about 2,050" # compiled files of this configuration, for the progress line
 fragments=("$here/base.config" "$here/netfilter.config" "$here/hyperv.config" "$here/qemu.config")
+patches=("$here"/*.patch)
 [ -z "${KERNEL_DEBUG:-}" ] || fragments+=("$here/debug.config")
 
 "$top/image/scripts/packages.sh" kernel
@@ -17,7 +19,9 @@ fragments=("$here/base.config" "$here/netfilter.config" "$here/hyperv.config" "$
 # --- cached? ------------------------------------------------------------------------------------
 recipe=1 # raise it when the commands below build something else from the same inputs
 inputs=$({
-    cat "${fragments[@]}"
+    # A reason that is put better builds the same kernel.
+    grep -hv '^ *\(#\|$\)' "${fragments[@]}"
+    cat "${patches[@]}"
     echo "$recipe ${KERNEL_SOURCE:-}"
     gcc --version | head -n 1
     ld --version | head -n 1
@@ -61,6 +65,7 @@ deliver() {
     install_changed 644 "$store/bzImage" "$out/bzImage"
     install_changed 755 "$store/vmlinux" "$out/vmlinux"
     install_changed 644 "$store/kernel.config" "$out/kernel.config"
+    if [ -e "$store/kernel.costs" ]; then install_changed 644 "$store/kernel.costs" "$out/kernel.costs"; else rm -f "$out/kernel.costs"; fi
     echo "$inputs" >"$key"
 }
 mkdir -p "$cache" "$target"
@@ -93,6 +98,10 @@ fetch() {
 }
 say "kernel: getting the source, ${package:-$KERNEL_SOURCE} ${version:0:40} (150 MB)"
 heartbeat "kernel source" fetch || die "could not unpack the kernel source below ${work#"$top"/} (is the disk full? 3 GB are needed)"
+
+for file in "${patches[@]}"; do
+    patch -s -p1 -d "$work/source" <"$file" || die "${file#"$top"/} does not fit this kernel's source"
+done
 
 # --- configure and build ------------------------------------------------------------------------
 # The same inputs give the same bytes: no clock, user or host in the result.
@@ -128,6 +137,10 @@ wait "$build" || {
 }
 trap - EXIT INT TERM
 
+# What vsock-order.patch is for; nothing under QEMU would show it missing.
+first=$(nm -n "$work/source/vmlinux" | grep -oE '(hvs|virtio_vsock)_init6$' | sed -n 1p || true)
+[ "$first" = hvs_init6 ] || die "this kernel would have no vsock on Hyper-V: ${first:-no transport} is initialised first"
+
 # --- keep ---------------------------------------------------------------------------------------
 new=$(mktemp -d "$cache/kernel-new.XXXXXX")
 chmod 755 "$new"
@@ -135,6 +148,8 @@ strip -o "$new/vmlinux" "$work/source/vmlinux"
 cp "$work/source/arch/x86/boot/bzImage" "$new/bzImage"
 cp "$work/source/.config" "$new/kernel.config"
 cp "$log" "$new/build.log"
+# Only of interest; nothing fails without it.
+"$here/costs.sh" "$work/source" >"$new/kernel.costs" || { say "WARNING: the costs of options could not be summed"; rm -f "$new/kernel.costs"; }
 mv -T "$new" "$store"
 deliver
 count=$(grep -cE '^  (CC|AS) ' "$log" || true)

@@ -34,6 +34,8 @@ kernel  /usr/include/libelf.h       libelf-dev       objtool
 kernel  /usr/include/openssl/ssl.h  libssl-dev       the kernel build tools
 kernel  xz                          xz-utils         unpacks the kernel source
 kernel  lz4                         lz4              packs the bzImage
+kernel  patch                       patch            changes the kernel source
+kernel  nm                          binutils         looks at what was built
 kernel  flock                       util-linux       lets one kernel build wait for another
 kernel  dpkg-deb                    dpkg             unpacks the kernel source
 qemu    qemu-system-x86_64          qemu-system-x86  runs the utility VM
