@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
-.PHONY: run build init image kernel kernel-check host test test-vm check bench clean help
+.PHONY: run build init image kernel kernel-check host dist dist-check test test-vm check bench clean help
 
 # As typed, dollar signs and quotes included; recipes read the environment, not make's expansion.
 override CMD := $(value CMD)
@@ -38,6 +38,12 @@ endif
 
 host: ## out/uvm, the host tool
 	@image/scripts/host.sh
+
+dist: init image kernel ## out/dist, what a Windows host needs: kernel, initrd, root disks, hashes, licences, INSTALL.md
+	@image/scripts/dist.sh
+
+dist-check: dist ## make out/dist again from nothing, in another place, and compare every byte (30 minutes)
+	@image/scripts/dist-check.sh
 
 # One test formats disks as xfs, which only this image can.
 test: export IMAGE_XFS := 1

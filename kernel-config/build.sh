@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Builds out/bzImage, out/vmlinux (stripped, PVH), out/kernel.config and out/kernel.costs (what each
-# option costs) from Debian's kernel source and the fragments and patches beside this script, or takes
-# them from the user's cache when the inputs are the same.
+# Builds out/bzImage, out/vmlinux (stripped, PVH), out/kernel.config, out/kernel.source.json (what it is
+# made from, and where that is) and out/kernel.costs (what each option costs) from Debian's kernel source
+# and the fragments and patches beside this script, or takes them from the user's cache when the inputs
+# are the same.
 # KERNEL_DEBUG=1    adds debug.config
 # KERNEL_SOURCE=F   a linux source tree as .tar.xz instead of Debian's package
 . "$(dirname "$0")/../image/scripts/common.sh"
@@ -31,7 +32,7 @@ inputs=$({
 key=$target/kernel.key
 lists=/var/lib/apt/lists
 if [ "$inputs" = "$(cat "$key" 2>/dev/null)" ] && [ ! "$lists" -nt "$key" ] && [ ! "${KERNEL_SOURCE:-$lists}" -nt "$key" ] &&
-    [ -e "$out/bzImage" ] && [ -e "$out/vmlinux" ] && [ -e "$out/kernel.config" ]; then
+    [ -e "$out/bzImage" ] && [ -e "$out/vmlinux" ] && [ -e "$out/kernel.config" ] && [ -e "$out/kernel.source.json" ]; then
     exit 0
 fi
 
@@ -61,7 +62,24 @@ else
 fi
 store=$cache/kernel-$(echo "$inputs $package $version" | sha256sum | cut -c1-16)
 
+# The licence asks that the source can be had: Debian's archive has it, with its patches applied, and
+# snapshot.debian.org keeps what the archive drops.
+reference() {
+    if [ -n "${KERNEL_SOURCE:-}" ]; then
+        printf '{"package": "%s", "version": "%s", "sha256": "%s", "url": "unknown"}\n' \
+            "$(basename "$KERNEL_SOURCE")" "$version" "$(sha256sum <"$KERNEL_SOURCE" | cut -c1-64)"
+        return
+    fi
+    local fact file archive=https://deb.debian.org/debian
+    fact=$(apt-cache show "$package=$version")
+    file=$(sed -n 's/^Filename: //p' <<<"$fact" | head -n 1)
+    case $file in pool/updates/*) archive=https://security.debian.org/debian-security ;; esac
+    printf '{"package": "%s", "version": "%s", "sha256": "%s", "url": "%s"}\n' "$package" "$version" \
+        "$(sed -n 's/^SHA256: //p' <<<"$fact" | head -n 1)" "$archive/$file"
+}
 deliver() {
+    reference >"$target/kernel.source.json"
+    install_changed 644 "$target/kernel.source.json" "$out/kernel.source.json"
     install_changed 644 "$store/bzImage" "$out/bzImage"
     install_changed 755 "$store/vmlinux" "$out/vmlinux"
     install_changed 644 "$store/kernel.config" "$out/kernel.config"

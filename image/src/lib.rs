@@ -1,9 +1,12 @@
-//! Writes the guest's initrd: a reproducible `newc` archive, and a manifest with its hashes.
+//! Writes what ships: the guest's initrd (a reproducible `newc` archive) and its manifest, the same
+//! content as disks, the bill of materials, and the set of all of it for a Windows host.
 //!
 //! ```text
 //! profile.json ─┐
 //! inputs, values├→ profile → tree (checked, sorted) → archive → pack (none|gzip|zstd) → initrd.img
-//! epoch ────────┘                      └────────────→ manifest.json
+//! epoch ────────┘                      └────────────→ manifest.json                         │
+//!                                                     rootfs.vhd ← verity ← ext4 ← tree ← archive
+//! cargo's facts → sbom ─→ dist (list of artifacts) → manifest.json, SHA256SUMS, out/dist
 //! ```
 //!
 //! The same profile, inputs, values and epoch give the same bytes, whatever the machine, user,
@@ -11,10 +14,13 @@
 
 pub mod archive;
 pub mod disk;
+pub mod dist;
 pub mod ext4;
 pub mod manifest;
 pub mod pack;
 pub mod profile;
+pub mod sbom;
+pub mod size;
 pub mod tree;
 pub mod verity;
 pub mod vhd;
@@ -64,6 +70,17 @@ impl Error {
 pub fn sha256(bytes: &[u8]) -> String {
     use sha2::Digest;
     hex::encode(sha2::Sha256::digest(bytes))
+}
+
+/// A document for a file: pretty, with a line break at its end.
+///
+/// # Errors
+/// A value that JSON cannot hold; `what` names the document.
+pub fn json_text(what: &str, value: &impl serde::Serialize) -> Result<Vec<u8>, Error> {
+    let mut text = serde_json::to_vec_pretty(value)
+        .map_err(|error| Error::Archive(format!("cannot write the {what}: {error}")))?;
+    text.push(b'\n');
+    Ok(text)
 }
 
 /// An id that follows from what it is for and the bytes it is about.

@@ -1,5 +1,7 @@
-//! `image`: makes an initrd and its manifest from a profile, and checks one against the other.
+//! `image`: makes an initrd and its manifest from a profile, checks one against the other, and
+//! makes everything else that ships.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -9,10 +11,11 @@ use clap::{Parser, Subcommand};
 use image::manifest::Manifest;
 use image::pack::Format;
 use image::profile::Fill;
-use image::{archive, disk, pack, profile, Error};
+use image::sbom::{Crates, Other, Product, Sources};
+use image::{archive, disk, dist, json_text, pack, profile, size, Error};
 
 #[derive(Parser)]
-#[command(about = "Writes the guest's initrd: a reproducible newc archive and its manifest.")]
+#[command(about = "Writes the guest's initrd and what ships with it, reproducibly.")]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -47,6 +50,46 @@ enum Command {
         #[arg(long)]
         output: PathBuf,
     },
+    /// Write the bill of materials of the guest and the licences of its crates.
+    Sbom {
+        /// Output of `cargo tree --prefix none --format {p}`.
+        #[arg(long)]
+        tree: PathBuf,
+        /// Output of `cargo metadata --format-version 1`.
+        #[arg(long)]
+        metadata: PathBuf,
+        #[arg(long)]
+        lock: PathBuf,
+        /// JSON: a list of what is no crate.
+        #[arg(long)]
+        others: PathBuf,
+        /// NAME=TEXT: `image`, `version` and `date`.
+        #[arg(long, value_parser = pair)]
+        value: Vec<(String, String)>,
+        #[arg(long)]
+        output: PathBuf,
+        #[arg(long)]
+        licences: PathBuf,
+    },
+    /// Gather the shipping set, all or nothing.
+    Dist {
+        /// The table of files.
+        #[arg(long)]
+        list: PathBuf,
+        /// The directory that the table's files are below.
+        #[arg(long)]
+        top: PathBuf,
+        /// NAME=TEXT: what stands for {NAME} in the origins.
+        #[arg(long, value_parser = pair)]
+        value: Vec<(String, String)>,
+        /// Seconds since 1970: the time of every file.
+        #[arg(long)]
+        epoch: u32,
+        #[arg(long)]
+        output: PathBuf,
+    },
+    /// Print the sizes of the guest and the images in a directory; fail over a budget.
+    Sizes { directory: PathBuf },
     /// Compare an image with the manifest beside it.
     Verify { image: PathBuf },
 }
@@ -93,7 +136,7 @@ fn run(command: Command) -> Result<(), Error> {
             let image = pack::pack(format, &archive)?;
             let values = std::mem::take(&mut fill.values);
             let manifest = Manifest::new(name, &tree, format, epoch, values, &archive, &image);
-            store(&manifest_of(&output), &json("manifest", &manifest)?)?;
+            store(&manifest_of(&output), &json_text("manifest", &manifest)?)?;
             store(&output, &image)
         }
         Command::Disk { initrd, output } => {
@@ -103,7 +146,59 @@ fn run(command: Command) -> Result<(), Error> {
             std::fs::create_dir_all(&output).map_err(io("cannot create", &output))?;
             store(&output.join(disk::DISK), &disks.root)?;
             store(&output.join(disk::HASH_DISK), &disks.hashes)?;
-            store(&output.join(disk::FACTS), &json("facts", &disks.facts)?)
+            store(
+                &output.join(disk::FACTS),
+                &json_text("facts", &disks.facts)?,
+            )
+        }
+        Command::Sbom {
+            tree,
+            metadata,
+            lock,
+            others,
+            value,
+            output,
+            licences,
+        } => {
+            let read = |path: &Path| std::fs::read_to_string(path).map_err(io("cannot read", path));
+            let (tree, metadata, lock) = (read(&tree)?, read(&metadata)?, read(&lock)?);
+            let list: Vec<Other> =
+                serde_json::from_str(&read(&others)?).map_err(|source| Error::Syntax {
+                    path: others,
+                    source,
+                })?;
+            let values: BTreeMap<String, String> = value.into_iter().collect();
+            let value = |name: &str| {
+                let missing = || Error::Archive(format!("no value {name:?} (--value {name}=TEXT)"));
+                values.get(name).map(String::as_str).ok_or_else(missing)
+            };
+            let product = Product {
+                name: value("image")?,
+                version: value("version")?,
+                date: value("date")?,
+            };
+            let crates = Crates::read(&Sources {
+                tree: &tree,
+                metadata: &metadata,
+                lock: &lock,
+            })?;
+            store(&output, &json_text("bill", &crates.bill(&product, &list))?)?;
+            store(&licences, crates.licences()?.as_bytes())
+        }
+        Command::Dist {
+            list,
+            top,
+            value,
+            epoch,
+            output,
+        } => dist::assemble(&list, &top, &value.into_iter().collect(), epoch, &output),
+        Command::Sizes { directory } => {
+            let sizes = size::of(&directory)?;
+            print!("{}", sizes.table);
+            match sizes.over.is_empty() {
+                true => Ok(()),
+                false => Err(Error::Archive(sizes.over.join("; "))),
+            }
         }
         Command::Verify { image } => {
             let path = manifest_of(&image);
@@ -115,13 +210,6 @@ fn run(command: Command) -> Result<(), Error> {
             manifest.verify(&bytes)
         }
     }
-}
-
-fn json(what: &str, value: &impl serde::Serialize) -> Result<Vec<u8>, Error> {
-    let mut text = serde_json::to_vec_pretty(value)
-        .map_err(|error| Error::Archive(format!("cannot write the {what}: {error}")))?;
-    text.push(b'\n');
-    Ok(text)
 }
 
 /// Writes a file whole or not at all, and only when it changes, so that nothing is made again for

@@ -68,7 +68,7 @@ enum Row {
 /// Permission bits, written in octal.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(try_from = "String")]
-struct Mode(u32);
+pub(crate) struct Mode(pub(crate) u32);
 
 impl TryFrom<String> for Mode {
     type Error = String;
@@ -199,7 +199,7 @@ fn collect(
 }
 
 /// Puts values in the place of `{name}`.
-fn substitute(text: &str, values: &BTreeMap<String, String>) -> Result<String, String> {
+pub(crate) fn substitute(text: &str, values: &BTreeMap<String, String>) -> Result<String, String> {
     let mut out = String::new();
     let mut rest = text;
     while let Some(open) = rest.find('{') {

@@ -14,9 +14,13 @@ use common::image::Image;
 
 /// Behind the root's words: what the host says to a VM without console, with what QEMU needs in
 /// the place of the user's options and without `pci=off`.
-const PLAIN: &str = "8250_core.nr_uarts=0 panic=-1 quiet nolapic_timer no_timer_check nr_cpus=1 \
-                     brd.rd_nr=0 pmtmr=0 -- -e 1 /bin/vsockexec -e 109 /bin/gcs -v4 -log-format \
-                     json -loglevel debug";
+fn tail(options: &str) -> String {
+    let space = if options.is_empty() { "" } else { " " };
+    format!(
+        "8250_core.nr_uarts=0 panic=-1 quiet nolapic_timer no_timer_check{space}{options} nr_cpus=1 \
+         brd.rd_nr=0 pmtmr=0 -- -e 1 /bin/vsockexec -e 109 /bin/gcs -v4 -log-format json -loglevel debug"
+    )
+}
 
 /// The shipped initrd and the disks made of it.
 struct Boot {
@@ -80,36 +84,52 @@ fn every_form_of_the_root_runs_a_container() {
     let initrd = boot.profile.root.clone().unwrap();
     let facts = &boot.disks.facts;
     let verity = |create: &str| format!("root=/dev/dm-0 dm-mod.create=\"{create}\" init=/init ");
-    for (name, root, line) in [
-        ("initrd", initrd, String::new()),
+    let scsi = "root=/dev/sda ro rootwait init=/init ".to_owned();
+    let options = format!("root=/dev/dm-0 dm-mod.create=\"{}\"", facts.combined.create);
+    for (name, root, line, options) in [
+        ("initrd", initrd, String::new(), ""),
         (
             "scsi",
             Root::Scsi(ColdDisk::boot(root.clone())),
-            "root=/dev/sda ro rootwait init=/init ".to_owned(),
+            scsi.clone(),
+            "",
         ),
         (
             "pmem",
             Root::Pmem(root.clone()),
             "root=/dev/pmem0 ro rootwait init=/init ".to_owned(),
+            "",
         ),
         (
             "verity",
             boot.combined(&root),
             verity(&facts.combined.create),
+            "",
         ),
         (
             "verity-split",
             boot.separate(),
             verity(&facts.separate.create),
+            "",
+        ),
+        // A host that knows SCSI disks only: of two roots the kernel takes the last.
+        (
+            "verity-by-options",
+            Root::Scsi(ColdDisk::boot(root.clone())),
+            scsi.clone(),
+            &options,
         ),
     ] {
         let mut profile = boot.profile.clone();
         profile.root = Some(root);
+        profile
+            .kernel_options
+            .extend((!options.is_empty()).then(|| options.to_owned()));
         let vm = common::boot_profile(profile);
         let out = image.run(&vm, name, &["cat", "/proc/cmdline"], |launch| launch);
         assert_eq!(
             (out.code, out.text()),
-            (0, format!("{line}{PLAIN}\n")),
+            (0, format!("{line}{}\n", tail(options))),
             "{name}"
         );
         vm.power_off().unwrap();
@@ -146,10 +166,14 @@ fn a_changed_root_is_refused() {
         .unwrap();
     assert_eq!(program % BLOCK, 0, "a program that begins within a block");
     let tree = boot.disks.facts.combined.hash_start as usize * BLOCK;
-    // What is changed, where, and what the kernel then cannot do.
-    for (what, at, why) in [
-        ("/init", program + 24, "init"),
-        ("the hash tree", tree, "root fs"),
+    let create = &boot.disks.facts.combined.create;
+    let options = format!("root=/dev/dm-0 dm-mod.create=\"{create}\"");
+    // What is changed, where, what the kernel then cannot do, and the user options that ask for
+    // dm-verity of a host that does not.
+    for (what, at, why, options) in [
+        ("/init", program + 24, "init", None),
+        ("/init", program + 24, "init", Some(options)),
+        ("the hash tree", tree, "root fs", None),
     ] {
         let disk = boot.file("changed.vhd");
         let mut bytes = root.clone();
@@ -157,7 +181,11 @@ fn a_changed_root_is_refused() {
         std::fs::write(&disk, bytes).unwrap();
         let mut profile = boot.profile.clone();
         profile.serial_console = true;
-        profile.root = Some(boot.combined(&disk));
+        profile.root = Some(match options {
+            None => boot.combined(&disk),
+            Some(_) => Root::Scsi(ColdDisk::boot(disk)),
+        });
+        profile.kernel_options.extend(options);
         let options = BootOptions {
             negotiate: false,
             ..BootOptions::default()
