@@ -15,6 +15,7 @@ pub mod private_dir;
 pub mod profile;
 pub mod qmp;
 mod sys;
+pub mod trace;
 pub mod uvm;
 pub mod vm;
 pub mod volume;

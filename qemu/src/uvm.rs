@@ -20,6 +20,7 @@ use crate::host::{Disk, End, Host, HostConfig, HostError, LogSink, Transport};
 use crate::private_dir::PrivateDir;
 use crate::profile::{Profile, VsockWire};
 use crate::qmp::{Place, QmpError};
+use crate::trace::Recorder;
 use crate::vm::{Vm, VmError};
 use crate::vsock::{Device, DeviceConfig, DeviceHandle, Faults};
 
@@ -62,6 +63,8 @@ pub struct BootOptions {
     pub entropy_hold: Duration,
     /// What the vsock device shall do wrong, for tests.
     pub faults: Faults,
+    /// Notes the boot, the requests and the guest's work.
+    pub trace: Recorder,
 }
 
 impl Default for BootOptions {
@@ -74,6 +77,7 @@ impl Default for BootOptions {
             limit: BOOT_LIMIT,
             entropy_hold: Duration::ZERO,
             faults: Faults::default(),
+            trace: Recorder::default(),
         }
     }
 }
@@ -121,24 +125,24 @@ impl Uvm {
         let accel = choice::accel(options.accel, &profile.kernel);
         log::info!("accelerator {}: {}", accel.chosen.name(), accel.why);
         let dir = PrivateDir::new().map_err(UvmError::Dir)?;
-        let (host, wire, device) = open_vsock(
-            &dir,
-            &profile,
-            options.strict,
-            options.log_sink,
-            options.entropy_hold,
-            options.faults,
-        )?;
+        let trace = options.trace.clone();
+        let boot = trace.stage("booting the VM");
+        let limit = options.limit;
+        let negotiate = options.negotiate;
+        let (host, wire, device) = open_vsock(&dir, &profile, options)?;
 
         let ender = host.ender();
         let console_log = profile
             .console_log
             .clone()
             .unwrap_or_else(|| dir.join("console.log"));
+        let qemu = trace.stage("starting QEMU");
         let vm = Vm::start(&profile, accel.chosen, wire, &console_log, ender)?;
+        drop(qemu);
+        let guest = trace.stage("guest boots");
         // The host's clock began when it listened, a little before QEMU.
         let started = vm.started();
-        let connected = match host.wait_connected(options.limit) {
+        let connected = match host.wait_connected(limit) {
             Ok(connected) => connected,
             Err(source @ HostError::Timeout { .. }) => {
                 let console = vm.console().tail(SHOWN);
@@ -146,6 +150,7 @@ impl Uvm {
             }
             Err(e) => return Err(e.into()),
         };
+        drop(guest);
         let head = started.saturating_duration_since(connected.started);
         let mut timings = Timings {
             entropy: connected.entropy.map(|at| at.saturating_sub(head)),
@@ -153,11 +158,13 @@ impl Uvm {
             bridge: connected.bridge.saturating_sub(head),
             negotiated: None,
         };
-        if options.negotiate {
+        if negotiate {
+            let _stage = trace.stage("negotiating");
             host.negotiate()?;
             timings.negotiated = Some(started.elapsed());
             host.security_policy_empty()?;
         }
+        drop(boot);
         let taken = (0..)
             .map(|lun| (0, lun))
             .take(profile.cold_disks().count())
@@ -262,6 +269,7 @@ impl Uvm {
     /// Asks the guest to power off and waits until QEMU is gone.
     pub fn power_off(self) -> Result<Duration, UvmError> {
         let asked = Instant::now();
+        let _stage = self.host.trace().stage("powering off");
         self.host.shutdown_uvm()?;
         match self.vm.wait(POWER_OFF_LIMIT)? {
             End::Exited(_) | End::Stopped => Ok(asked.elapsed()),
@@ -288,10 +296,7 @@ impl Uvm {
 fn open_vsock(
     dir: &PrivateDir,
     profile: &Profile,
-    strict: bool,
-    log_sink: Option<LogSink>,
-    entropy_hold: Duration,
-    faults: Faults,
+    options: BootOptions,
 ) -> Result<(Host, VsockWire, Option<DeviceHandle>), UvmError> {
     let chosen = choice::vsock(profile.vsock);
     log::info!("vsock by {:?}: {}", chosen.chosen, chosen.why);
@@ -303,9 +308,10 @@ fn open_vsock(
     };
     let host = Host::listen(HostConfig {
         transport,
-        strict,
-        log_sink,
-        entropy_hold,
+        strict: options.strict,
+        log_sink: options.log_sink,
+        entropy_hold: options.entropy_hold,
+        trace: options.trace,
     })?;
     let (wire, device) = match kind {
         VsockKind::None => (VsockWire::None, None),
@@ -316,7 +322,7 @@ fn open_vsock(
                 socket: socket.clone(),
                 uds,
                 cid: guest_cid().into(),
-                faults,
+                faults: options.faults,
             })?;
             (VsockWire::Device(socket), Some(device))
         }

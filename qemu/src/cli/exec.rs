@@ -33,6 +33,8 @@ impl Exec {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let progress = Progress::new();
         let vm = self.vm.boot(&progress)?;
+        let trace = self.vm.recorder();
+        let stage = trace.stage("running the process");
         let mut launch = vm.external(&self.words).cwd(&self.cwd);
         if !self.no_stdin {
             launch = launch.open_stdin();
@@ -48,6 +50,7 @@ impl Exec {
             }
         };
         let code = process.relay()?;
+        drop(stage);
         if let Err(e) = vm.power_off() {
             log::warn!("{e}");
         }

@@ -13,6 +13,7 @@ use crate::choice::AccelWish;
 use crate::host::log::{Level, Record};
 use crate::host::LogSink;
 use crate::profile::{BootForm, ColdDisk, Machine, Profile, Root, VsockWish};
+use crate::trace::Recorder;
 use crate::uvm::{BootOptions, Uvm};
 
 use super::progress::{log_to_stderr, Progress};
@@ -66,6 +67,10 @@ pub struct VmOptions {
     /// More flags for the guest's service
     #[arg(long, value_name = "FLAGS", allow_hyphen_values = true)]
     pub gcs_flags: Option<String>,
+    /// Write a timeline of host and guest to this file: Chrome trace event JSON, which Perfetto
+    /// (ui.perfetto.dev) and chrome://tracing open
+    #[arg(long, value_name = "FILE", value_parser = trace_file)]
+    pub trace: Option<Recorder>,
     /// Go on where a real host would drop the bridge
     #[arg(long)]
     pub lenient: bool,
@@ -165,6 +170,11 @@ impl VmOptions {
         }
     }
 
+    /// Takes notes when a timeline was asked for.
+    pub fn recorder(&self) -> Recorder {
+        self.trace.clone().unwrap_or_default()
+    }
+
     /// What of the tool's own log is shown.
     pub fn log_filter(&self) -> LevelFilter {
         match self.verbose {
@@ -191,6 +201,7 @@ impl VmOptions {
             log_sink: Some(self.sink(progress)),
             negotiate: true,
             limit: Duration::from_secs(self.boot_timeout),
+            trace: self.recorder(),
             ..BootOptions::default()
         };
         let vm = Uvm::boot_with(profile, options).context("the VM did not come up")?;
@@ -214,6 +225,11 @@ impl VmOptions {
             })
         }
     }
+}
+
+/// Opens it at once, so that a place that cannot be written is known before anything is done.
+fn trace_file(path: &str) -> Result<Recorder, String> {
+    Recorder::to_file(path.as_ref()).map_err(|e| format!("it cannot be written: {e}"))
 }
 
 /// The kernel's warnings here are about QEMU's machine, so they count as information.

@@ -112,13 +112,16 @@ impl Run {
         let id = uuid::Uuid::new_v4().to_string();
         let process = self.process()?;
 
+        let trace = self.vm.recorder();
         let mut profile = self.vm.profile()?;
+        let stage = trace.stage("image to disks");
         progress.doing("preparing the image");
         let cache = Cache::open(self.container.cache_dir.as_deref())?;
         let image = match &self.container.image {
             Some(path) => oci::load(path, &cache)?,
             None => oci::default_image(&cache)?,
         };
+        drop(stage);
         let mut spec = oci::standalone(&image.config, &process, &container::root(&id));
         let program = spec["process"]["args"][0].as_str().map(str::to_owned);
         let program = program.context("the image has no command: give one behind `--`")?;
@@ -139,6 +142,7 @@ impl Run {
             network::join(&mut spec, &namespace);
             vm.modify("Network", "Add", Nic::new(0).settings(&namespace))?;
         }
+        let stage = trace.stage("attaching disks and shares");
         let bytes = self.container.scratch_size << 20;
         let container = mount(&vm, &cache, &image, &id, bytes)?;
         let mut mounted = Vec::new();
@@ -148,6 +152,8 @@ impl Run {
         if let Some(mounts) = spec["mounts"].as_array_mut() {
             mounts.extend(mounted.iter().map(|volume| volume.mount.clone()));
         }
+        drop(stage);
+        let stage = trace.stage("running the container");
         let started = container.create(&spec).and_then(|()| {
             let launch = container.init();
             match self.container.no_stdin {
@@ -164,6 +170,8 @@ impl Run {
             Err(e) => return Err(e.into()),
         };
         let code = process.relay()?;
+        drop(stage);
+        let _stage = trace.stage("stopping");
         // The exit code is known; nothing from here on may change it.
         if let Err(e) = leave(vm, container, mounted) {
             log::warn!("the VM was not left in good order: {e:#}");

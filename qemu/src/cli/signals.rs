@@ -24,6 +24,7 @@ pub fn install() -> nix::Result<()> {
             if taker.is_some_and(|taker| taker.send(signal).is_ok()) {
                 continue;
             }
+            crate::trace::finish();
             crate::private_dir::remove_all();
             std::process::exit(128 + signal as i32);
         }

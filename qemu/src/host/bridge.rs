@@ -12,6 +12,7 @@ use super::end::{End, HostError};
 use super::state::{Answer, Call, Notification, Shared};
 use super::strict;
 use super::wire::{self, Frame, Rpc};
+use crate::trace::SpanId;
 
 /// How long the cause of a lost bridge (a panic on the console, QEMU's exit) may take to show.
 const SETTLE: Duration = Duration::from_secs(3);
@@ -111,6 +112,7 @@ fn take(shared: &Shared, frame: &Frame, is_strict: bool) -> Result<(), String> {
             let asked = wire::name(call.message);
             return Err(format!("{}: the call with this id was a {asked}", what()));
         }
+        let span = call.span;
         let judged = strict::response(Rpc::of(call.message), &frame.payload)
             .map_err(|e| format!("{}: {e}{}", what(), quote(&frame.payload)));
         let (members, judgement) = match judged {
@@ -121,6 +123,14 @@ fn take(shared: &Shared, frame: &Frame, is_strict: bool) -> Result<(), String> {
                 Err(breach),
             ),
             Err(breach) => return Err(breach),
+        };
+        if let Some(span) = span {
+            let result = members.get("Result").and_then(Value::as_i64);
+            let trace = state.trace.clone();
+            trace.answered(span, frame.id, result.unwrap_or(0));
+        }
+        let Some(call) = state.calls.get_mut(&frame.id) else {
+            return judgement;
         };
         if call.forgotten {
             state.calls.remove(&frame.id);
@@ -222,6 +232,7 @@ impl Drop for Pending {
 pub(crate) fn expect(shared: &Shared, message: u32, id: Option<u64>, doing: String) -> Pending {
     let call = Call {
         message,
+        span: None,
         answer: None,
         forgotten: false,
     };
@@ -250,12 +261,16 @@ pub(crate) fn send(
     message: u32,
     payload: Vec<u8>,
     doing: String,
+    span: Option<SpanId>,
 ) -> Result<Pending, HostError> {
     let guard = writer
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
     let pending = expect(shared, message, None, doing);
     let id = pending.id;
+    if span.is_some() {
+        shared.update(|state| state.calls.get_mut(&id).map(|call| call.span = span));
+    }
     let frame = Frame {
         message,
         id,

@@ -33,6 +33,7 @@ pub use pump::{Drained, STREAM_GRACE};
 pub use requests::{Disk, RPC_LIMIT, UVM_ID};
 pub use state::{Answer, Notification};
 
+use crate::trace::Recorder;
 use state::Shared;
 
 /// The well-known ports (protocol.md 1.1).
@@ -55,6 +56,8 @@ pub struct HostConfig {
     pub log_sink: Option<LogSink>,
     /// How long the entropy connection stays open behind its bytes; a real host closes at once.
     pub entropy_hold: Duration,
+    /// Notes requests, and what the guest's log says of its work.
+    pub trace: Recorder,
 }
 
 /// When the guest's connections came, from the start of the listeners.
@@ -88,6 +91,7 @@ impl Host {
             strict,
             log_sink,
             entropy_hold,
+            trace,
         } = config;
         let doing = match &transport {
             Transport::Unix(base) => format!("listening at {}_PORT", base.display()),
@@ -98,6 +102,7 @@ impl Host {
             source: e,
         };
         let shared = Shared::default();
+        shared.update(|state| state.trace = trace);
         let ports = Ports::new(transport).map_err(io)?;
 
         let to = shared.clone();
@@ -240,6 +245,11 @@ impl Host {
     /// Listens no more; no-op when the connection came.
     pub fn off_dial(&self, port: u32) {
         self.0.ports.close(port);
+    }
+
+    /// Who takes notes of this guest.
+    pub fn trace(&self) -> Recorder {
+        self.shared().lock().trace.clone()
     }
 
     pub(crate) fn shared(&self) -> &Shared {

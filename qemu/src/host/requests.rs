@@ -33,7 +33,7 @@ impl Host {
     /// Sends any request with any payload; the way in for bad input.
     pub fn send_frame(&self, message: u32, payload: Vec<u8>) -> Result<Pending, HostError> {
         let doing = super::wire::name(message);
-        bridge::send(self.shared(), &self.0.writer, message, payload, doing)
+        bridge::send(self.shared(), &self.0.writer, message, payload, doing, None)
     }
 
     /// Expects the answer to a frame that is yet to be written with [`Host::send_bytes`]; `id`
@@ -56,20 +56,38 @@ impl Host {
 
     /// Sends a request with the base members and `body`.
     pub fn send(&self, rpc: Rpc, container: &str, body: Value) -> Result<Pending, HostError> {
+        let doing = match container {
+            UVM_ID | "" => format!("{rpc:?}"),
+            id => format!("{rpc:?} of {id}"),
+        };
+        self.send_doing(rpc, container, body, doing)
+    }
+
+    /// `doing` names it in errors and in the timeline. When there is one, the request says its
+    /// place in it.
+    fn send_doing(
+        &self,
+        rpc: Rpc,
+        container: &str,
+        body: Value,
+        doing: String,
+    ) -> Result<Pending, HostError> {
+        let trace = self.shared().lock().trace.clone();
+        let span = trace.request(&doing);
         let mut members = Map::new();
         members.insert("ContainerId".into(), container.into());
         members.insert("ActivityId".into(), ACTIVITY.into());
+        if let Some(span) = span {
+            members.insert("ocsc".into(), trace.context(span));
+        }
         if let Value::Object(body) = body {
             members.extend(body);
         }
         let mut payload = Value::Object(members).to_string().into_bytes();
         // As Go's encoder ends a document.
         payload.push(b'\n');
-        let doing = match container {
-            UVM_ID | "" => format!("{rpc:?}"),
-            id => format!("{rpc:?} of {id}"),
-        };
-        bridge::send(self.shared(), &self.0.writer, rpc as u32, payload, doing)
+        let message = rpc as u32;
+        bridge::send(self.shared(), &self.0.writer, message, payload, doing, span)
     }
 
     /// `send`, then the answer within the limit that a real host keeps.
@@ -113,8 +131,8 @@ impl Host {
     pub fn modify(&self, resource: &str, request: &str, settings: Value) -> Result<(), HostError> {
         let body = json!({"Request": {
             "ResourceType": resource, "RequestType": request, "Settings": settings}});
-        let mut pending = self.send(Rpc::ModifySettings, UVM_ID, body)?;
-        pending.doing = format!("ModifySettings {request} {resource}");
+        let doing = format!("ModifySettings {request} {resource}");
+        let mut pending = self.send_doing(Rpc::ModifySettings, UVM_ID, body, doing)?;
         pending.wait(RPC_LIMIT).map(drop)
     }
 
@@ -224,9 +242,8 @@ impl Host {
     /// WaitForProcess without a time limit, sent and not waited for.
     pub fn send_wait(&self, container: &str, pid: u32) -> Result<Pending, HostError> {
         let body = json!({"ProcessId": pid, "TimeoutInMs": u32::MAX});
-        let mut pending = self.send(Rpc::WaitForProcess, container, body)?;
-        pending.doing = format!("waiting for process {pid}");
-        Ok(pending)
+        let doing = format!("waiting for process {pid}");
+        self.send_doing(Rpc::WaitForProcess, container, body, doing)
     }
 
     pub fn signal(&self, container: &str, pid: u32, signal: i32) -> Result<(), HostError> {

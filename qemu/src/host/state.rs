@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use super::end::{End, HostError};
 use super::log::Record;
+use crate::trace::{Recorder, SpanId};
 
 /// Log records kept for reports.
 const KEPT_RECORDS: usize = 1000;
@@ -26,6 +27,8 @@ pub struct Answer {
 
 pub(crate) struct Call {
     pub message: u32,
+    /// Its span in the timeline.
+    pub span: Option<SpanId>,
     pub answer: Option<Answer>,
     /// Nobody will fetch the answer; it is dropped when it comes.
     pub forgotten: bool,
@@ -58,6 +61,8 @@ pub(crate) struct State {
     /// Violations met with strict mode off.
     pub tolerated: Vec<String>,
     pub records: VecDeque<Record>,
+    /// Takes notes for a timeline.
+    pub trace: Recorder,
 }
 
 #[derive(Clone, Default)]
@@ -84,6 +89,7 @@ impl Shared {
 
     pub fn keep(&self, record: Record) {
         self.update(|state| {
+            state.trace.guest_record(&record);
             if state.records.len() == KEPT_RECORDS {
                 state.records.pop_front();
             }

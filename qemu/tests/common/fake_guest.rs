@@ -91,6 +91,7 @@ pub fn pair<T: Send + 'static>(
         transport,
         strict,
         log_sink: None,
+        trace: qemu::trace::Recorder::default(),
         entropy_hold: Duration::ZERO,
     })
     .unwrap();
