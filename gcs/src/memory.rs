@@ -16,8 +16,9 @@ pub const EVERY: Duration = Duration::from_secs(2);
 const MOUNT: &str = "/sys/fs/cgroup";
 const CONTAINERS: &str = "/containers";
 const SERVICE: &str = "/gcs";
-/// Groups told apart; kills in others count for `/containers`, as far as the kernel counts them.
-const MOST_GROUPS: usize = 1024;
+/// Groups told apart, so that a look is short; kills in others count for `/containers`, as far as
+/// the kernel counts them.
+const MOST_GROUPS: usize = 256;
 
 /// What a look found.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,10 +10,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use qemu::host::log::{Level, Record};
+use qemu::network::{join, Nic};
 use qemu::profile::VsockWish;
 use qemu::uvm::Uvm;
 use serde_json::json;
 
+use common::image::Image;
 use common::LONG;
 
 const PORT: u32 = 300;
@@ -183,6 +185,41 @@ fn a_wrong_clock_is_set_and_a_pause_made_up_for() {
     told(&vm, 1, |record| record.message.contains(again));
     close(&vm, 0);
     assert_eq!(steps(&vm), 5, "each step is told once");
+    // The small corrections in between were taken as well.
+    let failed = |record: &Record| record.message.contains("correcting the clock");
+    assert!(!vm.log_records().iter().any(failed));
+}
+
+#[test]
+fn an_address_lent_for_a_day_is_prolonged_after_a_pause() {
+    let Some(mut profile) = common::profile() else {
+        return;
+    };
+    profile.vsock = VsockWish::Device;
+    profile.service_flags = vec![format!("-time-port={PORT}")];
+    profile.nics = 1;
+    let Some(image) = Image::open() else { return };
+    let vm = common::boot_profile(profile);
+    let _server = TimeServer::open(&vm);
+    let nic = Nic::new(0);
+    // By the DHCP server of QEMU's user-mode network.
+    vm.modify("Network", "Add", nic.bare("pod")).unwrap();
+    let pod = image.mount(&vm, "pod");
+    let mut spec = image.spec("pod", &["cat"]);
+    join(&mut spec, "pod");
+    pod.create(&spec).unwrap();
+    let process = pod.init().open_stdin().start().unwrap();
+    // The first looks found nobody.
+    let again = "in step with the host's again";
+    told(&vm, 0, |record| record.message.contains(again));
+    let before = steps(&vm);
+    vm.vm().qmp().command("stop", json!({})).unwrap();
+    std::thread::sleep(Duration::from_secs(3));
+    vm.vm().qmp().command("cont", json!({})).unwrap();
+    stepped(&vm, before);
+    told(&vm, 0, |record| record.message.contains("is prolonged"));
+    drop(process);
+    pod.remove().unwrap();
 }
 
 #[test]

@@ -96,12 +96,19 @@ fn each_further_adapter_has_a_table_of_its_own_and_the_last_container_frees_all(
         if round == 0 {
             add(&vm, nics[3].settings("pod")).unwrap();
         }
-        let rules = inside(&vm, &pod, "ip rule");
+        let rules = inside(&vm, &pod, "ip rule; ip -6 rule");
         for (nic, table) in nics[1..].iter().zip(101..) {
             let rule = format!("from {} lookup {table}", nic.ipv4());
             assert!(rules.contains(&rule), "{rule}: {rules}");
             let routes = inside(&vm, &pod, &format!("ip route show table {table}"));
             assert!(routes.contains("default via 10.0.2.2"), "{table}: {routes}");
+            let rule = format!("from {} lookup {table}", nic.ipv6());
+            assert!(rules.contains(&rule), "{rule}: {rules}");
+            // Shows the table of IPv6 only here.
+            let way = format!("ip -6 route get fd00::9 from {}", nic.ipv6());
+            let way = inside(&vm, &pod, &way);
+            let wanted = ["via fec0::2", &format!("table {table}")].map(|part| way.contains(part));
+            assert_eq!(wanted, [true, true], "{table}: {way}");
             let from = nic.ipv4();
             inside(&vm, &pod, &format!("ping -c 1 -W 60 -I {from} {HOST}"));
         }

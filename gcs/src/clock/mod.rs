@@ -31,6 +31,8 @@ pub struct Clock {
     discipline: Discipline,
     /// When there is something to do; never while chronyd runs or the host is asked.
     next: Option<Instant>,
+    /// The clock was set forward, which nobody has taken note of yet.
+    leapt: bool,
 }
 
 #[derive(Debug)]
@@ -49,6 +51,7 @@ impl Clock {
             way: port.map_or(Way::Searching, Way::Port),
             discipline: Discipline::default(),
             next: Some(Instant::now()),
+            leapt: false,
         }
     }
 
@@ -139,11 +142,18 @@ impl Clock {
             (Err(errno), _) => log::error!("correcting the clock: {errno}"),
             (Ok(()), Correction::Slew { .. }) => {}
             (Ok(()), Correction::Step { nanos }) => {
+                self.leapt |= nanos > 0;
                 let off = Duration::from_nanos(nanos.unsigned_abs());
                 let side = if nanos > 0 { "behind" } else { "ahead" };
                 log::info!(nanos = nanos; "the clock was set to the host's: it was {off:.1?} {side}");
             }
         }
+    }
+
+    /// Whether the clock was set forward since the last call: time has passed, perhaps, that this
+    /// machine did not live through.
+    pub fn take_leap(&mut self) -> bool {
+        std::mem::take(&mut self.leapt)
     }
 
     /// A child of the service ended. Whether it was chronyd, which is started again after a while.

@@ -14,8 +14,8 @@ use crate::bridge::codec::{json_length, Reply, STACKS_LIMIT};
 use crate::bridge::outbox::Ticket;
 use crate::error::Failure;
 
-/// Room of one section, as JSON: the nine that can be long leave some to the log.
-const SECTION: usize = 6_000;
+/// Room of one section, as JSON: the ten that can be long leave some to the log.
+const SECTION: usize = 5_000;
 /// Descriptors that are looked at; more are only counted.
 const LOOKED_AT: usize = 512;
 

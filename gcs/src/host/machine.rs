@@ -23,8 +23,12 @@ impl Host {
         self.clock_wait();
     }
 
-    /// Sets the deadline that the clock asks for.
+    /// Sets the deadline that the clock asks for, and has others know of a leap.
     fn clock_wait(&mut self) {
+        let Some(kept) = &mut self.clock else { return };
+        if kept.clock.take_leap() {
+            self.tenancies_hurry();
+        }
         let Some(kept) = &mut self.clock else { return };
         if let Some(timer) = kept.timer.take() {
             self.timers.cancel(timer);

@@ -10,6 +10,7 @@ use super::container::State;
 use super::{Deadline, Host, Key};
 use crate::error::Failure;
 use crate::net::tenancy::{tend, Act, Tenancy};
+use crate::reactor::TimerKey;
 
 /// Over what the conversations of one try may take.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -24,6 +25,8 @@ pub(super) struct Kept {
     since: Instant,
     /// Tries that failed, since.
     failed: u32,
+    /// Of the next try.
+    timer: Option<TimerKey>,
 }
 
 impl Host {
@@ -36,15 +39,29 @@ impl Host {
             tenancy,
             since: Instant::now(),
             failed: 0,
+            timer: None,
         };
         self.tenancy_wait(key, kept);
     }
 
-    fn tenancy_wait(&mut self, key: Key, kept: Kept) {
+    fn tenancy_wait(&mut self, key: Key, mut kept: Kept) {
         let next = kept.tenancy.next(kept.since, kept.failed, Instant::now());
         if let Some((at, act)) = next {
-            self.timers.add(at, Deadline::Tenancy(key, act));
+            kept.timer = Some(self.timers.add(at, Deadline::Tenancy(key, act)));
             self.tenancies.insert(key, kept);
+        }
+    }
+
+    /// Time has passed that the deadlines know nothing of: what may have ended by now is
+    /// prolonged at once. If it was only the clock that was wrong, that does no harm.
+    pub(super) fn tenancies_hurry(&mut self) {
+        let lent = |(_, kept): &(&Key, &mut Kept)| kept.tenancy.lease.is_some();
+        for (key, kept) in self.tenancies.iter_mut().filter(lent) {
+            if let Some(timer) = kept.timer.take() {
+                self.timers.cancel(timer);
+            }
+            let renew = Deadline::Tenancy(*key, Act::Renew);
+            kept.timer = Some(self.timers.add(Instant::now(), renew));
         }
     }
 
