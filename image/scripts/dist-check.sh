@@ -32,7 +32,7 @@ if [ "$who" = root ] && have setpriv; then
         --inh-caps=+dac_read_search --ambient-caps=+dac_read_search "${again[@]}")
 fi
 say "dist-check: all of it again as $who in ${there#"$top"/}"
-(cd "$there/tree" && umask 077 && heartbeat "dist-check" nice "${again[@]}" make -s dist >&2) ||
+(cd "$there/tree" && umask 077 && heartbeat "dist-check" "${again[@]}" make -s dist >&2) ||
     die "the second build failed; it is left in $there"
 
 # --- compare --------------------------------------------------------------------------------------
