@@ -250,3 +250,53 @@ fn a_wrong_profile_is_refused_with_its_entry_named() {
         );
     }
 }
+
+/// What `image sizes` says of a directory with a guest of this size, built with this profile.
+fn sizes(guest: usize, profile: &str) -> Output {
+    let place = Place::new();
+    // Bytes that do not compress: a linear congruential generator's upper bits.
+    let mut state = 1_u64;
+    let bytes = std::iter::repeat_with(|| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (state >> 56) as u8
+    });
+    let bytes: Vec<u8> = bytes.take(guest).collect();
+    std::fs::write(place.path("init"), bytes).unwrap();
+    place.built("", "ship.json", &["--value", &format!("profile={profile}")]);
+    std::fs::copy(place.path("initrd.img"), place.path("initrd-other.img")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_image"));
+    command.arg("sizes").arg(place.path("")).output().unwrap()
+}
+
+#[test]
+fn a_guest_over_its_budget_fails_and_is_named() {
+    let said = |output: &Output| {
+        let table = String::from_utf8_lossy(&output.stdout).into_owned();
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.success(), table, error)
+    };
+    let (passes, table, _) = said(&sizes(1 << 20, "guest"));
+    assert!(passes, "{table}");
+    for name in ["init ", "initrd.img ", "initrd-other.img "] {
+        assert!(
+            table.lines().any(|line| line.starts_with(name)),
+            "{name} is not in\n{table}"
+        );
+    }
+    // Fits as it is, not when compressed; does not fit at all.
+    let (passes, _, error) = said(&sizes(3 << 20, "guest"));
+    assert!(
+        !passes && error.contains("initrd.img: 3") && !error.contains("init:"),
+        "{error}"
+    );
+    let (passes, _, error) = said(&sizes((4 << 20) + 1, "guest"));
+    assert!(
+        !passes && error.contains("init: 4194305 bytes, 1 more"),
+        "{error}"
+    );
+    // Nobody ships that one.
+    let (passes, table, _) = said(&sizes(5 << 20, "guest-dev"));
+    assert!(passes && table.contains("not the shipped build"), "{table}");
+}

@@ -53,6 +53,11 @@ fn what_is_wrong_is_said_before_a_vm_starts() {
         ],
         &["/nowhere/vmlinux", "cannot be read"],
     );
+    one(
+        &["run", "--dist", "/nowhere", "--root", "verity"],
+        &["/nowhere/rootfs.verity.json", "make dist"],
+    );
+    one(&["boot", "--root", "pmem"], &["shipping set", "make dist"]);
     refuses(&["run", "--env", "X"], 2, &["NAME=VALUE"]);
     refuses(
         &["run", "--command", "a", "--", "b"],

@@ -30,8 +30,9 @@ pub struct VmOptions {
     /// Initrd [default: out/initrd.img]
     #[arg(long, env = "UVM_INITRD", value_name = "FILE")]
     pub initrd: Option<PathBuf>,
-    /// Boot files as `make dist` lays them out [default with another root than the initrd: out/dist]
-    #[arg(long, value_name = "DIRECTORY", conflicts_with_all = ["kernel", "initrd"])]
+    /// Kernel and root as `make dist` lays them out; wins over --kernel and --initrd [default with
+    /// another root than the initrd: out/dist]
+    #[arg(long, value_name = "DIRECTORY")]
     pub dist: Option<PathBuf>,
     /// What the kernel mounts as its root: all but the initrd are of the shipping set
     #[arg(long, value_enum, default_value = "initrd", value_name = "FORM")]
@@ -156,9 +157,9 @@ impl VmOptions {
     }
 
     pub fn kernel_path(&self) -> anyhow::Result<PathBuf> {
-        match (&self.kernel, &self.dist) {
-            (Some(kernel), _) => Ok(kernel.clone()),
-            (None, Some(dist)) => Ok(dist.join("vmlinux")),
+        match (&self.dist, &self.kernel) {
+            (Some(dist), _) => Ok(dist.join("vmlinux")),
+            (None, Some(kernel)) => Ok(kernel.clone()),
             (None, None) => built(&["vmlinux", "bzImage"], "kernel", "--kernel or UVM_KERNEL"),
         }
     }
