@@ -17,6 +17,7 @@ use crate::host::{Host, Source};
 use crate::kmsg;
 use crate::memory;
 use crate::reactor::{Interest, Registration};
+use crate::stage::{self, Stage};
 use crate::sys::{channel::set_nonblocking, process};
 use crate::transport::{connect_within, Dialer, BRIDGE_PORT};
 
@@ -64,10 +65,10 @@ pub fn run(setup: Setup) -> io::Result<End> {
             Connection::new(incoming, outgoing)
         }
         // Before the bridge is up there is nothing else to serve, so this dial may wait.
-        None => {
+        None => stage::run(Stage::Bridge, || {
             let limit = Instant::now() + DIAL_LIMIT;
-            both_ways(connect_within(&setup.dialer, BRIDGE_PORT, limit)?)?
-        }
+            both_ways(connect_within(&setup.dialer, BRIDGE_PORT, limit)?)
+        })?,
     };
     crate::log::stamp("bridge");
     // Not before: looking for a clock would keep the bridge waiting.
@@ -78,6 +79,7 @@ pub fn run(setup: Setup) -> io::Result<End> {
         host.watch_memory(memory);
     }
     crate::log::report_boot();
+    stage::tell(stage::Event::Begins(Stage::Negotiation));
     Service {
         host,
         bridge: Some(bridge),

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 
 use gcs::config::{FlagError, Flags};
 use gcs::log::{fatal, stamp, Format, Level};
+use gcs::stage::{self, Stage};
 use linux_embedded_hal::Delay;
 use nix::errno::Errno;
 use nix::sys::resource::{setrlimit, Resource};
@@ -15,7 +16,7 @@ use crate::args::{self, Boot, Command, Surroundings, Wrapped};
 use crate::guest::{self, Guest};
 use crate::poweroff::End;
 use crate::vsock::Dialling;
-use crate::{cgroup, child, entropy, mounts, service, sys, sysctl, vsock};
+use crate::{bringup, cgroup, child, entropy, mounts, service, sys, sysctl, vsock};
 
 /// Descriptors a process may have: what programs expect, and what they may raise it to.
 pub const NOFILE: (u64, u64) = (1024, 1 << 20);
@@ -25,11 +26,12 @@ const BAD_FLAGS: End = End::Status(2);
 
 /// Sets the machine up and runs what the words ask for, to its end.
 pub fn run(words: &[OsString]) -> End {
-    mounts::walk(mounts::FIRST);
+    // What fails here and below is logged by the step itself.
+    stage::run(Stage::Devices, || mounts::walk(mounts::FIRST)).ok();
     if let Err(error) = sys::open_standard_streams() {
         log::error!("opening descriptors 0 to 2: {error}");
     }
-    if let Err(error) = gcs::log::open_kmsg() {
+    if let Err(error) = stage::run(Stage::KernelLog, gcs::log::open_kmsg) {
         log::warn!("no kernel log to write to: {error}");
     }
     // Asked again now that `/proc` is there for certain.
@@ -43,7 +45,7 @@ pub fn run(words: &[OsString]) -> End {
         is_own: &guest::is_own_binary,
         exists: &|word: &OsStr| guest::program(word).is_some(),
     };
-    let boot = match args::boot(words, &around) {
+    let boot = match stage::run(Stage::BootLine, || args::boot(words, &around)) {
         Ok(boot) => boot,
         Err(error) => {
             fatal(format_args!("the boot line {words:?}: {error}"));
@@ -54,37 +56,50 @@ pub fn run(words: &[OsString]) -> End {
     start(guest, boot)
 }
 
-fn set_up() {
-    if let Err(errno) = setrlimit(Resource::RLIMIT_NOFILE, NOFILE.0, NOFILE.1) {
+type Work = fn() -> Result<(), String>;
+
+/// The steps that need nothing but the machine, in their order.
+#[rustfmt::skip]
+static SET_UP: &[(Stage, Work)] = &[
+    (Stage::Mounts, || mounts::walk(mounts::BASE)),
+    (Stage::OpenFiles, open_files),
+    (Stage::Settings, sysctl::apply),
+    (Stage::ControlGroups, cgroup::mount),
+    (Stage::Loopback, loopback),
+];
+
+fn open_files() -> Result<(), String> {
+    setrlimit(Resource::RLIMIT_NOFILE, NOFILE.0, NOFILE.1).map_err(|errno| {
         log::warn!("limit of open files: {errno}");
-    }
-    sysctl::apply();
-    cgroup::mount();
+        errno.to_string()
+    })
+}
+
+fn loopback() -> Result<(), String> {
     // The flags are the interface's: one family is enough, and no kernel has IPv6 alone.
     match gcs::sys::loopback::up(AddressFamily::Inet) {
-        Ok(()) | Err(Errno::EAFNOSUPPORT) => {}
-        Err(errno) => log::warn!("loopback: {errno}"),
+        Ok(()) | Err(Errno::EAFNOSUPPORT) => Ok(()),
+        Err(errno) => {
+            log::warn!("loopback: {errno}");
+            Err(errno.to_string())
+        }
     }
 }
 
 fn start(guest: Guest, boot: Boot) -> End {
     // The host takes its time to answer; the machine is set up meanwhile.
-    let entropy = boot
-        .entropy
-        .map(|port| (port, vsock::begin(guest, &mut Delay, port)));
-    let streams = match &boot.command {
-        Command::Service(wrapped) => begin_streams(guest, wrapped),
-        Command::Program(_) => Vec::new(),
-    };
-    mounts::walk(mounts::BASE);
-    set_up();
+    let Calls { entropy, streams } = calls(guest, &boot);
+    for (stage, work) in SET_UP {
+        stage::run(*stage, work).ok();
+    }
     if boot.overlays {
-        mounts::walk(mounts::OVERLAYS);
+        stage::run(Stage::Overlays, || mounts::walk(mounts::OVERLAYS)).ok();
     }
     stamp("mounts");
+    bringup::look_around();
     let mix = || {
         if let Some((port, dialling)) = entropy {
-            entropy::fetch(port, dialling);
+            stage::run(Stage::Entropy, || entropy::fetch(port, dialling)).ok();
             stamp("entropy");
         }
     };
@@ -92,7 +107,11 @@ fn start(guest: Guest, boot: Boot) -> End {
         Command::Service(wrapped) => {
             let flags = Flags::parse(&wrapped.words);
             if let Ok(flags) = &flags {
-                service::prepare(flags);
+                stage::run(Stage::Groups, || {
+                    service::prepare(flags);
+                    Ok::<_, String>(())
+                })
+                .ok();
                 stamp("groups");
             }
             mix();
@@ -100,9 +119,40 @@ fn start(guest: Guest, boot: Boot) -> End {
         }
         Command::Program(program) => {
             mix();
+            bringup::leave_console();
             run_program(&program, boot.shell)
         }
     }
+}
+
+/// What the host was asked for before there was anything else to do.
+struct Calls {
+    entropy: Option<(u32, io::Result<Dialling>)>,
+    streams: Streams,
+}
+
+fn calls(guest: Guest, boot: &Boot) -> Calls {
+    let mut calls = Calls {
+        entropy: None,
+        streams: Vec::new(),
+    };
+    // Each says why when it is taken up; here the first of them speaks for the step.
+    stage::run(Stage::Calls, || {
+        calls.entropy = boot
+            .entropy
+            .map(|port| (port, vsock::begin(guest, &mut Delay, port)));
+        if let Command::Service(wrapped) = &boot.command {
+            calls.streams = begin_streams(guest, wrapped);
+        }
+        let results = calls.entropy.iter().chain(&calls.streams);
+        let failed = results.filter_map(|(port, result)| {
+            let error = result.as_ref().err()?;
+            Some(format!("port {port} of the host: {error}"))
+        });
+        failed.map(Err).next().unwrap_or(Ok(()))
+    })
+    .ok();
+    calls
 }
 
 /// Connections asked for, by port.
@@ -135,17 +185,25 @@ fn become_service(
         // The reason has to reach the host, which reads nothing but JSON.
         Err(_) => gcs::log::configure(Level::Debug, Format::Json),
     }
-    let file = flags.as_ref().is_ok_and(|flags| flags.log_file.is_some());
-    let attached = match (&flags, connect_streams(&wrapped, streams)) {
-        (Ok(flags), _) if file => service::open_log(flags),
-        (_, Some(stderr)) => gcs::log::attach(stderr),
-        // The service dials it again.
-        (Ok(flags), None) if flags.log_port.is_some() => service::take_stderr().map(drop),
-        (_, None) => service::take_stderr().and_then(gcs::log::attach),
+    let log = || {
+        let (stderr, connected) = match connect_streams(&wrapped, streams) {
+            Ok(stderr) => (stderr, Ok(())),
+            Err(text) => (None, Err(text)),
+        };
+        let attached = match (&flags, stderr) {
+            (Ok(flags), _) if flags.log_file.is_some() => service::open_log(flags),
+            (_, Some(stderr)) => gcs::log::attach(stderr),
+            // The service dials it again.
+            (Ok(flags), None) if flags.log_port.is_some() => service::take_stderr().map(drop),
+            (_, None) => service::take_stderr().and_then(gcs::log::attach),
+        };
+        attached.map_err(|error| {
+            log::error!("the log stays in the kernel log: {error}");
+            error.to_string()
+        })?;
+        connected
     };
-    if let Err(error) = attached {
-        log::error!("the log stays in the kernel log: {error}");
-    }
+    stage::run(Stage::Log, log).ok();
     stamp("log");
     match flags {
         Ok(flags) => service::serve(Some(guest), &flags),
@@ -162,7 +220,10 @@ fn refuse(error: &FlagError) {
 
 /// Connects stdin and stdout as asked; the connection for stderr is the caller's. Without a
 /// connection the service still serves: its log then is in the kernel log only.
-fn connect_streams(wrapped: &Wrapped, mut asked: Streams) -> Option<OwnedFd> {
+///
+/// # Errors
+/// The first port that could not be reached; it was logged.
+fn connect_streams(wrapped: &Wrapped, mut asked: Streams) -> Result<Option<OwnedFd>, String> {
     let streams = vsock::streams([wrapped.stdin, wrapped.stdout, wrapped.stderr], |port| {
         let index = asked.iter().position(|(of, _)| *of == port);
         // One per port, and each port is taken up once.
@@ -173,7 +234,7 @@ fn connect_streams(wrapped: &Wrapped, mut asked: Streams) -> Option<OwnedFd> {
         Ok(streams) => streams,
         Err((port, error)) => {
             log::error!(port = port; "connecting a standard stream: {error}");
-            return None;
+            return Err(format!("port {port} of the host: {error}"));
         }
     };
     let moved = [
@@ -183,7 +244,7 @@ fn connect_streams(wrapped: &Wrapped, mut asked: Streams) -> Option<OwnedFd> {
     for errno in moved.into_iter().flatten().filter_map(Result::err) {
         log::error!("moving a standard stream: {errno}");
     }
-    stderr
+    Ok(stderr)
 }
 
 /// PID 1 as a plain init: one program, and a shell if asked, whose end is then the end.

@@ -41,8 +41,11 @@ pub fn mounted() -> Version {
     }
 }
 
-/// Mounts the tree.
-pub fn mount() {
+/// Mounts the tree; failures are logged.
+///
+/// # Errors
+/// As those of [`mounts::walk`].
+pub fn mount() -> Result<(), String> {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     match choose(&read("/proc/cmdline"), &read("/proc/filesystems")) {
         Version::V2 => mounts::walk(mounts::CGROUP_V2),

@@ -19,7 +19,10 @@ const LIMIT: Duration = Duration::from_secs(3);
 const PIECE: usize = 4096;
 
 /// Reads the connection to `port` to its end into `/dev/random`; logs what came of it.
-pub fn fetch(port: u32, dialling: io::Result<Dialling>) {
+///
+/// # Errors
+/// As it was logged.
+pub fn fetch(port: u32, dialling: io::Result<Dialling>) -> Result<(), String> {
     let result = dialling.and_then(Dialling::finish).and_then(|connection| {
         let random = OpenOptions::new().write(true).open("/dev/random")?;
         drain(&connection, Instant::now() + LIMIT, |piece| {
@@ -27,9 +30,14 @@ pub fn fetch(port: u32, dialling: io::Result<Dialling>) {
         })
     });
     match result {
-        Ok(bytes) => log::debug!(bytes = bytes; "entropy from the host"),
+        Ok(bytes) => {
+            log::debug!(bytes = bytes; "entropy from the host");
+            Ok(())
+        }
         Err(error) => {
-            log::warn!(port = port; "no entropy from the host: {error}; going on without it");
+            let text = format!("no entropy from the host: {error}; going on without it");
+            log::warn!(port = port; "{text}");
+            Err(text)
         }
     }
 }

@@ -6,6 +6,7 @@
 mod applets;
 mod args;
 mod boot;
+mod bringup;
 mod cgroup;
 mod child;
 mod entropy;
@@ -81,13 +82,14 @@ fn pid_1(words: &[OsString]) -> i32 {
         if let Err(error) = sys::quiet_signals() {
             log::error!("blocking signals: {error}");
         }
+        // After the signals: what children inherit of them is looked at once.
+        bringup::begin();
         boot::run(words)
     });
-    match catch_unwind(run) {
-        Ok(end) => poweroff::end(end),
-        Err(_) => {
-            poweroff::print_last_words();
-            poweroff::end(End::Status(PANICKED))
-        }
-    }
+    let end = catch_unwind(run).unwrap_or_else(|_| {
+        poweroff::print_last_words();
+        End::Status(PANICKED)
+    });
+    bringup::hold(end);
+    poweroff::end(end)
 }

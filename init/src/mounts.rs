@@ -164,12 +164,19 @@ pub fn controllers_v1(proc_cgroups: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Makes every row that is not there yet; failures are logged.
-pub fn walk(rows: &[Row]) {
+///
+/// # Errors
+/// The first failure; the other rows were made all the same.
+pub fn walk(rows: &[Row]) -> Result<(), String> {
+    let mut first = Ok(());
     for row in rows {
         if let Outcome::Failed(errno) = make(&row.what) {
-            log::warn!(reason = row.why; "{} failed: {errno}", describe(&row.what));
+            let failure = format!("{} failed: {errno}", describe(&row.what));
+            log::warn!(reason = row.why; "{failure}");
+            first = first.and(Err(failure));
         }
     }
+    first
 }
 
 fn make(what: &What) -> Outcome {

@@ -18,10 +18,17 @@ static TABLE: &[(&str, &str, &str)] = &[
 ];
 
 /// Writes the table; a setting that the kernel lacks or has locked is logged.
-pub fn apply() {
+///
+/// # Errors
+/// The first of those; the others were written all the same.
+pub fn apply() -> Result<(), String> {
+    let mut first = Ok(());
     for (path, value, why) in TABLE {
         if let Err(error) = std::fs::write(path, value) {
-            log::debug!(reason = *why; "{path} cannot be set to {value:?}: {error}");
+            let failure = format!("{path} cannot be set to {value:?}: {error}");
+            log::debug!(reason = *why; "{failure}");
+            first = first.and(Err(failure));
         }
     }
+    first
 }

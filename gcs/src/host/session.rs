@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use super::{Deadline, Host};
+use crate::stage::{self, Event, Stage};
 use crate::transport::{DialFailure, BRIDGE_PORT};
 
 /// Between the loss of the bridge, or a failed dial, and the next dial.
@@ -77,5 +78,6 @@ impl Host {
     pub(super) fn open_session(&mut self, session: Session) {
         self.session = session;
         self.outbox.open_session();
+        stage::tell(Event::Done(Stage::Negotiation));
     }
 }

@@ -5,6 +5,7 @@
 pub mod bpf;
 pub mod channel;
 pub mod clock;
+pub mod cpuid;
 pub mod dm;
 pub mod fds;
 pub mod loopback;

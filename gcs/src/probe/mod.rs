@@ -1,0 +1,83 @@
+//! What a machine has for a guest of a Windows host, what is missing, and what to do about it.
+//!
+//! ```text
+//! this machine, a copied tree, a record ─ Tree → cpu, devices, machine, config → Report → verdict
+//!                                                       JSON document ← Report → text of the document
+//! ```
+//!
+//! The core reads a [`Tree`] and nothing else, so that what was recorded on a machine that is out
+//! of reach gives the same report anywhere. It never fails: what is not there is not reported.
+
+mod command;
+mod config;
+mod cpu;
+mod devices;
+mod machine;
+mod text;
+mod tree;
+mod verdict;
+
+use serde::Serialize;
+use serde_json::Value;
+
+pub use command::run;
+pub use tree::{Directory, Machine, Record, Recorder, Tree};
+pub use verdict::{Finding, Level};
+
+/// Number of the document's form; a member that is added does not change it.
+pub const SCHEMA: u32 = 1;
+
+/// The document for tools; members keep their names. Sizes are bytes unless the name says KiB.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    pub schema: u32,
+    pub cpu: cpu::Cpu,
+    pub hypervisor: Option<cpu::Hypervisor>,
+    pub kernel: machine::Kernel,
+    pub firmware: machine::Firmware,
+    pub memory: machine::Memory,
+    pub vmbus: Vec<devices::VmbusDevice>,
+    pub vsock: devices::Vsock,
+    pub scsi: devices::Scsi,
+    pub pmem: Vec<devices::Pmem>,
+    pub network: Vec<devices::Adapter>,
+    pub ptp: Vec<devices::PtpClock>,
+    pub options: config::Options,
+    pub verdict: Vec<Finding>,
+}
+
+impl Report {
+    pub fn document(&self) -> Value {
+        // Names are strings and numbers finite: it can always be written.
+        serde_json::to_value(self).unwrap_or_default()
+    }
+
+    /// The report for people.
+    pub fn text(&self) -> String {
+        text::render(&self.document())
+    }
+}
+
+/// Looks at a machine.
+pub fn report(tree: &dyn Tree) -> Report {
+    let (cpu, hypervisor) = cpu::read(tree);
+    let vmbus = devices::vmbus(tree);
+    let mut report = Report {
+        schema: SCHEMA,
+        cpu,
+        hypervisor,
+        kernel: machine::kernel(tree),
+        firmware: machine::firmware(tree),
+        memory: machine::memory(tree),
+        vsock: devices::vsock(tree),
+        scsi: devices::scsi(tree, &vmbus),
+        pmem: devices::pmem(tree),
+        network: devices::adapters(tree, &vmbus),
+        ptp: devices::ptp(tree),
+        vmbus,
+        options: config::read(tree),
+        verdict: Vec::new(),
+    };
+    report.verdict = verdict::judge(&report);
+    report
+}

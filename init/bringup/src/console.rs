@@ -1,0 +1,234 @@
+//! The console that PID 1 speaks to: bytes from a socket to a serial port.
+//!
+//! Without a port they go to whatever the kernel has for a console, and without that to its log.
+//! Each piece is answered with one byte once the port has it, so that what PID 1 is about to do
+//! is on the line before it does it. Nothing waits longer than [`LIMIT`] for a port.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use gcs::sys::pidfd::pause;
+use linux_embedded_hal::Serial;
+use nix::sys::termios::{self, BaudRate, InputFlags, LocalFlags, OutputFlags, SetArg};
+
+/// The kernel's own choice (console(4)).
+const KERNELS: &str = "/dev/console";
+const KMSG: &str = "/dev/kmsg";
+/// A port with nobody at the other end may stop taking bytes: the pieces are small enough for
+/// its buffer, and one that is not taken in this time is the last.
+const PIECE: usize = 256;
+const LIMIT: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(1);
+/// Longest line of the kernel's log that is begun before it ends.
+const LINE: usize = 800;
+
+enum Port {
+    Serial(Serial),
+    Terminal(File),
+    /// Whole lines only: one that is begun is told, and told again when it ends.
+    Kernel(File, String),
+    Nowhere,
+}
+
+struct Console(Port);
+
+/// Copies stdin to its end, then leaves the port as a terminal for people.
+pub fn copy(path: &Path, baud: u32) -> io::Result<()> {
+    let mut console = Console::open(path, baud);
+    let mut stdin = io::stdin();
+    let mut buffer = [0; 4096];
+    loop {
+        let got = stdin.read(&mut buffer)?;
+        if got == 0 {
+            break;
+        }
+        console.put(&String::from_utf8_lossy(&buffer[..got]));
+        // Nobody waits for it when stdin is no socket.
+        nix::unistd::write(stdin.as_fd(), b"\n").ok();
+    }
+    drop(console);
+    if let Ok(fd) = terminal(path, true) {
+        cook(&fd, baud).ok();
+    }
+    Ok(())
+}
+
+impl Console {
+    /// Opens what there is; a machine without a port is as good as any.
+    fn open(path: &Path, baud: u32) -> Self {
+        match Serial::open(path.to_string_lossy().into_owned(), baud) {
+            Ok(serial) => Self(Port::Serial(serial)),
+            Err(_) => Self(Self::without_port()),
+        }
+    }
+
+    fn without_port() -> Port {
+        let terminal = terminal(Path::new(KERNELS), true).map(|fd| Port::Terminal(fd.into()));
+        let kernel = || {
+            let file = OpenOptions::new().write(true).open(KMSG)?;
+            Ok::<_, io::Error>(Port::Kernel(file, String::new()))
+        };
+        terminal.or_else(|_| kernel()).unwrap_or(Port::Nowhere)
+    }
+
+    /// A port that does not take it is left for the next best.
+    fn put(&mut self, text: &str) {
+        while self.try_put(text).is_err() {
+            self.0 = match self.0 {
+                Port::Serial(_) => Self::without_port(),
+                _ => Port::Nowhere,
+            };
+        }
+    }
+
+    fn try_put(&mut self, text: &str) -> io::Result<()> {
+        let for_terminals = || text.replace('\n', "\r\n");
+        match &mut self.0 {
+            Port::Serial(serial) => {
+                let write = |piece: &[u8]| serial.0.write(piece);
+                patiently(for_terminals().as_bytes(), LIMIT, write)
+            }
+            Port::Terminal(file) => file.write_all(for_terminals().as_bytes()),
+            Port::Kernel(file, line) => {
+                for part in text.split_inclusive('\n') {
+                    if line.len() < LINE {
+                        line.push_str(part.trim_end_matches('\n'));
+                    }
+                    // As urgent as an error, so that `quiet` does not swallow it.
+                    file.write_all(format!("<3>boot: {line}\n").as_bytes())?;
+                    if part.ends_with('\n') {
+                        line.clear();
+                    }
+                }
+                Ok(())
+            }
+            Port::Nowhere => Ok(()),
+        }
+    }
+}
+
+fn patiently(
+    mut bytes: &[u8],
+    limit: Duration,
+    mut write: impl FnMut(&[u8]) -> io::Result<usize>,
+) -> io::Result<()> {
+    let mut until = Instant::now() + limit;
+    while !bytes.is_empty() {
+        match write(&bytes[..bytes.len().min(PIECE)]) {
+            Ok(0) => {}
+            Ok(taken) => {
+                bytes = &bytes[taken..];
+                until = Instant::now() + limit;
+                continue;
+            }
+            Err(error) => match error.kind() {
+                io::ErrorKind::TimedOut
+                | io::ErrorKind::WouldBlock
+                | io::ErrorKind::Interrupted => {}
+                _ => return Err(error),
+            },
+        }
+        if Instant::now() >= until {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        pause(PAUSE);
+    }
+    Ok(())
+}
+
+/// Opens a terminal for both directions; `shared`: without taking it as the controlling one.
+///
+/// # Errors
+/// It is not there, or there is no device behind it.
+pub fn terminal(path: &Path, shared: bool) -> io::Result<OwnedFd> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    if shared {
+        options.custom_flags(nix::libc::O_NOCTTY);
+    }
+    Ok(options.open(path)?.into())
+}
+
+/// Lines, echo and signals, as a person expects them.
+///
+/// # Errors
+/// It is no terminal.
+pub fn cook(terminal: &OwnedFd, baud: u32) -> nix::Result<()> {
+    let mut modes = termios::tcgetattr(terminal)?;
+    modes.input_flags = InputFlags::ICRNL | InputFlags::IXON;
+    modes.output_flags = OutputFlags::OPOST | OutputFlags::ONLCR;
+    modes.local_flags = LocalFlags::ISIG
+        | LocalFlags::ICANON
+        | LocalFlags::IEXTEN
+        | LocalFlags::ECHO
+        | LocalFlags::ECHOE
+        | LocalFlags::ECHOK
+        | LocalFlags::ECHOCTL
+        | LocalFlags::ECHOKE;
+    if baud == 115_200 {
+        termios::cfsetspeed(&mut modes, BaudRate::B115200)?;
+    }
+    termios::tcsetattr(terminal, SetArg::TCSANOW, &modes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::fcntl::OFlag;
+    use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
+
+    #[test]
+    fn a_serial_port_gets_lines_as_terminals_want_them() {
+        let mut master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY).expect("a terminal");
+        grantpt(&master).expect("ours");
+        unlockpt(&master).expect("ours");
+        let path = ptsname_r(&master).expect("a name");
+        let mut console = Console::open(Path::new(&path), 115_200);
+        assert!(matches!(console.0, Port::Serial(_)), "{path}");
+        console.put("devices: mounting ... ");
+        console.put("ok\nnext\n");
+        let long = "x".repeat(3 * PIECE);
+        console.put(&long);
+        drop(console);
+        let (mut text, mut buffer) = (String::new(), [0; 4096]);
+        // The other side is closed, so the end comes as an error.
+        while let Ok(got) = master.read(&mut buffer) {
+            text.push_str(&String::from_utf8_lossy(&buffer[..got]));
+        }
+        assert_eq!(text, format!("devices: mounting ... ok\r\nnext\r\n{long}"));
+    }
+
+    #[test]
+    fn the_kernels_log_has_a_line_begun_and_ended() {
+        let mut file = tempfile::tempfile().expect("a file");
+        let copy = file.try_clone().expect("a copy");
+        let mut console = Console(Port::Kernel(copy, String::new()));
+        console.put("bridge: dialling ... ");
+        console.put("FAILED\nthe end\n");
+        let mut text = String::new();
+        std::io::Seek::rewind(&mut file).expect("a file");
+        file.read_to_string(&mut text).expect("text");
+        assert_eq!(
+            text,
+            "<3>boot: bridge: dialling ... \n<3>boot: bridge: dialling ... FAILED\n\
+             <3>boot: the end\n"
+        );
+    }
+
+    #[test]
+    fn a_port_that_takes_nothing_is_given_up() {
+        let mut asked = 0_u32;
+        let limit = Duration::from_millis(20);
+        let full = |_: &[u8]| {
+            asked += 1;
+            Err(io::ErrorKind::TimedOut.into())
+        };
+        let error = patiently(b"abc", limit, full).expect_err("never taken");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(asked > 1);
+    }
+}

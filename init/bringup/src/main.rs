@@ -1,0 +1,62 @@
+//! What an image for bringing a machine up has beside the guest's own program: a report of the
+//! machine, the console that PID 1 speaks to, and shells. PID 1 starts what `/etc/init.conf`
+//! names and knows nothing of serial ports and terminals; what hangs here does not hang the boot.
+//!
+//! ```text
+//! /etc/init.conf   console=  PID 1 ⇄ socket ⇄ `console` → COM1
+//!                  probe=    `probe` → the same socket
+//!                  shells=   `vsocksh`: vsock ⇄ terminal ⇄ /bin/sh, one each connection
+//!                  last=     `shell`: /bin/sh on COM1, when the boot has failed
+//! ```
+
+mod console;
+mod shells;
+
+use std::ffi::OsString;
+use std::io;
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+use: bringup probe [OPTIONS]        what this machine has and lacks (--help)
+     bringup console PORT BAUD      copies stdin to a serial port, for PID 1
+     bringup shell PORT BAUD        a shell on a serial port
+     bringup vsocksh PORT           a shell for each connection to a vsock port";
+
+/// A wrong command line.
+const BAD_WORDS: u8 = 2;
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args_os()
+        .map(OsString::into_string)
+        .map(|word| word.unwrap_or_else(|word| word.to_string_lossy().into_owned()))
+        .collect();
+    let name = |word: &String| word.rsplit('/').next().unwrap_or_default().to_owned();
+    // By its own name, or by its first word.
+    let (name, words) = match words.first().map(name).as_deref() {
+        Some("probe") => ("probe".to_owned(), words.get(1..)),
+        _ => (words.get(1).cloned().unwrap_or_default(), words.get(2..)),
+    };
+    let words = words.unwrap_or_default();
+    let done = match (name.as_str(), words) {
+        ("probe", words) => {
+            let code = gcs::probe::run(words, &mut io::stdout(), &mut io::stderr());
+            return u8::try_from(code).unwrap_or(u8::MAX).into();
+        }
+        ("console", [port, baud]) => console::copy(port.as_ref(), baud.parse().unwrap_or(115_200)),
+        ("shell", [port, baud]) => {
+            shells::on_console(port.as_ref(), baud.parse().unwrap_or(115_200))
+        }
+        ("vsocksh", [port]) => shells::listen(port),
+        _ => {
+            eprintln!("{USAGE}");
+            return BAD_WORDS.into();
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bringup {name}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,374 @@
+//! What an image for bringing a machine up adds to a boot: every step on a console before it
+//! begins, a look at the machine, shells. All of it is done by programs that the image names in
+//! [`CONF`]; one that ships has no such file, and then nothing here does anything.
+//!
+//! ```text
+//! events of gcs::stage → lines → socket → `console=` program → one byte back when it is out
+//! `probe=` program ─────────────────┘
+//! ```
+
+use std::cell::RefCell;
+use std::ffi::CString;
+use std::fmt::Display;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use gcs::stage::{self, Event, Stage};
+use gcs::sys::process::{self, Program};
+use gcs::sys::{fds, pidfd};
+use nix::poll::PollFlags;
+use nix::sys::socket::{recv, send, socketpair, AddressFamily, MsgFlags, SockFlag, SockType};
+use nix::time::{clock_gettime, ClockId};
+use nix::unistd::Pid;
+
+use crate::poweroff::{self, End};
+use crate::{child, vsock};
+
+/// Lines `name=program and its words`; `#` begins a comment. The names are [`Conf`]'s.
+const CONF: &str = "/etc/init.conf";
+/// A console that has not put a line out by then is waited for no longer.
+const SAID_LIMIT: Duration = Duration::from_secs(3);
+/// A look at the machine reads sysfs; a device that does not answer must not end the boot there.
+const LOOK_LIMIT: Duration = Duration::from_secs(30);
+/// Bytes of the log shown before the shell.
+const LAST_WORDS: usize = 4096;
+
+/// A program and its words; empty: none.
+type Words = Vec<CString>;
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Conf {
+    /// Gets the lines on its stdin, a socket, and answers each piece with a byte.
+    console: Words,
+    /// Its stdout goes to the console once the machine is set up.
+    probe: Words,
+    /// Runs beside PID 1.
+    shells: Words,
+    /// Runs when the boot has failed; the machine ends with it.
+    last: Words,
+}
+
+impl Conf {
+    fn parse(text: &str) -> Self {
+        let mut conf = Self::default();
+        for line in text.lines() {
+            let Some((name, program)) = line.split_once('=') else {
+                continue;
+            };
+            let words = program.split_whitespace();
+            let words = words.filter_map(|word| CString::new(word).ok()).collect();
+            match name {
+                "console" => conf.console = words,
+                "probe" => conf.probe = words,
+                "shells" => conf.shells = words,
+                "last" => conf.last = words,
+                _ => {}
+            }
+        }
+        conf
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    conf: Conf,
+    /// The console's program, and a copy of what leads to its stdin.
+    console: Option<(Pid, OwnedFd)>,
+    shells: Option<Pid>,
+}
+
+thread_local! {
+    static STATE: RefCell<Option<State>> = const { RefCell::new(None) };
+}
+
+/// The first thing that PID 1 does.
+pub fn begin() {
+    let Ok(text) = fs::read_to_string(CONF) else {
+        return;
+    };
+    let mut state = State {
+        conf: Conf::parse(&text),
+        ..State::default()
+    };
+    if !state.conf.console.is_empty() {
+        match open_console(&state.conf.console) {
+            Ok((pid, ours, copy)) => {
+                state.console = Some((pid, copy));
+                let mut lines = Lines::new(ours);
+                stage::listen(Box::new(move |event| lines.hear(&event)));
+            }
+            Err(error) => log::error!("no console for the boot: {error}"),
+        }
+    }
+    STATE.set(Some(state));
+}
+
+/// The program, our end of its socket, and a copy of that.
+fn open_console(program: &Words) -> io::Result<(Pid, OwnedFd, OwnedFd)> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::Stream, None, flags)?;
+    // Its complaints would be in the way of the lines.
+    let null = fds::null();
+    let rest = null.as_ref().map_or(theirs.as_fd(), AsFd::as_fd);
+    let pid = start(program, [theirs.as_fd(), rest, rest])?;
+    let copy = ours.try_clone()?;
+    Ok((pid, ours, copy))
+}
+
+fn start(program: &Words, fds: [BorrowedFd<'_>; 3]) -> io::Result<Pid> {
+    let (pid, _status) = process::start(&Program {
+        candidates: program.get(..1).unwrap_or_default(),
+        argv: program,
+        env: &[c"PATH=/sbin:/usr/sbin:/bin:/usr/bin".into()],
+        cwd: None,
+        fds: &fds,
+        controlling_terminal: false,
+        dumps_core: false,
+    })?;
+    Ok(pid)
+}
+
+/// Once the machine is set up and before the host is waited for: shells, and what there is of the
+/// machine.
+pub fn look_around() {
+    STATE.with_borrow_mut(|state| {
+        let Some(state) = state else { return };
+        let Ok(null) = fds::null() else { return };
+        let null = null.as_fd();
+        if !state.conf.shells.is_empty() {
+            let start = || start(&state.conf.shells, [null; 3]);
+            let started = stage::run(Stage::Shells, start);
+            state.shells = started
+                .inspect_err(|error| log::error!("no shells: {error}"))
+                .ok();
+        }
+        if let (Some((_, console)), false) = (&state.console, state.conf.probe.is_empty()) {
+            let look = || {
+                // The report begins on a line of its own.
+                stage::tell(Event::Text(""));
+                let pid = start(&state.conf.probe, [null, console.as_fd(), null])?;
+                match pidfd::wait_exit(pid.as_raw(), LOOK_LIMIT)? {
+                    true => Ok(()),
+                    false => Err(io::Error::from(io::ErrorKind::TimedOut)),
+                }
+            };
+            stage::run(Stage::Probe, look).ok();
+        }
+    });
+}
+
+/// The console is a program's from here on.
+pub fn leave_console() {
+    stage::quiet();
+    let console = STATE.with_borrow_mut(|state| state.as_mut()?.console.take());
+    if let Some((pid, copy)) = console {
+        // Without it the program sees the end of its input, and leaves the port in order.
+        drop(copy);
+        pidfd::wait_exit(pid.as_raw(), SAID_LIMIT).ok();
+    }
+}
+
+/// The machine is about to end. One that was not asked to is kept for whoever looks at the
+/// console, or comes by vsock, until the shell there ends.
+pub fn hold(end: End) {
+    let unasked = !matches!(end, End::PowerOff | End::Status(0));
+    let last = STATE.with_borrow_mut(|state| Some(std::mem::take(&mut state.as_mut()?.conf.last)));
+    let Some(last) = last.filter(|last| unasked && !last.is_empty()) else {
+        return;
+    };
+    poweroff::flush_log();
+    let words = gcs::log::recent(LAST_WORDS);
+    stage::tell(Event::Text(&format!(
+        "the boot has failed, and the machine would end now: {end:?}\n\
+         the last log records:\n{words}\
+         a shell; the machine ends with it:"
+    )));
+    leave_console();
+    let Ok(null) = fds::null() else { return };
+    let status = start(&last, [null.as_fd(); 3]).map(child::reap_until);
+    // Without a console the machine stays for those who come by vsock, until the host ends it.
+    let shells = STATE.with_borrow_mut(|state| state.as_mut()?.shells.take());
+    if let (false, Some(shells)) = (matches!(status, Ok(0)), shells) {
+        if pidfd::open(shells.as_raw()).is_ok_and(|process| process.is_some()) {
+            log::error!("no shell on the console ({status:?}); there are some on vsock");
+            child::reap_until(shells);
+        }
+    }
+}
+
+/// Lines about the steps. One is begun before its step and ended after it, so that the last one
+/// of a machine that hangs names the step.
+struct Lines {
+    socket: Option<OwnedFd>,
+    /// The step whose line has no end yet, and when it began.
+    open: Option<(Stage, Duration)>,
+}
+
+impl Lines {
+    fn new(socket: OwnedFd) -> Self {
+        Self {
+            socket: Some(socket),
+            open: None,
+        }
+    }
+
+    fn hear(&mut self, event: &Event<'_>) {
+        let text = self.text(event, uptime());
+        let said = self.socket.as_ref().map(|socket| say(socket, &text));
+        if matches!(said, Some(Err(_))) {
+            self.socket = None;
+        }
+    }
+
+    fn text(&mut self, event: &Event<'_>, now: Duration) -> String {
+        let open = self.open.take();
+        let end = if open.is_some() { "\n" } else { "" };
+        match event {
+            Event::Begins(stage) => {
+                self.open = Some((*stage, now));
+                let (name, doing) = (stage.name(), stage.doing());
+                format!("{end}{} {name}: {doing} ... ", time(now))
+            }
+            Event::Done(stage) => ended(open, *stage, now, &"ok"),
+            Event::Failed(stage, why) => ended(open, *stage, now, &format_args!("FAILED: {why}")),
+            Event::Text(text) => {
+                let last = if text.is_empty() { "" } else { "\n" };
+                format!("{end}{text}{last}")
+            }
+        }
+    }
+}
+
+fn ended(
+    open: Option<(Stage, Duration)>,
+    stage: Stage,
+    now: Duration,
+    how: &dyn Display,
+) -> String {
+    match open {
+        Some((of, since)) if of == stage => {
+            let took = now.saturating_sub(since).as_micros();
+            format!("{how}, {}.{} ms\n", took / 1000, took % 1000 / 100)
+        }
+        // Something was said in between.
+        open => {
+            let end = if open.is_some() { "\n" } else { "" };
+            format!("{end}{} {}: {how}\n", time(now), stage.name())
+        }
+    }
+}
+
+/// Sends the text and waits until it is out.
+fn say(socket: &OwnedFd, text: &str) -> io::Result<()> {
+    let until = Instant::now() + SAID_LIMIT;
+    let number = socket.as_raw_fd();
+    let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+    // What was answered before is no answer to this.
+    let mut answers = [0; 64];
+    while matches!(recv(number, &mut answers, flags), Ok(got) if got > 0) {}
+    let mut bytes = text.as_bytes();
+    while !bytes.is_empty() {
+        if !vsock::wait(socket, PollFlags::POLLOUT, until)? {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        bytes = &bytes[send(number, bytes, flags)?..];
+    }
+    match vsock::wait(socket, PollFlags::POLLIN, until)? {
+        true if recv(number, &mut answers, flags)? > 0 => Ok(()),
+        true => Err(io::ErrorKind::BrokenPipe.into()),
+        false => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+fn uptime() -> Duration {
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)
+}
+
+/// As the kernel writes it.
+fn time(at: Duration) -> String {
+    format!("[{:5}.{:06}]", at.as_secs(), at.subsec_micros())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    fn told(events: &[Event<'_>]) -> String {
+        let (ours, _) = UnixStream::pair().expect("a socket pair");
+        let mut lines = Lines::new(ours.into());
+        let at = (0..).map(|step| Duration::from_micros(1_500_000 + step * 1_234));
+        let texts = events
+            .iter()
+            .zip(at)
+            .map(|(event, at)| lines.text(event, at));
+        texts.collect()
+    }
+
+    #[test]
+    fn programs_of_an_image() {
+        let conf = Conf::parse("# words = none\nconsole=/bin/c /dev/ttyS1 9600\nlast=\nother=1\n");
+        assert_eq!(
+            conf.console,
+            [c"/bin/c", c"/dev/ttyS1", c"9600"].map(CString::from)
+        );
+        assert!(conf.last.is_empty() && conf.probe.is_empty());
+        assert_eq!(Conf::parse(""), Conf::default());
+    }
+
+    #[test]
+    fn a_step_is_one_line_whose_end_comes_with_the_result() {
+        let text = told(&[
+            Event::Begins(Stage::Devices),
+            Event::Done(Stage::Devices),
+            Event::Begins(Stage::Log),
+            Event::Failed(Stage::Log, &"nobody listens"),
+            Event::Begins(Stage::Bridge),
+        ]);
+        assert_eq!(
+            text,
+            "[    1.500000] devices: mounting /dev and /proc ... ok, 1.2 ms\n\
+             [    1.502468] log: connecting the log to the host ... FAILED: nobody listens, 1.2 ms\n\
+             [    1.504936] bridge: dialling the bridge, port 0x40000000 of the host ... "
+        );
+    }
+
+    #[test]
+    fn what_is_said_during_a_step_gets_lines_of_its_own() {
+        let text = told(&[
+            Event::Begins(Stage::Probe),
+            Event::Text("one\ntwo"),
+            Event::Done(Stage::Probe),
+        ]);
+        assert_eq!(
+            text,
+            "[    1.500000] probe: looking at the machine ... \none\ntwo\n[    1.502468] probe: ok\n"
+        );
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "the other side of the socket")]
+    #[test]
+    fn a_line_is_out_before_its_step_begins() {
+        let (ours, mut theirs) = UnixStream::pair().expect("a socket pair");
+        let console = std::thread::spawn(move || {
+            let mut buffer = [0; 64];
+            let got = theirs.read(&mut buffer).expect("a line");
+            theirs.write_all(b"\n").expect("a listener");
+            String::from_utf8_lossy(&buffer[..got]).into_owned()
+        });
+        say(&ours.into(), "mounting").expect("it answers");
+        assert_eq!(console.join().expect("no panic"), "mounting");
+    }
+
+    #[test]
+    fn a_console_that_is_gone_is_spoken_to_no_more() {
+        let (ours, theirs) = UnixStream::pair().expect("a socket pair");
+        drop(theirs);
+        let mut lines = Lines::new(ours.into());
+        lines.hear(&Event::Begins(Stage::Devices));
+        assert!(lines.socket.is_none());
+    }
+}
