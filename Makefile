@@ -17,10 +17,10 @@ run: build ## boot a utility VM and run a container in it: IMAGE=, CMD='sh -c "c
 
 build: init image kernel host ## all of out/: the guest, the initrds, the kernel, the host tool
 
-init: ## out/init, the guest's program: GUEST_PROFILE=guest-dev builds in seconds
+init: ## out/init, the guest's program, and out/bringup: GUEST_PROFILE=guest-dev builds in seconds
 	@image/scripts/guest.sh
 
-image: init host ## out/initrd.img, out/initrd-debug.img and their manifests; IMAGE_XFS=1: out/initrd-xfs.img
+image: init host ## out/initrd.img, out/initrd-debug.img, out/initrd-bringup.img and their manifests; IMAGE_XFS=1: out/initrd-xfs.img
 	@image/scripts/image.sh
 
 kernel: ## out/bzImage, out/vmlinux, out/kernel.config, out/kernel.costs: KERNEL_DEBUG=1, KERNEL_SOURCE=

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds out/init, the guest's only program: static, musl, panics unwind (P-312).
+# Builds out/init, the guest's only program, and out/bringup, which images for looking around have
+# beside it: static, musl, panics unwind (P-312).
 # GUEST_PROFILE=guest (ships; LTO, minutes) or guest-dev (seconds, larger; for work on the guest).
 . "$(dirname "$0")/common.sh"
 
@@ -14,7 +15,7 @@ read -r way cargo < <("$top/image/scripts/toolchain.sh" guest) || exit 1
 flags=(-C target-feature=+crt-static -C relocation-model=static
     # Paths of this machine are neither of use nor of interest in the guest.
     "--remap-path-prefix=$top=." "--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo")
-args=(build -p init --profile "$profile" --target "$triple" --target-dir "$dir" --locked)
+args=(build -p init -p bringup --profile "$profile" --target "$triple" --target-dir "$dir" --locked)
 
 # rustc links std for musl with -lunwind. Debian's static LLVM unwinder does, but was compiled against
 # glibc with fortified printing, whose one symbol musl lacks. The package is unpacked, not installed,
@@ -68,17 +69,19 @@ if [ ! -e "$dir/$triple/$profile/init" ]; then
     if [ "$profile" = guest ]; then slow="a few minutes"; else slow="a minute or two"; fi
     say "building the guest (profile $profile, the first time takes $slow)"
 fi
-heartbeat "building the guest" "$cargo" "${args[@]}" >&2 || die "the guest (crate init) does not build"
+heartbeat "building the guest" "$cargo" "${args[@]}" >&2 || die "the guest (crates init and bringup) does not build"
 
-built=$dir/$triple/$profile/init
-headers=$(readelf -lW "$built")
-if grep -qE '^ *(INTERP|DYNAMIC) ' <<<"$headers"; then
-    die "out/init is not static: it has an interpreter or dynamic section (toolchain: $way)"
-fi
-sections=$(readelf -SW "$built")
-if grep -qE ' \.(symtab|debug_info) ' <<<"$sections"; then
-    die "out/init is not stripped: profile $profile must set strip = true"
-fi
-install_changed 755 "$built" "$out/init"
+built=$dir/$triple/$profile
+for program in init bringup; do
+    headers=$(readelf -lW "$built/$program")
+    if grep -qE '^ *(INTERP|DYNAMIC) ' <<<"$headers"; then
+        die "out/$program is not static: it has an interpreter or dynamic section (toolchain: $way)"
+    fi
+    sections=$(readelf -SW "$built/$program")
+    if grep -qE ' \.(symtab|debug_info) ' <<<"$sections"; then
+        die "out/$program is not stripped: profile $profile must set strip = true"
+    fi
+    install_changed 755 "$built/$program" "$out/$program"
+done
 # For /etc/build-info and the bill of materials.
 printf 'profile=%s\nway=%s\nrustc=%s\n' "$profile" "$way" "$("${RUSTC:-rustc}" --version)" >"$dir/info"

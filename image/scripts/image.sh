@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Packs out/initrd.img (profile ship) and out/initrd-debug.img (with a shell), each with its manifest;
+# Packs out/initrd.img (profile ship), out/initrd-debug.img (with a shell) and out/initrd-bringup.img
+# (with a shell, and every step of the boot on COM1), each with its manifest;
 # with IMAGE_XFS=1 also out/initrd-xfs.img, in which blank disks can be formatted as xfs.
 # IMAGE_FORMAT=none|gzip|zstd: `none` starts soonest (unpacking 7 MB took 0.06 s of the kernel's clock
 # against 0.29 s and 0.37 s under emulation; below 2 MB there is no difference), the others are
@@ -10,7 +11,7 @@ format=${IMAGE_FORMAT:-none}
 tool=$target/image-tool
 "$top/image/scripts/packages.sh" images
 [ -x "$tool" ] || "$top/image/scripts/host.sh"
-[ -e "$out/init" ] || die "no out/init: run 'make init'"
+[ -e "$out/init" ] && [ -e "$out/bringup" ] || die "no out/init: run 'make init'"
 
 # A dynamic program comes with the libraries that this machine runs it with.
 more=()
@@ -40,21 +41,23 @@ values=(--epoch "$epoch" --format "$format" --value "version=$version" --value "
 
 # Compressing takes seconds, so it is done only when an input changed.
 key=$({
-    sha256sum "$tool" "$out/init" /usr/bin/busybox "$work/busybox-applets" "$top"/image/profiles/*
+    sha256sum "$tool" "$out/init" "$out/bringup" /usr/bin/busybox "$work/busybox-applets" "$top"/image/profiles/*
     printf '%s\n' "${values[@]}" "${more[@]}"
 } | sha256sum)
 if [ "$key" = "$(cat "$work/key" 2>/dev/null)" ] && [ -e "$out/initrd.img" ] && [ -e "$out/initrd-debug.img" ] &&
+    [ -e "$out/initrd-bringup.img" ] &&
     { [ -z "${IMAGE_XFS:-}" ] || [ -e "$out/initrd-xfs.img" ]; }; then
     exit 0
 fi
 pack() { # PROFILE OUTPUT
     "$tool" build --profile "$top/image/profiles/$1.json" --output "$out/$2" --value "image=lcow-uvm-$1" \
-        --input "init=$out/init" --input "busybox=/usr/bin/busybox" \
+        --input "init=$out/init" --input "bringup=$out/bringup" --input "busybox=/usr/bin/busybox" \
         --input "busybox-applets=$work/busybox-applets" "${more[@]}" "${values[@]}" || die "the initrd $2 could not be made"
     "$tool" verify "$out/$2" || die "the initrd $2 is not what was asked for"
     say "out/$2: $(stat -c %s "$out/$2") bytes ($format)"
 }
 pack ship initrd.img
 pack debug initrd-debug.img
+pack bringup initrd-bringup.img
 [ -z "${IMAGE_XFS:-}" ] || pack xfs initrd-xfs.img
 echo "$key" >"$work/key"

@@ -25,6 +25,7 @@ impl Place {
         )
         .unwrap();
         std::fs::write(dir.path().join("busybox"), b"#!busybox").unwrap();
+        std::fs::write(dir.path().join("bringup"), b"#!bringup").unwrap();
         std::fs::write(dir.path().join("applets"), "sh\ncat\ngcs\n").unwrap();
         Self { dir }
     }
@@ -41,6 +42,7 @@ impl Place {
         command.arg(env!("CARGO_BIN_EXE_image")).arg("build");
         command.arg("--profile").arg(profile);
         command.args(["--input", "init=init", "--input", "busybox=busybox"]);
+        command.args(["--input", "bringup=bringup"]);
         command.args([
             "--input",
             "busybox-applets=applets",

@@ -5,7 +5,7 @@
 //! learns first why the VM ended (panic on the console, QEMU's exit) tells the host.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -60,6 +60,7 @@ pub struct Vm {
     keeper: Keeper,
     qmp: Mutex<Qmp>,
     console: Console,
+    keyboard: UnixStream,
     started: Instant,
     arguments: String,
 }
@@ -90,6 +91,9 @@ impl Vm {
         )))?;
         let (qmp, qmp_end) = UnixStream::pair().map_err(failed("a socket pair"))?;
         let (console_stream, console_end) = UnixStream::pair().map_err(failed("a socket pair"))?;
+        let keyboard = console_stream
+            .try_clone()
+            .map_err(failed("a second descriptor"))?;
         let inherit = vec![OwnedFd::from(qmp_end), OwnedFd::from(console_end)];
         let wiring = Wiring {
             accel,
@@ -127,6 +131,7 @@ impl Vm {
             keeper,
             qmp: Mutex::new(qmp),
             console,
+            keyboard,
             started,
             arguments,
         })
@@ -143,6 +148,11 @@ impl Vm {
 
     pub fn console(&self) -> &Console {
         &self.console
+    }
+
+    /// Types on the serial console.
+    pub fn type_console(&self, text: &str) -> io::Result<()> {
+        (&self.keyboard).write_all(text.as_bytes())
     }
 
     /// The process id, while there is one.

@@ -20,7 +20,7 @@ use qemu::uvm::Uvm;
 pub const LONG: Duration = Duration::from_secs(180);
 
 /// A file named by a variable or built by `make`; `None` and a loud word when it is not there.
-fn built(variable: &str, name: &str) -> Option<PathBuf> {
+pub fn built(variable: &str, name: &str) -> Option<PathBuf> {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
     let path =
         std::env::var_os(variable).map_or_else(|| root.join("out").join(name), PathBuf::from);
