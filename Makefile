@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
-.PHONY: run build init image kernel kernel-check host dist dist-check test test-vm check bench clean help
+.PHONY: run build init image disk kernel kernel-check host dist dist-check test test-vm check bench clean help
 
 # As typed, dollar signs and quotes included; recipes read the environment, not make's expansion.
 override CMD := $(value CMD)
@@ -26,6 +26,9 @@ image: init host ## out/initrd.img, out/initrd-debug.img, out/initrd-bringup.img
 kernel: ## out/bzImage, out/vmlinux, out/kernel.config, out/kernel.costs: KERNEL_DEBUG=1, KERNEL_SOURCE=
 	@kernel-config/build.sh
 
+disk: build ## out/uvm-gen2.vhdx: a disk that a Hyper-V machine of generation 2 boots (image/hyperv)
+	@image/scripts/disk.sh
+
 ifdef KERNEL_CONFIG
 kernel-check:
 	@kernel-config/require.sh "$$KERNEL_CONFIG"
@@ -47,7 +50,7 @@ dist-check: dist ## make out/dist again from nothing, in another place, and comp
 
 # One test formats disks as xfs, which only this image can.
 test: export IMAGE_XFS := 1
-test: build kernel-check ## set up and run every test
+test: build kernel-check disk ## set up and run every test
 	@image/scripts/test.sh
 
 test-vm: build ## only the tests of the host side, most of which boot a VM

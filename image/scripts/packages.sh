@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that a purpose needs and this machine lacks.
-# Use: packages.sh PURPOSE...   (rust build lint guest kernel qemu images tests xfs)
+# Use: packages.sh PURPOSE...   (rust build lint guest kernel qemu images tests xfs disk)
 #      packages.sh --refresh   fetches the lists of packages
 # Nothing missing: no output. Not Debian: names what is missing and installs nothing.
 . "$(dirname "$0")/common.sh"
@@ -51,9 +51,11 @@ tests   mkfs.xfs                    xfsprogs         disks with another file sys
 tests   veritysetup                 cryptsetup-bin   checks hash trees by another program
 xfs     mkfs.xfs                    xfsprogs         formats disks inside the image xfs
 tests   debootstrap                 debootstrap      a real Debian root file system to run
+tests   /usr/share/ovmf/OVMF.fd     ovmf             UEFI firmware, which boots the disk of Hyper-V machines
+disk    /usr/lib/systemd/boot/efi/linuxx64.efi.stub  systemd-boot-efi  starts kernel and initrd from one UEFI program
 '
 
-[ $# -gt 0 ] || die "packages.sh needs a purpose: rust build lint guest kernel qemu images tests xfs"
+[ $# -gt 0 ] || die "packages.sh needs a purpose: rust build lint guest kernel qemu images tests xfs disk"
 
 # A path must exist; a command must be found, also where only root's PATH looks.
 there() {

@@ -9,12 +9,19 @@
 //! cargo's facts → sbom ─→ dist (list of artifacts) → manifest.json, SHA256SUMS, out/dist
 //! ```
 //!
+//! From kernel and initrd it also makes a disk that UEFI boots, for Hyper-V machines of generation 2:
+//!
+//! ```text
+//! stub, kernel, command line, initrd → uki (one program) → efi (GPT, FAT32) → vhdx → uvm-gen2.vhdx
+//! ```
+//!
 //! The same profile, inputs, values and epoch give the same bytes, whatever the machine, user,
 //! directory, umask or clock: nothing but those four is looked at. Needs no privileges.
 
 pub mod archive;
 pub mod disk;
 pub mod dist;
+pub mod efi;
 pub mod ext4;
 pub mod manifest;
 pub mod pack;
@@ -22,8 +29,10 @@ pub mod profile;
 pub mod sbom;
 pub mod size;
 pub mod tree;
+pub mod uki;
 pub mod verity;
 pub mod vhd;
+pub mod vhdx;
 
 use std::path::{Path, PathBuf};
 
@@ -64,6 +73,18 @@ impl Error {
             source,
         }
     }
+}
+
+/// A GUID (version 8, as it is stored) that is the same for the same use of the same content, which
+/// is told by its hash.
+pub(crate) fn identity(of: &str, content: &str) -> [u8; 16] {
+    use sha2::Digest;
+    let hash = sha2::Sha256::digest(format!("{of} {content}"));
+    let mut id = [0; 16];
+    id.copy_from_slice(&hash[..16]);
+    id[7] = id[7] & 0x0f | 0x80;
+    id[8] = id[8] & 0x3f | 0x80;
+    id
 }
 
 /// Lower-case hexadecimal SHA-256, as in the manifest.

@@ -12,7 +12,7 @@ use image::manifest::Manifest;
 use image::pack::Format;
 use image::profile::Fill;
 use image::sbom::{Crates, Other, Product, Sources};
-use image::{archive, disk, dist, json_text, pack, profile, size, Error};
+use image::{archive, disk, dist, efi, json_text, pack, profile, size, uki, vhdx, Error};
 
 #[derive(Parser)]
 #[command(about = "Writes the guest's initrd and what ships with it, reproducibly.")]
@@ -90,6 +90,21 @@ enum Command {
     },
     /// Print the sizes of the guest and the images in a directory; fail over a budget.
     Sizes { directory: PathBuf },
+    /// Make a disk that UEFI boots, as VHDX: one program of stub, kernel, command line and initrd.
+    EfiDisk {
+        /// The loader: linuxx64.efi.stub.
+        #[arg(long)]
+        stub: PathBuf,
+        /// A bzImage.
+        #[arg(long)]
+        kernel: PathBuf,
+        #[arg(long)]
+        initrd: PathBuf,
+        #[arg(long)]
+        command_line: String,
+        #[arg(long)]
+        output: PathBuf,
+    },
     /// Compare an image with the manifest beside it.
     Verify { image: PathBuf },
 }
@@ -199,6 +214,23 @@ fn run(command: Command) -> Result<(), Error> {
                 true => Ok(()),
                 false => Err(Error::Archive(sizes.over.join("; "))),
             }
+        }
+        Command::EfiDisk {
+            stub,
+            kernel,
+            initrd,
+            command_line,
+            output,
+        } => {
+            let file = |what, path: &Path| std::fs::read(path).map_err(io(what, path));
+            let program = uki::unify(&uki::Parts {
+                stub: &file("cannot read the stub", &stub)?,
+                kernel: &file("cannot read the kernel", &kernel)?,
+                initrd: &file("cannot read the initrd", &initrd)?,
+                command_line: &command_line,
+            })?;
+            let disk = efi::disk(&[(efi::BOOT_PROGRAM, &program)])?;
+            store(&output, &vhdx::wrap(&disk))
         }
         Command::Verify { image } => {
             let path = manifest_of(&image);

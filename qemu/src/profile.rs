@@ -62,10 +62,13 @@ pub struct ColdDisk {
 }
 
 impl ColdDisk {
-    /// A boot disk of the host: a fixed VHD by its name, else raw.
+    /// A boot disk of the host: VHD or VHDX by its name, else raw.
     pub fn boot(path: PathBuf) -> Self {
-        let vhd = path.extension().is_some_and(|ending| ending == "vhd");
-        let format = if vhd { "vpc" } else { "raw" };
+        let format = match path.extension().and_then(|ending| ending.to_str()) {
+            Some("vhd") => "vpc",
+            Some("vhdx") => "vhdx",
+            _ => "raw",
+        };
         Self {
             path,
             format: format.into(),
@@ -89,6 +92,13 @@ pub enum Root {
         /// `dm-mod.create`, without quotes.
         create: String,
     },
+    /// The first disk has it all, kernel and kernel line included, and firmware starts it. What the
+    /// profile says of kernel, its line and the guest's words has no effect.
+    Uefi {
+        /// UEFI for QEMU (OVMF), code and variables in one file.
+        firmware: PathBuf,
+        disk: ColdDisk,
+    },
 }
 
 impl Root {
@@ -97,6 +107,9 @@ impl Root {
         match self {
             Self::Initrd(file) => ("initrd", vec![file]),
             Self::Pmem(file) => ("root disk", vec![file]),
+            Self::Uefi { firmware, disk } => {
+                ("UEFI firmware or boot disk", vec![firmware, &disk.path])
+            }
             _ => (
                 "root disk",
                 self.disks().iter().map(|disk| &disk.path).collect(),
@@ -107,7 +120,7 @@ impl Root {
     fn disks(&self) -> &[ColdDisk] {
         match self {
             Self::Initrd(_) | Self::Pmem(_) => &[],
-            Self::Scsi(disk) => std::slice::from_ref(disk),
+            Self::Scsi(disk) | Self::Uefi { disk, .. } => std::slice::from_ref(disk),
             Self::Verity { disks, .. } => disks,
         }
     }
@@ -115,7 +128,7 @@ impl Root {
     /// How the host's kernel line begins.
     fn line(&self) -> Option<String> {
         match self {
-            Self::Initrd(_) => None,
+            Self::Initrd(_) | Self::Uefi { .. } => None,
             Self::Scsi(_) => Some("root=/dev/sda ro rootwait init=/init".into()),
             Self::Pmem(_) => Some("root=/dev/pmem0 ro rootwait init=/init".into()),
             Self::Verity { create, .. } => {
@@ -435,8 +448,12 @@ pub fn command_line(profile: &Profile, wiring: &Wiring) -> Vec<OsString> {
             push(&["-device", &format!("vhost-vsock-{bus},guest-cid={cid}")]);
         }
     }
-    push(&["-append", &kernel_line(profile)]);
-    args.extend(["-kernel".into(), profile.kernel.clone().into_os_string()]);
+    if let Some(Root::Uefi { firmware, .. }) = &profile.root {
+        args.extend(["-bios".into(), firmware.clone().into_os_string()]);
+    } else {
+        push(&["-append", &kernel_line(profile)]);
+        args.extend(["-kernel".into(), profile.kernel.clone().into_os_string()]);
+    }
     if let Some(initrd) = profile.initrd() {
         args.extend(["-initrd".into(), initrd.clone().into_os_string()]);
     }
@@ -555,6 +572,27 @@ nolapic_timer no_timer_check nr_cpus=1 brd.rd_nr=0 pmtmr=0 -- -e 1 /bin/vsockexe
                 assert!(text.contains(part), "{part:?} is not in\n{text}");
             }
         }
+    }
+
+    #[test]
+    fn firmware_starts_what_is_on_its_disk() {
+        let mut profile = Profile::new("/b/vmlinux", None);
+        profile.root = Some(Root::Uefi {
+            firmware: "/f/OVMF.fd".into(),
+            disk: ColdDisk::boot("/b/uvm.vhdx".into()),
+        });
+        let text = text(&profile, VsockWire::None);
+        for part in [
+            "driver=vhdx,node-name=cold0,read-only=on,file.driver=file,file.filename=/b/uvm.vhdx",
+            "scsi-hd,id=cold0,drive=cold0,bus=scsi0.0,channel=0,scsi-id=0,lun=0",
+            "-bios\n/f/OVMF.fd",
+        ] {
+            assert!(text.contains(part), "{part:?} is not in\n{text}");
+        }
+        assert!(
+            !text.contains("-kernel") && !text.contains("-append"),
+            "{text}"
+        );
     }
 
     #[test]

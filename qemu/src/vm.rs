@@ -20,7 +20,7 @@ use nix::unistd::Pid;
 
 use crate::console::Console;
 use crate::host::End;
-use crate::profile::{command_line, Accel, Profile, VsockWire, Wiring};
+use crate::profile::{command_line, Accel, Profile, Root, VsockWire, Wiring};
 use crate::qmp::{Qmp, QmpError};
 use crate::sys::child;
 
@@ -75,7 +75,9 @@ impl Vm {
         console_log: &Path,
         on_end: impl Fn(End) + Send + Sync + 'static,
     ) -> Result<Self, VmError> {
-        readable("kernel", &profile.kernel)?;
+        if !matches!(profile.root, Some(Root::Uefi { .. })) {
+            readable("kernel", &profile.kernel)?;
+        }
         if let Some(root) = &profile.root {
             let (what, files) = root.files();
             files
