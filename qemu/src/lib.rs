@@ -1,6 +1,7 @@
 //! The host side of a Linux utility VM: starts QEMU, carries its vsock, and plays the Windows
 //! host towards the guest. The command `uvm` is a thin layer over this library.
 
+pub mod attachment;
 pub mod bench;
 pub mod choice;
 pub mod cli;

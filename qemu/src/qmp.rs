@@ -192,35 +192,43 @@ impl Qmp {
         Ok(())
     }
 
-    /// Plugs persistent memory into one of the profile's slots: a raw file of whole MiB.
-    pub fn plug_pmem(&mut self, slot: u8, file: &Path) -> Result<(), QmpError> {
-        let size = std::fs::metadata(file).map_err(|source| QmpError::Io {
-            doing: format!("looking at {}", file.display()),
-            source,
-        })?;
+    /// Plugs persistent memory into one of the profile's slots: a raw file of so many bytes. It
+    /// cannot be unplugged.
+    pub fn plug_pmem(&mut self, slot: u8, file: &Path, bytes: u64) -> Result<(), QmpError> {
         let id = format!("late{slot}");
         self.command(
             "object-add",
             json!({
             "qom-type": "memory-backend-file", "id": id, "share": true,
-            "mem-path": file.to_string_lossy(), "size": size.len()}),
+            "mem-path": file.to_string_lossy(), "size": bytes}),
         )?;
-        self.command(
+        let device = self.command(
             "device_add",
             json!({
             "driver": "virtio-pmem-pci", "id": format!("pmem-{id}"), "memdev": id,
             "bus": format!("port{slot}")}),
-        )
-        .map(drop)
+        );
+        if let Err(e) = device {
+            // The first error is the one to tell.
+            drop(self.command("object-del", json!({"id": id})));
+            return Err(e);
+        }
+        Ok(())
     }
 
     /// Unplugs a disk; the guest should have let go of it before.
     pub fn unplug(&mut self, place: &Place, limit: Duration) -> Result<(), QmpError> {
         let node = place.node();
-        self.command("device_del", json!({"id": node}))?;
-        self.wait_event("DEVICE_DELETED", limit, |data| {
-            data["device"] == node.as_str()
-        })?;
+        match self.command("device_del", json!({"id": node})) {
+            // An attempt before this one timed out, and then it went.
+            Err(QmpError::Refused { text, .. }) if text.contains("not found") => {}
+            asked => {
+                asked?;
+                self.wait_event("DEVICE_DELETED", limit, |data| {
+                    data["device"] == node.as_str()
+                })?;
+            }
+        }
         self.command("blockdev-del", json!({"node-name": node}))
             .map(drop)
     }

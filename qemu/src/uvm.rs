@@ -11,14 +11,15 @@
 //! ```
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::choice::{self, AccelWish, VsockKind};
 use crate::host::{Disk, End, Host, HostConfig, HostError, LogSink, Transport};
 use crate::private_dir::PrivateDir;
-use crate::profile::{Profile, VsockWire};
+use crate::profile::{Machine, Profile, VsockWire};
 use crate::qmp::{Place, QmpError};
 use crate::trace::Recorder;
 use crate::vm::{Vm, VmError};
@@ -49,6 +50,20 @@ pub enum UvmError {
     Disk { file: String, source: QmpError },
     #[error("all places for disks are taken")]
     NoPlace,
+    #[error("persistent memory {file}: {source}")]
+    Pmem { file: String, source: QmpError },
+    #[error("{file} cannot be persistent memory: {why}")]
+    NotPmem { file: String, why: String },
+    #[error(
+        "a microvm takes no persistent memory while it runs: it has no PCI; boot it with \
+         --machine q35"
+    )]
+    NoPci,
+    #[error(
+        "all {slots} places for persistent memory are taken; QEMU cannot unplug it, so they stay \
+         taken until the VM ends: boot it with more (--pmem-slots)"
+    )]
+    NoSlot { slots: u8 },
 }
 
 /// How to boot; the profile says what.
@@ -102,8 +117,31 @@ pub struct Uvm {
     dir: PrivateDir,
     taken: Mutex<BTreeSet<(u8, u8)>>,
     controllers: u8,
+    memory_mib: u32,
+    pmem: Mutex<PmemSlots>,
+    plan9: Mutex<()>,
     timings: Timings,
 }
+
+/// Persistent memory that was plugged into the running VM, which is for good.
+struct PmemSlots {
+    machine: Machine,
+    /// Devices from before; theirs are the first numbers.
+    cold: u32,
+    slots: u8,
+    plugged: Vec<Plugged>,
+}
+
+struct Plugged {
+    file: FileId,
+    in_use: bool,
+}
+
+/// The same file, whatever its path: device and inode.
+type FileId = (u64, u64);
+
+/// Linux takes persistent memory in units of this.
+const PMEM_UNIT: u64 = 2 << 20;
 
 impl std::ops::Deref for Uvm {
     type Target = Host;
@@ -176,6 +214,14 @@ impl Uvm {
             dir,
             taken: Mutex::new(taken),
             controllers: profile.controllers,
+            memory_mib: profile.memory_mib,
+            pmem: Mutex::new(PmemSlots {
+                machine: profile.machine,
+                cold: u32::try_from(profile.pmem.len()).unwrap_or(u32::MAX),
+                slots: profile.pmem_slots,
+                plugged: Vec::new(),
+            }),
+            plan9: Mutex::default(),
             timings,
         })
     }
@@ -187,6 +233,11 @@ impl Uvm {
 
     pub fn vm(&self) -> &Vm {
         &self.vm
+    }
+
+    /// As the profile has it.
+    pub fn memory_mib(&self) -> u32 {
+        self.memory_mib
     }
 
     /// The vsock device, unless the kernel carries the vsock.
@@ -266,8 +317,64 @@ impl Uvm {
         })
     }
 
+    /// Plugs a raw file in as persistent memory and gives its device number, also of a file that
+    /// was plugged in before and is not used any more.
+    pub fn attach_pmem(&self, file: &Path) -> Result<u32, UvmError> {
+        let mut pmem = self.pmem.lock().unwrap_or_else(PoisonError::into_inner);
+        if pmem.machine == Machine::Microvm {
+            return Err(UvmError::NoPci);
+        }
+        let not = |why: String| UvmError::NotPmem {
+            file: file.display().to_string(),
+            why,
+        };
+        let metadata = file.metadata().map_err(|e| not(e.to_string()))?;
+        if !metadata.is_file() || metadata.len() == 0 || metadata.len() % PMEM_UNIT != 0 {
+            let why = "it is not a file whose size is a multiple of 2 MiB";
+            return Err(not(why.into()));
+        }
+        let id = (metadata.dev(), metadata.ino());
+        let number = |index: usize| pmem.cold + u32::try_from(index).unwrap_or(u32::MAX);
+        if let Some(index) = pmem.plugged.iter().position(|plugged| plugged.file == id) {
+            if pmem.plugged[index].in_use {
+                return Err(not("the VM has it already".into()));
+            }
+            let number = number(index);
+            pmem.plugged[index].in_use = true;
+            return Ok(number);
+        }
+        let index = pmem.plugged.len();
+        let slot = u8::try_from(index).ok().filter(|slot| *slot < pmem.slots);
+        let slot = slot.ok_or(UvmError::NoSlot { slots: pmem.slots })?;
+        let plugged = self.vm.qmp().plug_pmem(slot, file, metadata.len());
+        plugged.map_err(|source| UvmError::Pmem {
+            file: file.display().to_string(),
+            source,
+        })?;
+        let number = number(index);
+        pmem.plugged.push(Plugged {
+            file: id,
+            in_use: true,
+        });
+        Ok(number)
+    }
+
+    /// Notes that the guest does not use a device any more. QEMU cannot unplug it.
+    pub fn park_pmem(&self, number: u32) {
+        let mut pmem = self.pmem.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = number.checked_sub(pmem.cold).map(|index| index as usize);
+        if let Some(plugged) = index.and_then(|index| pmem.plugged.get_mut(index)) {
+            plugged.in_use = false;
+        }
+    }
+
+    /// Held while a server of a directory waits for its dial: there is one port for all.
+    pub(crate) fn plan9_turn(&self) -> MutexGuard<'_, ()> {
+        self.plan9.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Asks the guest to power off and waits until QEMU is gone.
-    pub fn power_off(self) -> Result<Duration, UvmError> {
+    pub fn power_off(&self) -> Result<Duration, UvmError> {
         let asked = Instant::now();
         let _stage = self.host.trace().stage("powering off");
         self.host.shutdown_uvm()?;

@@ -125,7 +125,7 @@ fn persistent_memory_that_comes_late_is_found() {
     {
         assert!(!adding.is_finished(), "it was found before it was there");
     }
-    vm.vm().qmp().plug_pmem(0, &layer).unwrap();
+    assert_eq!(vm.attach_pmem(&layer).unwrap(), 0);
     adding.join().unwrap().unwrap();
     let mounts = vm.external(&["cat", "/proc/mounts"]).run().unwrap().text();
     assert!(

@@ -7,11 +7,11 @@ use serde_json::json;
 
 use super::guest::{each, floor_nanoseconds, floor_rounds, LIMIT};
 use super::{stream, BenchError, Figure, Plan, Unit};
+use crate::attachment::{AttachError, Attachment};
 use crate::host::wire::Rpc;
 use crate::host::{Disk, UVM_ID};
 use crate::oci::{self, Cache};
 use crate::uvm::Uvm;
-use crate::volume;
 
 const ONE: &str = "SCSI attach and detach";
 const MANY: &str = "SCSI attach, 32 at once, each";
@@ -146,8 +146,9 @@ fn mount_layers(vm: &Uvm, dir: &Path, cache: &Cache) -> Result<Disk, BenchError>
 /// MiB/s of a file that is mounted from here.
 fn read(vm: &Uvm, content: &Path) -> Result<f64, BenchError> {
     let path = format!("{PLACE}-share");
-    volume::share(vm, content, &path, true).map_err(|e| BenchError::Files(e.to_string()))?;
+    let failed = |e: AttachError| BenchError::Files(e.to_string());
+    let mut share = Attachment::share(vm, content, &path, true).map_err(failed)?;
     let took = floor_nanoseconds(vm, &["load", &format!("{path}/file")])?;
-    vm.modify("MappedDirectory", "Remove", json!({"MountPath": path}))?;
+    share.remove(vm).map_err(failed)?;
     Ok(stream::BYTES as f64 / f64::from(1 << 20) / took.as_secs_f64())
 }
