@@ -1,6 +1,7 @@
 //! The host side of a Linux utility VM: starts QEMU, carries its vsock, and plays the Windows
 //! host towards the guest. The command `uvm` is a thin layer over this library.
 
+pub mod attach_dir;
 pub mod attachment;
 pub mod bench;
 pub mod choice;
@@ -8,6 +9,8 @@ pub mod cli;
 pub mod conformance;
 pub mod console;
 pub mod container;
+pub mod control;
+pub mod exit;
 pub mod host;
 pub mod network;
 pub mod oci;

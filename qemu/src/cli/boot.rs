@@ -1,18 +1,26 @@
 //! `uvm boot`: a VM, how long it took, and its log until somebody has seen enough.
 
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
 use clap::Args;
 
-use super::{signals, Progress, VmOptions};
+use super::owner::{power_off, OwnerOptions};
+use super::{output, signals, Progress, VmOptions};
+
+/// How often the end of the VM is looked for.
+const LOOK: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Args)]
 pub struct Boot {
     #[command(flatten)]
     vm: VmOptions,
+    #[command(flatten)]
+    owner: OwnerOptions,
     /// Power off once it is up
     #[arg(long)]
     exit: bool,
@@ -21,31 +29,48 @@ pub struct Boot {
 impl Boot {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let progress = Progress::new();
-        let vm = self.vm.boot(&progress)?;
+        let mut profile = self.vm.profile()?;
+        self.owner.prepare(&mut profile)?;
+        let vm = Arc::new(self.vm.boot_profile(profile, &progress)?);
         let timings = vm.timings();
-        let show = |name: &str, at: Option<Duration>| match at {
-            Some(at) => println!("{name:<24}{:>7.3} s", at.as_secs_f64()),
-            None => println!("{name:<24}   not seen"),
-        };
-        show("entropy taken", timings.entropy);
-        show("log channel opened", timings.log);
-        show("bridge opened", Some(timings.bridge));
-        show("protocol negotiated", timings.negotiated);
+        for (name, at) in [
+            ("entropy taken", timings.entropy),
+            ("log channel opened", timings.log),
+            ("bridge opened", Some(timings.bridge)),
+            ("protocol negotiated", timings.negotiated),
+        ] {
+            match at {
+                Some(at) => output::line(format_args!("{name:<24}{:>7.3} s", at.as_secs_f64()))?,
+                None => output::line(format_args!("{name:<24}   not seen"))?,
+            };
+        }
+        let mut server = None;
         if !self.exit {
-            progress.line("The VM runs; Ctrl-C powers it off.");
+            let stop = Arc::new(AtomicBool::new(false));
+            let stopped = Arc::clone(&stop);
+            let on_stop = move |_| {
+                stop.store(true, Ordering::SeqCst);
+                Ok(())
+            };
+            server = self.owner.serve("boot", &vm, Vec::new(), on_stop)?;
+            let name = server.as_ref().map_or("", |server| server.name().as_str());
+            progress.line(&format!("The VM {name} runs; Ctrl-C powers it off."));
             let signal = signals::take();
-            loop {
-                match signal.recv_timeout(Duration::from_millis(200)) {
-                    Ok(_) | Err(RecvTimeoutError::Disconnected) => break,
-                    Err(RecvTimeoutError::Timeout) => {}
+            while let Err(RecvTimeoutError::Timeout) = signal.recv_timeout(LOOK) {
+                if stopped.load(Ordering::SeqCst) {
+                    break;
                 }
                 if let Some(end) = vm.ended() {
                     bail!("the VM ended: {end}");
                 }
             }
         }
-        let took = vm.power_off()?;
-        println!("{:<24}{:>7.3} s", "powered off in", took.as_secs_f64());
+        let took = power_off(&vm, server)?;
+        output::line(format_args!(
+            "{:<24}{:>7.3} s",
+            "powered off in",
+            took.as_secs_f64()
+        ))?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -11,7 +11,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::progress::{log_to_stderr, Progress};
-use super::VmOptions;
+use super::{output, VmOptions};
 use crate::conformance::{self, lines, name, task, Order, Selection, Task};
 
 /// clap's own code for a wrong command line.
@@ -100,7 +100,6 @@ impl Conformance {
 }
 
 fn list(selection: &Selection) -> std::io::Result<()> {
-    let mut out = std::io::stdout().lock();
     for line in lines() {
         let (task, area) = task(line.id);
         if selection.wants(&line, area) {
@@ -110,7 +109,10 @@ fn list(selection: &Selection) -> std::io::Result<()> {
                 Task::Run(_) => String::new(),
                 Task::Skip(why) => format!("; not run: {why}"),
             };
-            writeln!(out, "{id} {level:6} {area}: {}{only}{skip}", line.title)?;
+            let title = line.title;
+            if !output::line(format_args!("{id} {level:6} {area}: {title}{only}{skip}"))? {
+                break;
+            }
         }
     }
     Ok(())

@@ -1,27 +1,55 @@
-//! `uvm exec`: a process of the VM itself, with our standard streams and its exit code.
+//! `uvm exec`: a process with our standard streams and its exit code: of a VM that is booted for
+//! it, or of one that runs and perhaps of a container in it.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Args;
 
-use super::{exit_code, Progress, VmOptions, FAILED, NOT_FOUND, NOT_RUNNABLE};
+use super::client::{refused, Inside, Which};
+use super::owner::{power_off, OwnerOptions};
+use super::{exit_code, terminal, Progress, VmOptions};
+use crate::control::wire::{self, Request};
+use crate::control::{ControlError, Urge};
+use crate::exit::start_failure;
+use crate::host::{HostError, Process};
 
 #[derive(Debug, Args)]
 pub struct Exec {
     #[command(flatten)]
+    running: Running,
+    #[command(flatten)]
     vm: VmOptions,
-    /// Working directory in the VM
-    #[arg(long, default_value = "/")]
-    cwd: String,
+    #[command(flatten)]
+    owner: OwnerOptions,
+    /// Working directory [default: `/`, in a container that of its first process]
+    #[arg(long)]
+    cwd: Option<String>,
     /// Variables for the process, NAME=VALUE
     #[arg(long, short, value_name = "NAME=VALUE", value_parser = variable)]
     env: Vec<(String, String)>,
     /// The process has no standard input
     #[arg(long)]
     no_stdin: bool,
+    /// The process gets this terminal
+    #[arg(long, short, conflicts_with = "no_stdin")]
+    terminal: bool,
     /// The program and its arguments
     #[arg(last = true, required = true, value_name = "WORDS")]
     words: Vec<String>,
+}
+
+/// In a VM that runs; all options of a VM to be booted mean nothing then.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "In a running VM")]
+struct Running {
+    #[command(flatten)]
+    which: Which,
+    #[command(flatten)]
+    inside: Inside,
+    /// In a container: name or uid, perhaps with :group
+    #[arg(long, short, value_name = "USER", requires = "container")]
+    user: Option<String>,
 }
 
 fn variable(text: &str) -> Result<(String, String), String> {
@@ -30,13 +58,56 @@ fn variable(text: &str) -> Result<(String, String), String> {
 }
 
 impl Exec {
-    pub fn run(self) -> anyhow::Result<ExitCode> {
+    pub fn run(mut self) -> anyhow::Result<ExitCode> {
+        if self.terminal && !self.env.iter().any(|(name, _)| name == "TERM") {
+            self.env.push(("TERM".into(), terminal::kind()));
+        }
+        match self.running.which.vm.is_some() || self.running.inside.container.is_some() {
+            true => self.in_running(),
+            false => self.in_own(),
+        }
+    }
+
+    fn in_running(self) -> anyhow::Result<ExitCode> {
+        let Running {
+            which,
+            inside,
+            user,
+        } = self.running;
+        let order = wire::Exec {
+            words: self.words,
+            environment: self.env,
+            directory: self.cwd,
+            user,
+            container: inside.container,
+            stdin: !self.no_stdin,
+            terminal: None,
+        };
+        let outcome = match self.terminal {
+            true => relay_terminal(&which, order),
+            false => which
+                .connect()
+                .and_then(|client| client.exec(order))
+                .and_then(|remote| remote.relay()),
+        };
+        outcome.map_or_else(refused, |code| Ok(exit_code(code)))
+    }
+
+    fn in_own(self) -> anyhow::Result<ExitCode> {
+        if self.terminal {
+            terminal::check()?;
+        }
         let progress = Progress::new();
-        let vm = self.vm.boot(&progress)?;
+        let mut profile = self.vm.profile()?;
+        self.owner.prepare(&mut profile)?;
+        let vm = Arc::new(self.vm.boot_profile(profile, &progress)?);
         let trace = self.vm.recorder();
         let stage = trace.stage("running the process");
-        let mut launch = vm.external(&self.words).cwd(&self.cwd);
-        if !self.no_stdin {
+        let mut launch = vm.external(&self.words);
+        launch = launch.cwd(self.cwd.as_deref().unwrap_or("/"));
+        if self.terminal {
+            launch = launch.terminal();
+        } else if !self.no_stdin {
             launch = launch.open_stdin();
         }
         for (name, value) in &self.env {
@@ -49,27 +120,57 @@ impl Exec {
                 return Ok(start_failure(&e).into());
             }
         };
-        let code = process.relay()?;
+        let signal = process.signaller();
+        let server = self.owner.serve("exec", &vm, Vec::new(), move |urge| {
+            signal(match urge {
+                Urge::Asked => libc::SIGTERM,
+                Urge::Pressed => libc::SIGKILL,
+            })
+        })?;
+        let code = relay(process, self.terminal)?;
         drop(stage);
-        if let Err(e) = vm.power_off() {
+        if let Err(e) = power_off(&vm, server) {
             log::warn!("{e}");
         }
         Ok(exit_code(code))
     }
 }
 
-/// What a shell would end with when a command cannot be started. The guest has one code for all
-/// reasons, so its words have to tell.
-pub fn start_failure(error: &crate::host::HostError) -> u8 {
-    match error {
-        crate::host::HostError::Refused { message, .. } => {
-            let text = message.to_ascii_lowercase();
-            if text.contains("not found") || text.contains("no such file") {
-                NOT_FOUND
-            } else {
-                NOT_RUNNABLE
-            }
-        }
-        _ => FAILED,
+/// Runs a process of our own VM to its end, on this terminal if it has one.
+pub fn relay(process: Process, on_terminal: bool) -> Result<u32, HostError> {
+    if !on_terminal {
+        return process.relay();
     }
+    let resize = process.resizer();
+    terminal::follow(move |rows, columns| {
+        // It may have ended just now.
+        if let Err(e) = resize(rows, columns) {
+            log::debug!("{e}");
+        }
+    });
+    let raw = terminal::Raw::new().map_err(|source| HostError::Io {
+        doing: "making the terminal raw".into(),
+        source,
+    })?;
+    let outcome = process.relay();
+    drop(raw);
+    outcome
+}
+
+/// Runs a process of a running VM to its end on this terminal.
+pub fn relay_terminal(which: &Which, mut order: wire::Exec) -> Result<u32, ControlError> {
+    terminal::check().map_err(ControlError::Terminal)?;
+    order.terminal = Some(terminal::size());
+    let remote = which.connect()?.exec(order)?;
+    let sender = remote.sender()?;
+    terminal::follow(move |rows, columns| {
+        // It may have ended just now.
+        if let Err(e) = sender.send(&Request::Resize { rows, columns }) {
+            log::debug!("{e}");
+        }
+    });
+    let raw = terminal::Raw::new().map_err(ControlError::Terminal)?;
+    let outcome = remote.relay();
+    drop(raw);
+    outcome
 }

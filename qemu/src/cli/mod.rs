@@ -4,15 +4,23 @@
 //! the command cannot be run and 127 when it is not there, as shells have it; 128 + n when
 //! signal n ended the tool; 2 for a wrong command line.
 
+mod attach;
 mod bench;
 mod boot;
+mod client;
 mod conformance;
 mod doctor;
 mod exec;
+mod inspect;
 mod options;
+mod output;
+mod owner;
 mod progress;
 mod run;
+mod shell;
 mod signals;
+mod stop;
+mod terminal;
 mod vsock;
 
 use std::process::ExitCode;
@@ -22,12 +30,7 @@ use clap::{Parser, Subcommand};
 pub use options::VmOptions;
 pub use progress::Progress;
 
-/// The tool or the VM failed.
-pub const FAILED: u8 = 125;
-/// The command was found and cannot be run.
-pub const NOT_RUNNABLE: u8 = 126;
-/// The command was not found.
-pub const NOT_FOUND: u8 = 127;
+use crate::exit::FAILED;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -50,8 +53,24 @@ enum Command {
     Run(run::Run),
     /// Boots a VM, says how long it took, and keeps it until Ctrl-C
     Boot(boot::Boot),
-    /// Boots a VM and runs a process in it, outside any container
+    /// Runs a process in a VM: a fresh one, or with --vm or --container one that runs
     Exec(exec::Exec),
+    /// Opens a shell in a running VM
+    Shell(shell::Shell),
+    /// Gives a running VM a disk, a directory or persistent memory
+    Attach(attach::Attach),
+    /// Takes away what was attached
+    Detach(attach::Detach),
+    /// Lists the running VMs, or what one of them has
+    Ps(inspect::Ps),
+    /// Shows what the containers of a running VM use
+    Stats(inspect::Stats),
+    /// Shows the last records of a running VM's log
+    Logs(inspect::Logs),
+    /// Shows what a running VM is doing
+    Stacks(inspect::Stacks),
+    /// Ends a running VM
+    Stop(stop::Stop),
     /// Runs the vhost-user-vsock device alone, for any QEMU
     Vsock(vsock::Vsock),
     /// Runs the checklist of the protocol against any LCOW kernel and initrd
@@ -75,6 +94,14 @@ pub fn main() -> ExitCode {
         Command::Run(run) => run.run(),
         Command::Boot(boot) => boot.run(),
         Command::Exec(exec) => exec.run(),
+        Command::Shell(shell) => shell.run(),
+        Command::Attach(attach) => attach.run(),
+        Command::Detach(detach) => detach.run(),
+        Command::Ps(ps) => ps.run(),
+        Command::Stats(stats) => stats.run(),
+        Command::Logs(logs) => logs.run(),
+        Command::Stacks(stacks) => stacks.run(),
+        Command::Stop(stop) => stop.run(),
         Command::Vsock(vsock) => vsock.run(),
         Command::Doctor(doctor) => doctor.run(),
     };

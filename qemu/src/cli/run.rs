@@ -3,11 +3,15 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Args;
 
+use crate::attach_dir::AttachDir;
 use crate::container::{self, Container};
+use crate::control::{Known, Passage, Server, Urge};
+use crate::exit::start_failure;
 use crate::host::HostError;
 use crate::network::{self, Nic};
 use crate::oci::{self, Cache, Image};
@@ -15,8 +19,9 @@ use crate::profile::Forward;
 use crate::uvm::Uvm;
 use crate::volume::{Mounted, Volume};
 
-use super::exec::start_failure;
-use super::{exit_code, progress, Progress, VmOptions};
+use super::exec::relay;
+use super::owner::{power_off, OwnerOptions};
+use super::{exit_code, progress, terminal, Progress, VmOptions};
 
 /// Disks that fit on one controller.
 const LUNS: usize = 64;
@@ -33,6 +38,8 @@ pub struct Run {
     vm: VmOptions,
     #[command(flatten)]
     container: ContainerOptions,
+    #[command(flatten)]
+    owner: OwnerOptions,
     /// The program and its arguments, instead of the image's command
     #[arg(last = true, value_name = "WORDS")]
     words: Vec<String>,
@@ -68,6 +75,10 @@ struct ContainerOptions {
     /// Gives the container the file system on a disk image: raw, .vhd, .vhdx or .qcow2
     #[arg(long, value_name = "FILE:PATH[:ro]", value_parser = Volume::disk)]
     disk: Vec<Volume>,
+    /// A directory of the container in which `uvm attach --container` puts what it gets while it
+    /// runs
+    #[arg(long, value_name = "DIRECTORY", value_parser = directory)]
+    attach_dir: Option<String>,
     /// Give the container a network: QEMU's user-mode network, with this machine at 10.0.2.2
     #[arg(long)]
     net: bool,
@@ -77,6 +88,9 @@ struct ContainerOptions {
     /// The container has no standard input
     #[arg(long)]
     no_stdin: bool,
+    /// The container gets this terminal
+    #[arg(long, short, conflicts_with = "no_stdin")]
+    terminal: bool,
     /// Where converted layers are kept [default: lcow-uvm/layers in the user's cache directory]
     #[arg(long, env = "UVM_LAYER_CACHE", value_name = "DIRECTORY")]
     cache_dir: Option<PathBuf>,
@@ -90,6 +104,17 @@ fn variable(text: &str) -> Result<String, String> {
     match text.split_once('=') {
         Some((name, _)) if !name.is_empty() => Ok(text.to_owned()),
         _ => Err("it is not of the form NAME=VALUE".into()),
+    }
+}
+
+fn directory(text: &str) -> Result<String, String> {
+    let words = text.strip_prefix('/').unwrap_or_default().split('/');
+    match words
+        .into_iter()
+        .any(|word| ["", ".", ".."].contains(&word))
+    {
+        true => Err("it is not an absolute path without `.` and `..`".into()),
+        false => Ok(text.to_owned()),
     }
 }
 
@@ -107,6 +132,14 @@ fn forward(text: &str) -> Result<Forward, String> {
 
 impl Run {
     pub fn run(mut self) -> anyhow::Result<ExitCode> {
+        let on_terminal = self.container.terminal;
+        if on_terminal {
+            terminal::check()?;
+            let env = &mut self.container.env;
+            if !env.iter().any(|variable| variable.starts_with("TERM=")) {
+                env.push(format!("TERM={}", terminal::kind()));
+            }
+        }
         let progress = Progress::new();
         progress::log_to_stderr(&progress, self.vm.log_filter());
         let id = uuid::Uuid::new_v4().to_string();
@@ -114,6 +147,7 @@ impl Run {
 
         let trace = self.vm.recorder();
         let mut profile = self.vm.profile()?;
+        self.owner.prepare(&mut profile)?;
         let stage = trace.stage("image to disks");
         progress.doing("preparing the image");
         let cache = Cache::open(self.container.cache_dir.as_deref())?;
@@ -130,12 +164,13 @@ impl Run {
         let volumes = std::mem::take(&mut options.volume).into_iter();
         let volumes: Vec<Volume> = volumes.chain(std::mem::take(&mut options.disk)).collect();
 
-        let disks = image.layers.len() + 1 + volumes.len();
+        let attach_dir = options.attach_dir.take();
+        let disks = image.layers.len() + 1 + volumes.len() + usize::from(attach_dir.is_some());
         profile.controllers = u8::try_from(disks.div_ceil(LUNS).min(CONTROLLERS))?;
         profile.forwards = std::mem::take(&mut self.container.publish);
         let net = self.container.net || !profile.forwards.is_empty();
         profile.nics = net.into();
-        let vm = self.vm.boot_profile(profile, &progress)?;
+        let vm = Arc::new(self.vm.boot_profile(profile, &progress)?);
         if net {
             // The pod's namespace, which the host's network service would name.
             let namespace = uuid::Uuid::new_v4().to_string();
@@ -149,16 +184,21 @@ impl Run {
         for (number, volume) in volumes.iter().enumerate() {
             mounted.push(Mounted::new(&vm, &id, number, volume)?);
         }
+        let attach_dir = attach_dir
+            .map(|inside| AttachDir::new(&vm, &cache, &id, &inside))
+            .transpose()?;
         if let Some(mounts) = spec["mounts"].as_array_mut() {
             mounts.extend(mounted.iter().map(|volume| volume.mount.clone()));
+            mounts.extend(attach_dir.as_ref().map(AttachDir::mount));
         }
         drop(stage);
         let stage = trace.stage("running the container");
         let started = container.create(&spec).and_then(|()| {
             let launch = container.init();
-            match self.container.no_stdin {
-                true => launch.start(),
-                false => launch.open_stdin().start(),
+            match (on_terminal, self.container.no_stdin) {
+                (true, _) => launch.open_stdin().without_stderr().start(),
+                (false, true) => launch.start(),
+                (false, false) => launch.open_stdin().start(),
             }
         });
         let process = match started {
@@ -169,11 +209,22 @@ impl Run {
             }
             Err(e) => return Err(e.into()),
         };
-        let code = process.relay()?;
+        let known = Known {
+            id: id.clone(),
+            process: spec["process"].take(),
+            passage: attach_dir.as_ref().map(|dir| Passage {
+                inside: dir.inside.clone(),
+                outside: dir.outside().to_owned(),
+            }),
+        };
+        let host = vm.host().clone();
+        let on_stop = move |urge| host.shutdown(&id, urge == Urge::Pressed);
+        let server = self.owner.serve("run", &vm, vec![known], on_stop)?;
+        let code = relay(process, on_terminal)?;
         drop(stage);
         let _stage = trace.stage("stopping");
         // The exit code is known; nothing from here on may change it.
-        if let Err(e) = leave(vm, container, mounted) {
+        if let Err(e) = leave(&vm, server, container, mounted, attach_dir) {
             log::warn!("the VM was not left in good order: {e:#}");
         }
         Ok(exit_code(code))
@@ -196,18 +247,30 @@ impl Run {
             cwd: options.workdir.take(),
             user: options.user.take(),
             hostname: options.hostname.take(),
-            terminal: false,
+            terminal: options.terminal,
         })
     }
 }
 
 /// What is written is on the disks and directories of this machine when it returns.
-fn leave(vm: Uvm, container: Container, mounted: Vec<Mounted>) -> anyhow::Result<()> {
+fn leave(
+    vm: &Uvm,
+    mut server: Option<Server>,
+    container: Container,
+    mounted: Vec<Mounted>,
+    attach_dir: Option<AttachDir>,
+) -> anyhow::Result<()> {
     container.remove()?;
-    for volume in mounted.into_iter().rev() {
-        volume.remove(&vm)?;
+    if let Some(server) = &mut server {
+        server.close();
     }
-    vm.power_off()?;
+    if let Some(attach_dir) = attach_dir {
+        attach_dir.remove(vm)?;
+    }
+    for volume in mounted.into_iter().rev() {
+        volume.remove(vm)?;
+    }
+    power_off(vm, server)?;
     Ok(())
 }
 

@@ -8,24 +8,42 @@ use nix::sys::signal::{SigSet, Signal};
 
 /// A command that wants Ctrl-C for itself takes the signals from here.
 static TAKER: Mutex<Option<Sender<Signal>>> = Mutex::new(None);
+/// Who wants to know when the terminal gets another size.
+static RESIZED: Mutex<Option<Sender<()>>> = Mutex::new(None);
 
 /// Blocks the signals in this thread and all it starts, and waits for them in one of its own.
 /// To be called before any other thread is started.
 pub fn install() -> nix::Result<()> {
     let mut signals = SigSet::empty();
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+    for signal in [
+        Signal::SIGINT,
+        Signal::SIGTERM,
+        Signal::SIGHUP,
+        Signal::SIGWINCH,
+    ] {
         signals.add(signal);
     }
     signals.thread_block()?;
     std::thread::spawn(move || {
         while let Ok(signal) = signals.wait() {
+            if signal == Signal::SIGWINCH {
+                let mut resized = RESIZED.lock().unwrap_or_else(PoisonError::into_inner);
+                if resized
+                    .as_ref()
+                    .is_some_and(|resized| resized.send(()).is_err())
+                {
+                    // Nobody cares any more.
+                    *resized = None;
+                }
+                continue;
+            }
             let taker = TAKER.lock().unwrap_or_else(PoisonError::into_inner).take();
             // Once only: a second signal ends a tool that is stuck in its own end.
             if taker.is_some_and(|taker| taker.send(signal).is_ok()) {
                 continue;
             }
             crate::trace::finish();
-            crate::private_dir::remove_all();
+            crate::exit::run();
             std::process::exit(128 + signal as i32);
         }
     });
@@ -36,5 +54,12 @@ pub fn install() -> nix::Result<()> {
 pub fn take() -> Receiver<Signal> {
     let (send, receive) = mpsc::channel();
     *TAKER.lock().unwrap_or_else(PoisonError::into_inner) = Some(send);
+    receive
+}
+
+/// Gets a word at every change of the terminal's size.
+pub fn resizes() -> Receiver<()> {
+    let (send, receive) = mpsc::channel();
+    *RESIZED.lock().unwrap_or_else(PoisonError::into_inner) = Some(send);
     receive
 }

@@ -60,8 +60,20 @@ pub struct Record {
 }
 
 impl Record {
+    /// The record as it might have come.
+    pub fn to_value(&self) -> Value {
+        let mut members = Map::new();
+        if !self.time.is_empty() {
+            members.insert("time".into(), self.time.as_str().into());
+        }
+        members.insert("level".into(), self.level.name().into());
+        members.insert("msg".into(), self.message.as_str().into());
+        members.extend(self.fields.clone());
+        Value::Object(members)
+    }
+
     /// Reads one JSON value of the stream; the error is what a host stumbles over.
-    fn from_value(value: Value) -> Result<Self, String> {
+    pub fn from_value(value: Value) -> Result<Self, String> {
         let Value::Object(mut fields) = value else {
             return Err(format!("{value} is not an object"));
         };
@@ -231,6 +243,7 @@ mod tests {
         assert_eq!(all.len(), 3);
         assert_eq!((all[1].level, all[2].level), (Level::Info, Level::Warning));
         assert_eq!(all[0].to_string(), "[info] a n=1");
+        assert_eq!(Record::from_value(all[0].to_value()).unwrap(), all[0]);
         assert_eq!(
             all.iter().map(|r| r.complete).collect::<Vec<_>>(),
             [true, false, true]

@@ -29,9 +29,10 @@ pub use bridge::Pending;
 pub use end::{End, HostError};
 pub use ports::{Ports, Transport};
 pub use process::{Launch, Output, Process, Stdio};
+pub(crate) use pump::relay;
 pub use pump::{Drained, STREAM_GRACE};
 pub use requests::{Disk, RPC_LIMIT, UVM_ID};
-pub use state::{Answer, Notification};
+pub use state::{Answer, Notification, Tail};
 
 use crate::trace::Recorder;
 use state::Shared;
@@ -177,6 +178,33 @@ impl Host {
     /// The last records of the guest's log.
     pub fn log_records(&self) -> Vec<log::Record> {
         self.shared().lock().records.iter().cloned().collect()
+    }
+
+    /// The records of the guest's log from number `from` on, the first ever being 0; waits for one
+    /// if there is none yet.
+    pub fn wait_log_from(&self, from: u64, limit: Duration) -> Tail {
+        let waited = self
+            .shared()
+            .wait("waiting for log records", limit, |state| {
+                Some(state.tail(from)).filter(|tail| !tail.records.is_empty())
+            });
+        // Nothing came in time, or nothing comes any more.
+        waited.unwrap_or_else(|_| self.shared().lock().tail(from))
+    }
+
+    /// Whether the VM has ended and all of its log is here.
+    pub fn log_is_over(&self) -> bool {
+        let state = self.shared().lock();
+        state.end.is_some() && (state.log_closed || state.log_at.is_none())
+    }
+
+    /// The containers that were created and have not been reported to be at their end.
+    pub fn containers(&self) -> Vec<String> {
+        let state = self.shared().lock();
+        let running = state.containers.iter().filter(|(_, end)| end.is_none());
+        let mut ids: Vec<String> = running.map(|(id, _)| id.clone()).collect();
+        ids.sort();
+        ids
     }
 
     /// Waits for a log record.
@@ -344,6 +372,7 @@ fn read_log(shared: &Shared, stream: UnixStream, mut sink: Option<LogSink>, stri
         }
         shared.keep(record);
     });
+    shared.update(|state| state.log_closed = true);
     if let Err(bad) = outcome {
         let violation = format!("the log channel (port 109) carries what is not a record: {bad}");
         if strict {

@@ -276,6 +276,12 @@ impl Process {
         move |signal| host.signal(&container, pid, signal)
     }
 
+    /// What resizes its terminal (rows, columns) from another thread.
+    pub fn resizer(&self) -> impl Fn(u16, u16) -> Result<(), HostError> + Send + 'static {
+        let (host, container, pid) = (self.host.clone(), self.container.clone(), self.pid);
+        move |rows, columns| host.resize(&container, pid, rows, columns)
+    }
+
     /// Feeds `input`, closes standard input, and collects the output until the exit.
     pub fn collect(mut self, input: Vec<u8>, limit: Duration) -> Result<Output, HostError> {
         let stdin = self.stdio.stdin.take();
@@ -300,37 +306,18 @@ impl Process {
     /// Returns the exit code once both output streams ended, or stayed silent for
     /// [`super::STREAM_GRACE`] after the exit because something else in the guest holds them.
     pub fn relay(mut self) -> Result<u32, HostError> {
-        let stdin = self.stdio.stdin.take();
-        // Detached: it may sit in a read of the terminal when the process is long gone.
-        let feeding = stdin.map(|to| pump::feed(pump::own_stdin(), to));
-        // A guest goes on without its reader; a program on this side would end (SIGPIPE).
-        let ender = || {
-            let signal = self.signaller();
-            move || {
-                if let Err(e) = signal(libc::SIGKILL) {
-                    ::log::debug!("ending a process that nobody reads: {e}");
-                }
+        let stdio = std::mem::take(&mut self.stdio);
+        let signal = self.signaller();
+        let kill = move || {
+            if let Err(e) = signal(libc::SIGKILL) {
+                ::log::debug!("ending a process that nobody reads: {e}");
             }
         };
-        let (out_broken, err_broken) = (ender(), ender());
-        let (stdout, stderr) = (self.stdio.stdout.take(), self.stdio.stderr.take());
-        let out = pump::drain_or(stdout, pump::own_stdout(), out_broken);
-        let err = pump::drain_or(stderr, pump::own_stderr(), err_broken);
-        let outcome = loop {
+        pump::relay(stdio, kill, || loop {
             match self.wait(Duration::from_secs(3600)) {
                 Err(HostError::Timeout { .. }) => {}
                 other => break other,
             }
-        };
-        let done = outcome.is_ok();
-        let (_, out_end) = out.finish(done);
-        let (_, err_end) = err.finish(done);
-        drop(feeding);
-        for (name, end) in [("stdout", out_end), ("stderr", err_end)] {
-            if let Drained::Failed(why) = end {
-                ::log::warn!("{name} of the process was not written to its end: {why}");
-            }
-        }
-        outcome
+        })
     }
 }

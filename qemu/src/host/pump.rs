@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 
+use super::process::Stdio;
+
 /// How long a stream may be silent after the exit was reported before it is left behind: some
 /// other process of the guest holds it open.
 pub const STREAM_GRACE: Duration = Duration::from_secs(5);
@@ -165,6 +167,36 @@ pub(crate) fn feed(mut from: impl Read + Send + 'static, to: UnixStream) -> Join
         let mut rest = [0; 64];
         while matches!((&to).read(&mut rest), Ok(n) if n > 0) {}
     })
+}
+
+/// Connects a process's streams to this one's until `exit` says how it ended. `kill` is called
+/// when nobody takes its output any more: a guest goes on without its reader, where a program on
+/// this side would end (SIGPIPE).
+pub(crate) fn relay<E>(
+    stdio: Stdio,
+    kill: impl Fn() + Send + Sync + 'static,
+    exit: impl FnOnce() -> Result<u32, E>,
+) -> Result<u32, E> {
+    // Detached: it may sit in a read of the terminal when the process is long gone.
+    let feeding = stdio.stdin.map(|to| feed(own_stdin(), to));
+    let kill = Arc::new(kill);
+    let broken = || {
+        let kill = Arc::clone(&kill);
+        move || kill()
+    };
+    let out = drain_or(stdio.stdout, own_stdout(), broken());
+    let err = drain_or(stdio.stderr, own_stderr(), broken());
+    let outcome = exit();
+    let done = outcome.is_ok();
+    let (_, out_end) = out.finish(done);
+    let (_, err_end) = err.finish(done);
+    drop(feeding);
+    for (name, end) in [("stdout", out_end), ("stderr", err_end)] {
+        if let Drained::Failed(why) = end {
+            log::warn!("{name} of the process was not written to its end: {why}");
+        }
+    }
+    outcome
 }
 
 /// This process's own streams, without the buffers and locks of `std::io`.

@@ -61,8 +61,35 @@ pub(crate) struct State {
     /// Violations met with strict mode off.
     pub tolerated: Vec<String>,
     pub records: VecDeque<Record>,
+    /// Records that made place for others.
+    pub dropped_records: u64,
+    /// No record comes any more.
+    pub log_closed: bool,
     /// Takes notes for a timeline.
     pub trace: Recorder,
+}
+
+/// The last records of the guest's log, from a number on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tail {
+    pub records: Vec<Record>,
+    /// The number of the record that comes next.
+    pub next: u64,
+    /// Records from that number on that are kept no more.
+    pub missed: u64,
+}
+
+impl State {
+    pub fn tail(&self, from: u64) -> Tail {
+        let missed = self.dropped_records.saturating_sub(from);
+        let skipped = from.saturating_sub(self.dropped_records);
+        let skipped = usize::try_from(skipped).unwrap_or(usize::MAX);
+        Tail {
+            records: self.records.iter().skip(skipped).cloned().collect(),
+            next: self.dropped_records + self.records.len() as u64,
+            missed,
+        }
+    }
 }
 
 #[derive(Clone, Default)]
@@ -92,6 +119,7 @@ impl Shared {
             state.trace.guest_record(&record);
             if state.records.len() == KEPT_RECORDS {
                 state.records.pop_front();
+                state.dropped_records += 1;
             }
             state.records.push_back(record);
         });
@@ -138,6 +166,34 @@ mod tests {
     use crate::host::log::Level;
     use std::sync::mpsc;
 
+    fn record(message: String) -> Record {
+        Record {
+            level: Level::Info,
+            time: String::new(),
+            message,
+            complete: false,
+            fields: Map::new(),
+        }
+    }
+
+    #[test]
+    fn a_reader_of_the_log_learns_what_it_missed() {
+        let shared = Shared::default();
+        for number in 0..KEPT_RECORDS + 5 {
+            shared.keep(record(number.to_string()));
+        }
+        let first = |from: u64| {
+            let tail = shared.lock().tail(from);
+            assert_eq!(tail.next, KEPT_RECORDS as u64 + 5);
+            let first = tail.records.first().map(|r| r.message.clone());
+            (first, tail.missed)
+        };
+        assert_eq!(first(0), (Some("5".into()), 5));
+        assert_eq!(first(3), (Some("5".into()), 2));
+        assert_eq!(first(7), (Some("7".into()), 0));
+        assert_eq!(first(KEPT_RECORDS as u64 + 5), (None, 0));
+    }
+
     #[test]
     fn a_log_record_wakes_who_waits_for_it() {
         let shared = Shared::default();
@@ -153,13 +209,7 @@ mod tests {
         });
         // It has looked in vain, and holds the lock until it sleeps.
         first.recv().unwrap();
-        shared.keep(Record {
-            level: Level::Info,
-            time: String::new(),
-            message: "here".into(),
-            complete: false,
-            fields: Map::new(),
-        });
+        shared.keep(record("here".into()));
         assert_eq!(waiting.join().unwrap().unwrap(), "here");
         assert!(begun.elapsed() < limit / 2);
     }

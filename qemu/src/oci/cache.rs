@@ -38,6 +38,9 @@ pub struct Cache {
     dir: PathBuf,
 }
 
+/// Bytes of a disk that holds hardly anything.
+const SMALL: u64 = 4 << 20;
+
 impl Cache {
     /// `dir`, or `$XDG_CACHE_HOME/lcow-uvm/layers`, or `~/.cache/lcow-uvm/layers`; made if missing.
     pub fn open(dir: Option<&Path>) -> Result<Cache> {
@@ -118,6 +121,14 @@ impl Cache {
             )));
         }
         Ok(())
+    }
+
+    /// A new small disk at `to` with nothing on it but an empty root.
+    pub fn empty(&self, to: &Path) -> Result<()> {
+        self.scratch(SMALL, to)?;
+        let args = ["-w", "-R", "rmdir lost+found"].map(OsStr::new);
+        let args = args.into_iter().chain([to.as_os_str()]);
+        ext4::run("debugfs", "an empty disk", args)
     }
 
     /// The file `name`, made by `make` in a directory of its own when it is not there.

@@ -35,7 +35,7 @@ pub use busybox::find as busybox;
 pub use cache::{Cache, LayerDisk, SCRATCH_BYTES};
 pub use error::OciError;
 pub use manifest::ImageConfig;
-pub use spec::{standalone, Process};
+pub use spec::{standalone, user_of, Process};
 
 use blob::{decompress, Hashing, Slice};
 use error::{Doing, Result};

@@ -183,7 +183,7 @@ fn env(image: &ImageConfig, process: &Process) -> Vec<String> {
 
 /// `uid:gid` needs no look-up; everything else is a name for the guest to resolve in the
 /// container's own passwd and group (protocol 5.9).
-fn user_of(user: &str) -> Value {
+pub fn user_of(user: &str) -> Value {
     let both = user
         .split_once(':')
         .and_then(|(uid, gid)| Some((uid.parse().ok()?, gid.parse().ok()?)));

@@ -1,0 +1,73 @@
+//! What the commands that have a VM share: its name and its control socket.
+
+use std::sync::Arc;
+
+use clap::Args;
+
+use crate::control::{ControlError, Directory, Known, Name, Server, Urge};
+use crate::host::HostError;
+use crate::profile::{Machine, Profile};
+use crate::uvm::Uvm;
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Control")]
+pub struct OwnerOptions {
+    /// Name of the VM for `uvm ps`, `attach`, `exec --vm` and others [default: one is made up]
+    #[arg(long, value_name = "NAME")]
+    name: Option<Name>,
+    /// Files that `uvm attach pmem` can plug in, 1 GiB each at most
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(..=8))]
+    pmem_slots: u8,
+}
+
+impl OwnerOptions {
+    /// To be called before the boot: a name that is taken costs nothing then.
+    pub fn prepare(&self, profile: &mut Profile) -> Result<(), ControlError> {
+        if let Some(name) = &self.name {
+            Directory::of_user().check_free(name)?;
+        }
+        if profile.machine == Machine::Q35 {
+            profile.pmem_slots = self.pmem_slots;
+        }
+        Ok(())
+    }
+
+    /// Lets other processes reach the VM. Without a socket it runs as well, unless somebody
+    /// counts on its name.
+    pub fn serve(
+        &self,
+        command: &'static str,
+        vm: &Arc<Uvm>,
+        containers: Vec<Known>,
+        on_stop: impl Fn(Urge) -> Result<(), HostError> + Send + Sync + 'static,
+    ) -> Result<Option<Server>, ControlError> {
+        let name = self.name.clone().unwrap_or_else(Name::generate);
+        let directory = Directory::of_user();
+        match Server::start(
+            &directory,
+            name,
+            command,
+            Arc::clone(vm),
+            containers,
+            on_stop,
+        ) {
+            Ok(server) => Ok(Some(server)),
+            Err(e) if self.name.is_none() => {
+                log::warn!("the VM cannot be reached by other commands: {e}");
+                Ok(None)
+            }
+            Err(e) => Err(e),
+        }
+    }
+}
+
+/// Ends the VM in good order. The server goes last: who waits for the end gets its answer.
+pub fn power_off(vm: &Uvm, server: Option<Server>) -> anyhow::Result<std::time::Duration> {
+    let mut server = server;
+    if let Some(server) = &mut server {
+        server.close();
+    }
+    let took = vm.power_off()?;
+    drop(server);
+    Ok(took)
+}

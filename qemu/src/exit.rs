@@ -1,0 +1,50 @@
+//! How the tool ends: its codes, and what has to happen before it ends in the middle of something
+//! by a signal, which is done by `Drop` otherwise.
+
+use std::sync::{Mutex, PoisonError};
+
+use crate::host::HostError;
+
+/// The tool or the VM failed.
+pub const FAILED: u8 = 125;
+/// The command was found and cannot be run.
+pub const NOT_RUNNABLE: u8 = 126;
+/// The command was not found.
+pub const NOT_FOUND: u8 = 127;
+
+/// What a shell would end with when a command cannot be started. The guest has one code for all
+/// reasons, so its words have to tell.
+pub fn start_failure(error: &HostError) -> u8 {
+    match error {
+        HostError::Refused { message, .. } => {
+            let text = message.to_ascii_lowercase();
+            if text.contains("not found") || text.contains("no such file") {
+                NOT_FOUND
+            } else {
+                NOT_RUNNABLE
+            }
+        }
+        _ => FAILED,
+    }
+}
+
+type Hook = Box<dyn FnOnce() + Send>;
+
+static HOOKS: Mutex<Vec<Hook>> = Mutex::new(Vec::new());
+
+/// Has [`run`] call `hook` as well; it must be harmless when its work is done already.
+pub fn at_exit(hook: impl FnOnce() + Send + 'static) {
+    HOOKS
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .push(Box::new(hook));
+}
+
+/// Calls all hooks, the last one first.
+pub fn run() {
+    let hooks = std::mem::take(&mut *HOOKS.lock().unwrap_or_else(PoisonError::into_inner));
+    for hook in hooks.into_iter().rev() {
+        hook();
+    }
+    crate::private_dir::remove_all();
+}
