@@ -82,18 +82,28 @@ pub fn boot_profile(profile: Profile) -> Uvm {
 /// A VM of the shipped initrd as scenarios have it: with tools, containers and pods. `None`:
 /// something is not there, and it was said.
 pub fn guest() -> Option<Rc<Guest>> {
-    Some(lab()?.guest().unwrap())
+    guest_with(|_| {})
+}
+
+/// The same with changes to its profile.
+pub fn guest_with(change: impl FnOnce(&mut Profile)) -> Option<Rc<Guest>> {
+    Some(lab_with(change)?.guest().unwrap())
 }
 
 /// What boots such VMs.
 pub fn lab() -> Option<Lab> {
+    lab_with(|_| {})
+}
+
+fn lab_with(change: impl FnOnce(&mut Profile)) -> Option<Lab> {
     for tool in ["mke2fs", "debugfs", "busybox", qemu::vm::QEMU] {
         if qemu::choice::program(tool).is_none() {
             eprintln!("SKIPPED: {tool} is not there");
             return None;
         }
     }
-    let profile = shipped_profile()?;
+    let mut profile = shipped_profile()?;
+    change(&mut profile);
     let cache = oci::Cache::open(Some(&layer_cache())).unwrap();
     let image = oci::default_image(&cache).unwrap();
     let supplies = Supplies {
