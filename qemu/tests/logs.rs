@@ -1,16 +1,19 @@
 //! The guest's log in a real VM: whose request each line is about, also when a child or the
-//! container engine wrote it; what a host that does not read costs; messages of the kernel; core
-//! dumps.
+//! container engine wrote it; what a host that does not read, or takes no connection, costs;
+//! messages of the kernel.
 
 mod common;
 
+use std::collections::BTreeSet;
+use std::io::Read;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use qemu::host::log::{Level, Record};
 use qemu::host::wire::Rpc;
-use qemu::host::LogSink;
+use qemu::host::{LogSink, LOG_PORT};
 use qemu::uvm::{BootOptions, Uvm};
+use qemu::vsock::{Direction, Fault, Faults};
 use serde_json::{json, Value};
 
 use common::image::Image;
@@ -183,4 +186,88 @@ fn a_host_that_does_not_read_the_log_has_its_requests_answered_all_the_same() {
     let told = vm.wait_log(LONG, counted).unwrap();
     assert!(told.fields["dropped"].as_u64() > Some(0), "{told}");
     assert!(vm.external(&["/bin/true"]).run().unwrap().code == 0);
+}
+
+/// What the guest writes on one more connection of the log, until that ends.
+fn next_connection(vm: &Uvm) -> std::sync::mpsc::Receiver<String> {
+    let (tell, told) = std::sync::mpsc::channel();
+    vm.on_dial(LOG_PORT, move |mut stream| {
+        std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            stream.read_to_end(&mut bytes).ok();
+            tell.send(String::from_utf8_lossy(&bytes).into_owned()).ok();
+        });
+    })
+    .unwrap();
+    told
+}
+
+#[test]
+fn a_log_that_is_reset_again_and_again_is_dialled_again_and_nothing_is_told_twice() {
+    let Some(profile) = common::profile() else {
+        return;
+    };
+    let fault = Fault::Reset {
+        direction: Direction::GuestToHost,
+        bytes: 30_000,
+    };
+    let options = BootOptions {
+        faults: Faults::default().on_port(LOG_PORT, fault),
+        ..BootOptions::default()
+    };
+    let vm = Uvm::boot_with(profile, options).unwrap();
+    // The first one is read by the host itself.
+    let mut connections = Vec::new();
+    for _ in 0..3 {
+        let told = next_connection(&vm);
+        let text = loop {
+            vm.send(Rpc::GetProperties, "nobody", json!({"Query": "{}"}))
+                .unwrap()
+                .raw(LONG)
+                .unwrap();
+            if let Ok(text) = told.try_recv() {
+                break text;
+            }
+        };
+        connections.push(text);
+    }
+    let mut ended = BTreeSet::new();
+    let mut ends = |record: &Value| {
+        if record["span"] == "request" {
+            let number = record["message-id"].as_u64().unwrap();
+            assert!(ended.insert(number), "{number} is told twice");
+        }
+    };
+    for record in vm.log_records() {
+        ends(&Value::Object(record.fields));
+    }
+    for text in &connections {
+        // The last one is cut by the reset.
+        let (whole, _) = text.rsplit_once('\n').unwrap();
+        let records: Vec<Value> = whole
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
+            .collect();
+        assert!(records
+            .iter()
+            .any(|r| r["msg"] == "the log connection is lost"));
+        records.iter().for_each(&mut ends);
+    }
+}
+
+#[test]
+fn a_host_that_takes_no_log_has_a_vm_all_the_same() {
+    let Some(profile) = common::profile() else {
+        return;
+    };
+    let options = BootOptions {
+        faults: Faults::default().on_port(LOG_PORT, Fault::Refuse),
+        ..BootOptions::default()
+    };
+    let vm = Uvm::boot_with(profile, options).unwrap();
+    let script =
+        "until dmesg | grep -q 'the log waits'; do :; done; dmesg | grep -c 'service starts'";
+    let out = vm.external(&["/bin/sh", "-c", script]).run().unwrap();
+    assert_eq!(out.text(), "1\n");
+    assert!(vm.dump_stacks().unwrap().contains("service starts"));
 }
