@@ -8,6 +8,7 @@ use qemu::conformance::{Guest, Lab};
 use qemu::host::log::Record;
 use qemu::host::wire::Rpc;
 use qemu::host::UVM_ID;
+use qemu::network::Nic;
 use serde_json::json;
 
 use common::LONG;
@@ -32,6 +33,20 @@ fn told(vm: &Guest, group: &str) -> Record {
             && record.message.starts_with("out of memory")
     })
     .unwrap()
+}
+
+/// Of a child of PID 1 that is the same program: one is kept busy by an adapter that never comes.
+fn task_score(vm: &Guest) -> String {
+    let settings = Nic::new(7).settings("nobody");
+    let request = json!({"Request": {"ResourceType": "Network", "RequestType": "Add",
+        "Settings": settings}});
+    let mut added = vm.send(Rpc::ModifySettings, UVM_ID, request).unwrap();
+    let score = "for task in /proc/[0-9]*; do \
+                 grep -q '^PPid:.1$' $task/status && [ $task/exe -ef /proc/1/exe ] && \
+                 cat $task/oom_score_adj; done; true";
+    let score = vm.sh(score).unwrap();
+    assert!(added.wait(LONG).is_err());
+    score
 }
 
 #[test]
@@ -65,6 +80,7 @@ fn the_service_is_safe_its_children_are_not_and_no_limit_is_its_own() {
         let score = "cat /proc/self/oom_score_adj";
         assert_eq!(vm.sh("cat /proc/1/oom_score_adj").unwrap(), "-1000");
         assert_eq!(vm.sh(score).unwrap(), "0", "a process of the VM");
+        assert_eq!(task_score(&vm), "0", "a task of the service");
         for (given, found) in [(None, "0"), (Some(500), "500"), (Some(-500), "-500")] {
             let plan = vm.container("cat").edit(|spec| {
                 if let Some(given) = given {

@@ -183,6 +183,9 @@ fn rules_of_a_service_lead_packets_to_its_endpoints() {
                  ip route add 10.96.0.0/12 dev $(ls /sys/class/net | grep eth) src {LOST}"
             ))
             .unwrap();
+        // Without the rules, and by IPv6.
+        let direct = format!("nc -w 30 {} {} < /dev/null", server.ipv6(), ports[0]);
+        assert_eq!(client.sh(&direct).unwrap(), "from 8081", "{variant}");
         // Each endpoint answers some; 60 times the same is as likely as never.
         let ask = format!(
             "for i in $(seq 60); do nc -w 30 {SERVICE} 80 < /dev/null; done | sort | uniq -c"

@@ -380,6 +380,11 @@ fn a_lent_address_is_prolonged_goes_with_its_lease_and_comes_back() {
     // With the container all that ends.
     drop(process);
     pod.remove().unwrap();
+    let dump = vm.dump_stacks().unwrap();
+    assert!(
+        !dump.contains("Tenancy") && !dump.contains("10.0.9.20/24 failed"),
+        "{dump}"
+    );
     vm.signal(UVM_ID, again.pid, 9).unwrap();
 }
 

@@ -123,6 +123,7 @@ impl Host {
     /// Init was reaped: what is left of the container is killed, else its streams would never
     /// end (protocol 6.5).
     pub(super) fn init_exited(&mut self, id: &str) {
+        self.end_tenancies(id);
         let Some(container) = self.containers.get_mut(id) else {
             return;
         };

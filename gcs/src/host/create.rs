@@ -225,6 +225,7 @@ impl Host {
                     log::error!("{left}");
                 }
                 host.namespaces.unbind(&id);
+                host.end_tenancies(&id);
                 host.containers.remove(&id);
                 host.outbox.answer(ticket, Err(failure));
             },

@@ -52,6 +52,18 @@ impl Host {
         }
     }
 
+    /// The container's init has ended, and its adapters go back to the VM without addresses.
+    pub(super) fn end_tenancies(&mut self, container: &str) {
+        let timers = &mut self.timers;
+        self.tenancies.retain(|_, kept| {
+            let stays = kept.container != container;
+            if let (false, Some(timer)) = (stays, kept.timer) {
+                timers.cancel(timer);
+            }
+            stays
+        });
+    }
+
     /// Time has passed that the deadlines know nothing of: what may have ended by now is
     /// prolonged at once. If it was only the clock that was wrong, that does no harm.
     pub(super) fn tenancies_hurry(&mut self) {
@@ -69,9 +81,7 @@ impl Host {
         let Some(kept) = self.tenancies.remove(&key) else {
             return;
         };
-        let container = self.containers.get(&kept.container);
-        let lives = container.is_some_and(|container| container.state < State::Exited);
-        if !lives || self.namespaces.init_of(&kept.container) != Some(kept.init) {
+        if !self.is_inhabited(&kept) {
             return;
         }
         let (init, tenancy) = (kept.init, kept.tenancy.clone());
@@ -85,10 +95,20 @@ impl Host {
             LIMIT,
             move || tend(init, &tenancy, act),
             move |host, tended| {
-                let kept = judge(kept, asked, &doing, tended);
-                host.tenancy_wait(key, kept);
+                // It may have ended meanwhile, which then is no news.
+                if host.is_inhabited(&kept) {
+                    let kept = judge(kept, asked, &doing, tended);
+                    host.tenancy_wait(key, kept);
+                }
             },
         );
+    }
+
+    /// Whether the container's init is still the one whose network namespace it is.
+    fn is_inhabited(&self, kept: &Kept) -> bool {
+        let container = self.containers.get(&kept.container);
+        container.is_some_and(|container| container.state < State::Exited)
+            && self.namespaces.init_of(&kept.container) == Some(kept.init)
     }
 
     /// One line for each, for the state dump.
