@@ -52,13 +52,18 @@ impl Tenancy {
     /// What is to be done next, and when. `since`: when the lease was granted, or lost; `failed`:
     /// tries without a lease since. None: the lease lasts for ever.
     pub fn next(&self, since: Instant, failed: u32, now: Instant) -> Option<(Instant, Act)> {
-        match &self.lease {
-            Some(lease) => lease.term.map(|term| prolonging(term, since, now)),
-            None => {
-                let pause = FIRST_PAUSE * (1 << failed.saturating_sub(1).min(7));
-                Some((now + pause.min(LONGEST_PAUSE), Act::Ask))
-            }
-        }
+        let pause = FIRST_PAUSE * (1 << failed.saturating_sub(1).min(7));
+        let later = (now + pause.min(LONGEST_PAUSE), Act::Ask);
+        let Some(lease) = &self.lease else {
+            return Some(later);
+        };
+        let next = prolonging(lease.term?, since, now);
+        // It is over, and was not even given up: what failed would fail again.
+        Some(if next.0 <= now && failed > 0 {
+            later
+        } else {
+            next
+        })
     }
 
     fn steps(&self) -> Vec<Step> {
@@ -224,6 +229,23 @@ mod tests {
             let next = tenancy.next(since, 0, since + seconds(now));
             let next = next.map(|(at, act)| ((at - since).as_secs(), act));
             assert_eq!(next, Some(expected), "{now}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_given_up_keeps_nobody_busy() {
+        let tenancy = tenancy(Some([100, 200, 300]));
+        let since = Instant::now();
+        for (now, failed, expected) in [
+            (250, 3, (300, Act::Ask)),
+            (300, 0, (300, Act::Ask)),
+            (300, 1, (305, Act::Ask)),
+            (305, 2, (315, Act::Ask)),
+            (9000, 50, (9600, Act::Ask)),
+        ] {
+            let next = tenancy.next(since, failed, since + seconds(now));
+            let next = next.map(|(at, act)| ((at - since).as_secs(), act));
+            assert_eq!(next, Some(expected), "{now} {failed}");
         }
     }
 
