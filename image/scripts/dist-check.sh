@@ -2,7 +2,8 @@
 # Makes out/dist a second time from nothing, the kernel and all crates included, and compares every byte:
 # in another directory, with other times of the sources, another umask, time zone and locale, and as another
 # user where this one is root. Says the first file that differs, and where. Exit code 1: one does.
-# DIST_CHECK=DIR   where; it is removed when all is the same (3 GB)
+# DIST_CHECK=DIR         where; it is removed when all is the same (3 GB)
+# DIST_CHECK_CACHE=DIR   where the second build keeps its kernel; else it goes with the rest
 . "$(dirname "$0")/common.sh"
 
 there=${DIST_CHECK:-$target/dist-check}/a-directory-with-a-longer-name
@@ -17,7 +18,7 @@ git clone --quiet "$top" "$there/tree"
 find "$there/tree" -path '*/.git' -prune -o -type f -exec touch -d 2001-02-03 {} +
 
 # Nothing of this one's surroundings but where the toolchain and its downloads are.
-again=(env -i "PATH=$PATH" "HOME=$there/home" "XDG_CACHE_HOME=$there/cache"
+again=(env -i "PATH=$PATH" "HOME=$there/home" "XDG_CACHE_HOME=${DIST_CHECK_CACHE:-$there/cache}"
     "CARGO_HOME=${CARGO_HOME:-$HOME/.cargo}" "RUSTUP_HOME=${RUSTUP_HOME:-$HOME/.rustup}"
     TZ=Pacific/Chatham LC_ALL=C.UTF-8 HOST_PROFILE=dev "GIT_CONFIG_COUNT=1" GIT_CONFIG_KEY_0=safe.directory "GIT_CONFIG_VALUE_0=*")
 for name in GUEST_PROFILE GUEST_TOOLCHAIN KERNEL_SOURCE IMAGE_FORMAT SOURCE_DATE_EPOCH; do
@@ -25,11 +26,12 @@ for name in GUEST_PROFILE GUEST_TOOLCHAIN KERNEL_SOURCE IMAGE_FORMAT SOURCE_DATE
 done
 who=$(id -un)
 if [ "$who" = root ] && have setpriv; then
-    # Another user, who may read what root keeps for itself: the crates and the toolchain.
+    # Another user, who may read what root keeps for itself: the crates and the toolchain. Without the
+    # bit access(2) does not know that, and the compiler asks it for the linker.
     who=nobody
     chown -R nobody: "$there"
-    again=(setpriv --reuid=nobody --regid="$(id -g nobody)" --clear-groups
-        --inh-caps=+dac_read_search --ambient-caps=+dac_read_search "${again[@]}")
+    again=(setpriv --securebits=+no_setuid_fixup --reuid=nobody --regid="$(id -g nobody)" --clear-groups
+        --inh-caps=-all,+dac_read_search --ambient-caps=+dac_read_search "${again[@]}")
 fi
 say "dist-check: all of it again as $who in ${there#"$top"/}"
 (cd "$there/tree" && umask 077 && heartbeat "dist-check" "${again[@]}" make -s dist >&2) ||

@@ -138,10 +138,11 @@ fn shell(script: &str) -> Output {
 fn another_user() -> Vec<&'static str> {
     let words = [
         "setpriv",
+        "--securebits=+no_setuid_fixup",
         "--reuid=nobody",
         "--regid=nogroup",
         "--clear-groups",
-        "--inh-caps=+dac_read_search",
+        "--inh-caps=-all,+dac_read_search",
         "--ambient-caps=+dac_read_search",
     ];
     let works = Command::new(words[0])
