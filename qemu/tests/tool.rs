@@ -222,3 +222,45 @@ fn a_guest_panic_at_boot_is_told_with_its_text() {
         "{said}"
     );
 }
+
+#[test]
+fn a_list_that_nobody_reads_is_no_failure() {
+    let dir = tempfile::tempdir().unwrap();
+    for words in [&["conformance", "--list"][..], &["ps"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = uvm(dir.path());
+        command
+            .args(words)
+            .env_remove("XDG_RUNTIME_DIR")
+            .stdout(writer);
+        let (out, said) = output(&mut command);
+        assert_eq!(
+            (out.status.code(), said.as_str()),
+            (Some(0), ""),
+            "{words:?}"
+        );
+    }
+}
+
+#[test]
+fn without_a_running_vm_that_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    for (words, says) in [
+        (&["stop"][..], "no VM is running"),
+        (&["detach", "/x"], "no VM is running"),
+        (&["stats", "--vm", "one"], "there is no VM one"),
+        (&["exec", "--vm", "one", "--", "true"], "there is no VM one"),
+        (&["shell"], "not a terminal"),
+        (&["run", "-t"], "not a terminal"),
+    ] {
+        let mut command = uvm(dir.path());
+        command.args(words).env_remove("XDG_RUNTIME_DIR");
+        let (out, said) = output(&mut command);
+        assert_eq!(out.status.code(), Some(125), "{words:?}");
+        assert!(said.contains(says), "{words:?}: {said}");
+    }
+    let (out, said) = output(uvm(dir.path()).args(["boot", "--name", "a/b"]));
+    assert_eq!(out.status.code(), Some(2));
+    assert!(said.contains("no name for a VM"), "{said}");
+}

@@ -67,7 +67,7 @@ impl Bench {
         });
         progress.done();
         let figures = outcome?;
-        print!("{}", report::table(&figures));
+        super::output::line(report::table(&figures).trim_end())?;
         if let Some(path) = &self.json {
             let document = json!({
                 "machine": machine(&plan),

@@ -7,6 +7,7 @@ use clap::Args;
 use crate::choice;
 use crate::vm::QEMU;
 
+use super::output::line;
 use super::VmOptions;
 
 #[derive(Debug, Args)]
@@ -28,32 +29,32 @@ impl Doctor {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let mut missing = 0;
         let mut need = |what: &str, found: Result<String, String>| match found {
-            Ok(found) => println!("ok       {what}: {found}"),
+            Ok(found) => line(format_args!("ok       {what}: {found}")),
             Err(why) => {
                 missing += 1;
-                println!("MISSING  {what}: {why}");
+                line(format_args!("MISSING  {what}: {why}"))
             }
         };
-        need("qemu", qemu_version());
+        need("qemu", qemu_version())?;
         let kernel = self.vm.kernel_path();
-        need("kernel", existing(&kernel));
-        need("initrd", existing(&self.vm.initrd_path()));
+        need("kernel", existing(&kernel))?;
+        need("initrd", existing(&self.vm.initrd_path()))?;
 
         let vsock = choice::vsock(self.vm.vsock);
-        println!("chosen   vsock: {:?} ({})", vsock.chosen, vsock.why);
+        line(format_args!(
+            "chosen   vsock: {:?} ({})",
+            vsock.chosen, vsock.why
+        ))?;
         if let Ok(kernel) = kernel {
             let accel = choice::accel(self.vm.accel, &kernel);
-            println!(
-                "chosen   accelerator: {} ({})",
-                accel.chosen.name(),
-                accel.why
-            );
+            let name = accel.chosen.name();
+            line(format_args!("chosen   accelerator: {name} ({})", accel.why))?;
         }
         for (name, package, purpose) in LAYER_TOOLS {
-            match choice::program(name) {
-                Some(path) => println!("ok       {name}: {}", path.display()),
-                None => println!("absent   {name}: for {purpose} (apt-get install {package})"),
-            }
+            line(match choice::program(name) {
+                Some(path) => format!("ok       {name}: {}", path.display()),
+                None => format!("absent   {name}: for {purpose} (apt-get install {package})"),
+            })?;
         }
         Ok(if missing == 0 {
             ExitCode::SUCCESS

@@ -225,22 +225,15 @@ pub struct Logs {
 impl Logs {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let client = self.which.connect()?;
-        if self.follow {
-            let mut failed = None;
-            client.follow(|reply| match self.show(reply) {
-                Ok(go_on) => go_on,
-                Err(e) => {
-                    failed = Some(e);
-                    false
-                }
-            })?;
-            if let Some(e) = failed {
-                return Err(e);
+        let mut failed = None;
+        client.logs(self.follow, |reply| match self.show(reply) {
+            Ok(go_on) => go_on,
+            Err(e) => {
+                failed = Some(e);
+                false
             }
-        } else {
-            self.show(client.ask(&Request::Logs { follow: false })?)?;
-        }
-        Ok(ExitCode::SUCCESS)
+        })?;
+        failed.map_or(Ok(ExitCode::SUCCESS), Err)
     }
 
     /// Whether anybody still reads.

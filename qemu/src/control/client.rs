@@ -11,6 +11,9 @@ use crate::host::{relay, Stdio};
 /// The longest of what a request waits for in the guest and in QEMU, and some.
 const LIMIT: Duration = Duration::from_secs(600);
 
+/// The tool answers this by itself.
+const STATUS_LIMIT: Duration = Duration::from_secs(30);
+
 /// A connection to one VM, good for one request.
 pub struct Client {
     name: String,
@@ -35,7 +38,11 @@ impl Client {
     /// Sends a request and gives the answer, which is not a failure.
     pub fn ask(mut self, request: &Request) -> Result<Reply, ControlError> {
         self.send(request)?;
-        self.answer(Some(LIMIT))
+        let limit = match request {
+            Request::Status => STATUS_LIMIT,
+            _ => LIMIT,
+        };
+        self.answer(Some(limit))
     }
 
     /// `ask` for what has no answer but that it is done.
@@ -47,9 +54,14 @@ impl Client {
         }
     }
 
-    /// Asks for the log and gives every answer to `sink`, until it has seen enough or the VM ends.
-    pub fn follow(mut self, mut sink: impl FnMut(Reply) -> bool) -> Result<(), ControlError> {
-        self.send(&Request::Logs { follow: true })?;
+    /// Asks for the log and gives every answer to `sink`, until it has seen enough or there are no
+    /// more: with `follow` when the VM ends.
+    pub fn logs(
+        mut self,
+        follow: bool,
+        mut sink: impl FnMut(Reply) -> bool,
+    ) -> Result<(), ControlError> {
+        self.send(&Request::Logs { follow })?;
         loop {
             match self.answer(Some(LIMIT)) {
                 Ok(reply) => {

@@ -14,6 +14,7 @@ pub mod attachments;
 pub mod client;
 pub mod directory;
 mod exec;
+mod requests;
 pub mod server;
 pub mod wire;
 

@@ -3,7 +3,6 @@
 //! What requests share is behind locks of its own ([`Attachments`] one at a time) or of the fake
 //! host. Every wait ends with the VM, so [`Server::close`] and `Drop` can join all threads.
 
-use std::collections::HashSet;
 use std::io;
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -16,22 +15,17 @@ use serde_json::Value;
 
 use super::attachments::{Attachments, Passage};
 use super::directory::{Directory, Name, Socket};
-use super::wire::{Channel, Reply, Request, Status, Stop, WireError};
-use super::{exec, ControlError};
-use crate::host::log::Record;
-use crate::host::{End, HostError, Tail};
+use super::wire::{Attach, Channel, Reply, Request, WireError};
+use super::{exec, requests, ControlError};
+use crate::host::{End, HostError};
 use crate::uvm::Uvm;
 
 /// More at once are refused; each costs a thread.
 const CONNECTIONS: usize = 64;
 /// For the request after the connection.
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
-/// Mounts come off, disks are synced.
-const END_LIMIT: Duration = Duration::from_secs(60);
-/// For the log to close behind the VM's end.
-const LAST_RECORDS: Duration = Duration::from_secs(5);
-/// How often a follower of the log is looked after.
-const LOOK: Duration = Duration::from_secs(1);
+/// Between two attempts to accept, when there are no descriptors.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// A container of the VM, as its owner knows it.
 #[derive(Debug, Clone)]
@@ -55,14 +49,37 @@ type OnStop = Box<dyn Fn(Urge) -> Result<(), HostError> + Send + Sync>;
 
 /// What connections share.
 pub(super) struct Owner {
-    name: Name,
-    command: &'static str,
+    pub(super) name: Name,
+    pub(super) command: &'static str,
     pub(super) vm: Arc<Uvm>,
-    containers: Vec<Known>,
+    pub(super) containers: Vec<Known>,
+    /// Held while one is made or undone, which takes as long as the guest and QEMU do.
     attachments: Mutex<Attachments>,
-    on_stop: OnStop,
-    started: Instant,
+    /// What there is of them, for those who only want to know.
+    listed: Mutex<Vec<Attach>>,
+    pub(super) on_stop: OnStop,
+    pub(super) started: Instant,
     closing: AtomicBool,
+}
+
+impl Owner {
+    /// Changes the attachments, unless the VM is about to end.
+    pub(super) fn change<E: ToString>(
+        &self,
+        change: impl FnOnce(&mut Attachments, &Uvm) -> Result<(), E>,
+    ) -> Result<(), String> {
+        let mut attachments = lock(&self.attachments);
+        if self.closing.load(Ordering::SeqCst) {
+            return Err("it is about to end".into());
+        }
+        let outcome = change(&mut attachments, &self.vm);
+        *lock(&self.listed) = attachments.list();
+        outcome.map_err(|e| e.to_string())
+    }
+
+    pub(super) fn listed(&self) -> Vec<Attach> {
+        lock(&self.listed).clone()
+    }
 }
 
 #[derive(Default)]
@@ -99,6 +116,7 @@ impl Server {
             vm,
             containers,
             attachments: Mutex::default(),
+            listed: Mutex::default(),
             on_stop: Box::new(on_stop),
             closing: AtomicBool::new(false),
         });
@@ -131,7 +149,7 @@ impl Server {
     /// there. Connections that wait for the VM's end go on waiting.
     pub fn close(&mut self) {
         self.stop_accepting();
-        self.owner.attachments().detach_all(&self.owner.vm);
+        lock(&self.owner.attachments).detach_all(&self.owner.vm);
     }
 
     fn stop_accepting(&mut self) {
@@ -177,7 +195,7 @@ fn accept_all(listener: &UnixListener, owner: &Arc<Owner>, connections: &Mutex<C
             Err(e) => {
                 // Out of descriptors, perhaps for a while.
                 log::error!("the control socket: {e}");
-                std::thread::sleep(LOOK);
+                std::thread::sleep(PAUSE);
                 continue;
             }
         };
@@ -216,7 +234,7 @@ fn refuse(stream: UnixStream) {
     }
 }
 
-fn failure(message: impl Into<String>) -> Reply {
+pub(super) fn failure(message: impl Into<String>) -> Reply {
     Reply::Failed {
         message: message.into(),
         code: None,
@@ -231,7 +249,7 @@ fn serve(owner: &Owner, stream: UnixStream) {
     let reply = match channel.receive(Some(REQUEST_LIMIT)) {
         // Somebody only looked whether there is somebody.
         Ok(None) | Err(WireError::Io(_)) => return,
-        Ok(Some(Request::Logs { follow: true })) => return follow(owner, &channel),
+        Ok(Some(Request::Logs { follow })) => return requests::logs(owner, &channel, follow),
         Ok(Some(Request::Exec(order))) => match exec::start(owner, order) {
             Ok(process) => return exec::attend(process, channel),
             Err(reply) => reply,
@@ -242,174 +260,4 @@ fn serve(owner: &Owner, stream: UnixStream) {
     if let Err(e) = channel.send(&reply) {
         log::debug!("an answer on the control socket: {e}");
     }
-}
-
-/// Log records until the VM or the reader ends.
-fn follow(owner: &Owner, channel: &Channel) {
-    let mut from = 0;
-    let mut deadline = None;
-    loop {
-        let over = owner.vm.log_is_over() || deadline.is_some_and(|at| Instant::now() >= at);
-        let tail = owner.vm.wait_log_from(from, LOOK);
-        from = tail.next;
-        // Also when there is nothing: a reader that is gone is noticed so.
-        if channel.send(&logs(&tail)).is_err() || over {
-            return;
-        }
-        if owner.vm.ended().is_some() {
-            // The last records are on their way from the socket; nothing waits behind the end.
-            deadline.get_or_insert_with(|| Instant::now() + LAST_RECORDS);
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-}
-
-fn logs(tail: &Tail) -> Reply {
-    Reply::Logs {
-        records: tail.records.iter().map(Record::to_value).collect(),
-        missed: tail.missed,
-    }
-}
-
-impl Owner {
-    fn attachments(&self) -> MutexGuard<'_, Attachments> {
-        lock(&self.attachments)
-    }
-
-    fn handle(&self, request: Request) -> Reply {
-        let done = |outcome: Result<(), String>| match outcome {
-            Ok(()) => Reply::Done,
-            Err(message) => failure(message),
-        };
-        match request {
-            Request::Status => Reply::Status(self.status()),
-            Request::Attach(mut order) => {
-                let container = match &order.target.container {
-                    None => None,
-                    Some(id) => match self.container(id) {
-                        Ok(known) => Some(known),
-                        Err(message) => return failure(message),
-                    },
-                };
-                order.target.container = container.map(|known| known.id.clone());
-                let inside = container.map(|k| (k.id.as_str(), k.passage.as_ref()));
-                let mut attachments = self.attachments();
-                if self.closing.load(Ordering::SeqCst) {
-                    return failure("it is about to end");
-                }
-                let attached = attachments.attach(&self.vm, order, inside);
-                done(attached.map_err(|e| e.to_string()))
-            }
-            Request::Detach(mut target) => {
-                if let Some(id) = &target.container {
-                    match self.container(id) {
-                        Ok(known) => target.container = Some(known.id.clone()),
-                        Err(message) => return failure(message),
-                    }
-                }
-                let detached = self.attachments().detach(&self.vm, &target);
-                done(detached.map_err(|e| e.to_string()))
-            }
-            Request::Processes => match self.properties("ProcessList") {
-                Ok(all) => Reply::Processes(
-                    all.into_iter()
-                        .map(|(id, properties)| (id, pids(&properties)))
-                        .collect(),
-                ),
-                Err(e) => failure(e.to_string()),
-            },
-            Request::Statistics => match self.properties("Statistics") {
-                Ok(all) => Reply::Statistics(all),
-                Err(e) => failure(e.to_string()),
-            },
-            Request::Logs { .. } => logs(&self.vm.wait_log_from(0, Duration::ZERO)),
-            Request::Stacks => match self.vm.dump_stacks() {
-                Ok(text) => Reply::Text(text),
-                Err(e) => failure(e.to_string()),
-            },
-            Request::Stop(stop) => done(self.stop(&stop)),
-            Request::Exec(_) | Request::Signal { .. } | Request::Resize { .. } => {
-                failure("there is no process on this connection")
-            }
-        }
-    }
-
-    fn status(&self) -> Status {
-        Status {
-            name: self.name.to_string(),
-            pid: std::process::id(),
-            command: self.command.to_owned(),
-            up_seconds: self.started.elapsed().as_secs(),
-            memory_mib: self.vm.memory_mib(),
-            containers: self.vm.containers(),
-            attachments: self.attachments().list(),
-        }
-    }
-
-    /// A container by its id or the beginning of it, or the only one.
-    pub(super) fn container(&self, id: &str) -> Result<&Known, String> {
-        let fits: Vec<&Known> = self
-            .containers
-            .iter()
-            .filter(|known| known.id.starts_with(id))
-            .collect();
-        match (fits.as_slice(), id) {
-            ([known], _) => Ok(known),
-            ([], "") => Err("it has no container".into()),
-            ([], id) => Err(format!("it has no container {id}")),
-            (_, "") => Err("it has several containers: name one".into()),
-            (_, id) => Err(format!("it has several containers {id}…")),
-        }
-    }
-
-    /// Properties of all containers that run.
-    fn properties(&self, kind: &str) -> Result<Vec<(String, Value)>, HostError> {
-        let mut all = Vec::new();
-        for id in self.vm.containers() {
-            match self.vm.properties(&id, &[kind]) {
-                Ok(properties) => all.push((id, properties)),
-                // It ended meanwhile.
-                Err(HostError::Refused { .. }) if !self.vm.containers().contains(&id) => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(all)
-    }
-
-    /// Returns when QEMU is gone.
-    fn stop(&self, stop: &Stop) -> Result<(), String> {
-        let vm = &self.vm;
-        let grace = Duration::from_secs(stop.grace.min(3600));
-        let gone = |limit: Duration| vm.vm().wait(limit).is_ok();
-        if stop.force {
-            vm.vm().kill();
-        } else {
-            for (urge, limit) in [(Urge::Asked, grace), (Urge::Pressed, END_LIMIT)] {
-                // Told by the wait if it matters.
-                if let Err(e) = (self.on_stop)(urge) {
-                    log::debug!("stopping: {e}");
-                }
-                if gone(limit) {
-                    return Ok(());
-                }
-            }
-        }
-        match gone(END_LIMIT) {
-            true => Ok(()),
-            false => Err("it does not end; `uvm stop --force` kills it".into()),
-        }
-    }
-}
-
-fn pids(properties: &Value) -> Vec<u32> {
-    let list = properties["ProcessList"].as_array();
-    let ids: HashSet<u32> = list
-        .into_iter()
-        .flatten()
-        .filter_map(|process| process["ProcessId"].as_u64())
-        .filter_map(|pid| u32::try_from(pid).ok())
-        .collect();
-    let mut ids: Vec<u32> = ids.into_iter().collect();
-    ids.sort_unstable();
-    ids
 }
