@@ -81,6 +81,62 @@ pub enum Event<'a> {
     Text(&'a str),
 }
 
+/// Begins an event in a stream of text.
+pub const MARK: char = '\u{1}';
+
+impl Event<'_> {
+    /// As a line for another program, which knows the table: a mark, a letter, the step's number,
+    /// microseconds since the machine's start, and the reason of a failure. Texts are themselves.
+    pub fn encode(&self, micros: u128) -> String {
+        let (letter, stage, why) = match self {
+            Event::Begins(stage) => ('b', stage, None),
+            Event::Done(stage) => ('d', stage, None),
+            Event::Failed(stage, why) => ('f', stage, Some(why.to_string().replace('\n', " "))),
+            Event::Text(text) => return format!("{text}\n"),
+        };
+        let why = why.unwrap_or_default();
+        format!("{MARK}{letter} {} {micros} {why}\n", *stage as u8)
+    }
+}
+
+/// An event as another program has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    pub stage: Stage,
+    /// Since the machine's start.
+    pub micros: u64,
+    pub what: What,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum What {
+    Begins,
+    Done,
+    Failed(String),
+}
+
+impl Told {
+    /// Reads a line of [`Event::encode`], without its end.
+    pub fn decode(line: &str) -> Option<Self> {
+        let mut words = line.strip_prefix(MARK)?.splitn(4, ' ');
+        let letter = words.next()?;
+        let number: usize = words.next()?.parse().ok()?;
+        let micros = words.next()?.parse().ok()?;
+        let what = match letter {
+            "b" => What::Begins,
+            "d" => What::Done,
+            "f" => What::Failed(words.next().unwrap_or_default().to_owned()),
+            _ => return None,
+        };
+        let stage = *Stage::ALL.get(number)?;
+        Some(Self {
+            stage,
+            micros,
+            what,
+        })
+    }
+}
+
 type Listener = Box<dyn FnMut(Event<'_>)>;
 
 thread_local! {
@@ -136,6 +192,45 @@ mod tests {
     fn the_table_is_in_the_order_of_the_enum() {
         for (index, stage) in Stage::ALL.into_iter().enumerate() {
             assert_eq!(stage as usize, index, "{stage:?}");
+        }
+    }
+
+    #[test]
+    fn another_program_reads_what_was_told() {
+        let told = |stage, what| {
+            Some(Told {
+                stage,
+                micros: 1_234_567,
+                what,
+            })
+        };
+        for (event, want) in [
+            (
+                Event::Begins(Stage::Devices),
+                told(Stage::Devices, What::Begins),
+            ),
+            (
+                Event::Done(Stage::Negotiation),
+                told(Stage::Negotiation, What::Done),
+            ),
+            (
+                Event::Failed(Stage::Log, &"nobody\nlistens"),
+                told(Stage::Log, What::Failed("nobody listens".into())),
+            ),
+        ] {
+            let line = event.encode(1_234_567);
+            assert_eq!(Told::decode(line.trim_end_matches('\n')), want, "{line:?}");
+        }
+        assert_eq!(Event::Text("as it is").encode(7), "as it is\n");
+        for bad in [
+            "",
+            "b 1 2",
+            "\u{1}b",
+            "\u{1}b 99 1 ",
+            "\u{1}x 1 1 ",
+            "\u{1}b 1 x ",
+        ] {
+            assert_eq!(Told::decode(bad), None, "{bad:?}");
         }
     }
 

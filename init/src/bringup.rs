@@ -3,13 +3,12 @@
 //! [`CONF`]; one that ships has no such file, and then nothing here does anything.
 //!
 //! ```text
-//! events of gcs::stage → lines → socket → `console=` program → one byte back when it is out
-//! `probe=` program ─────────────────┘
+//! events of gcs::stage → socket → `console=` program → a line, and one byte back when it is out
+//! `probe=` program ─────────┘
 //! ```
 
 use std::cell::RefCell;
 use std::ffi::CString;
-use std::fmt::Display;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -40,7 +39,7 @@ type Words = Vec<CString>;
 
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Conf {
-    /// Gets the lines on its stdin, a socket, and answers each piece with a byte.
+    /// Gets the events on its stdin, a socket, and answers each piece with a byte.
     console: Words,
     /// Its stdout goes to the console once the machine is set up.
     probe: Words,
@@ -96,7 +95,7 @@ pub fn begin() {
         match open_console(&state.conf.console) {
             Ok((pid, ours, copy)) => {
                 state.console = Some((pid, copy));
-                let mut lines = Lines::new(ours);
+                let mut lines = Lines(Some(ours));
                 stage::listen(Box::new(move |event| lines.hear(&event)));
             }
             Err(error) => log::error!("no console for the boot: {error}"),
@@ -146,8 +145,6 @@ pub fn look_around() {
         }
         if let (Some((_, console)), false) = (&state.console, state.conf.probe.is_empty()) {
             let look = || {
-                // The report begins on a line of its own.
-                stage::tell(Event::Text(""));
                 let pid = start(&state.conf.probe, [null, console.as_fd(), null])?;
                 match pidfd::wait_exit(pid.as_raw(), LOOK_LIMIT)? {
                     true => Ok(()),
@@ -198,64 +195,16 @@ pub fn hold(end: End) {
     }
 }
 
-/// Lines about the steps. One is begun before its step and ended after it, so that the last one
-/// of a machine that hangs names the step.
-struct Lines {
-    socket: Option<OwnedFd>,
-    /// The step whose line has no end yet, and when it began.
-    open: Option<(Stage, Duration)>,
-}
+/// What leads to the console; gone once it has not answered.
+struct Lines(Option<OwnedFd>);
 
 impl Lines {
-    fn new(socket: OwnedFd) -> Self {
-        Self {
-            socket: Some(socket),
-            open: None,
-        }
-    }
-
     fn hear(&mut self, event: &Event<'_>) {
-        let text = self.text(event, uptime());
-        let said = self.socket.as_ref().map(|socket| say(socket, &text));
+        let uptime = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from);
+        let text = event.encode(uptime.as_micros());
+        let said = self.0.as_ref().map(|socket| say(socket, &text));
         if matches!(said, Some(Err(_))) {
-            self.socket = None;
-        }
-    }
-
-    fn text(&mut self, event: &Event<'_>, now: Duration) -> String {
-        let open = self.open.take();
-        let end = if open.is_some() { "\n" } else { "" };
-        match event {
-            Event::Begins(stage) => {
-                self.open = Some((*stage, now));
-                let (name, doing) = (stage.name(), stage.doing());
-                format!("{end}{} {name}: {doing} ... ", time(now))
-            }
-            Event::Done(stage) => ended(open, *stage, now, &"ok"),
-            Event::Failed(stage, why) => ended(open, *stage, now, &format_args!("FAILED: {why}")),
-            Event::Text(text) => {
-                let last = if text.is_empty() { "" } else { "\n" };
-                format!("{end}{text}{last}")
-            }
-        }
-    }
-}
-
-fn ended(
-    open: Option<(Stage, Duration)>,
-    stage: Stage,
-    now: Duration,
-    how: &dyn Display,
-) -> String {
-    match open {
-        Some((of, since)) if of == stage => {
-            let took = now.saturating_sub(since).as_micros();
-            format!("{how}, {}.{} ms\n", took / 1000, took % 1000 / 100)
-        }
-        // Something was said in between.
-        open => {
-            let end = if open.is_some() { "\n" } else { "" };
-            format!("{end}{} {}: {how}\n", time(now), stage.name())
+            self.0 = None;
         }
     }
 }
@@ -282,31 +231,11 @@ fn say(socket: &OwnedFd, text: &str) -> io::Result<()> {
     }
 }
 
-fn uptime() -> Duration {
-    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)
-}
-
-/// As the kernel writes it.
-fn time(at: Duration) -> String {
-    format!("[{:5}.{:06}]", at.as_secs(), at.subsec_micros())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
-
-    fn told(events: &[Event<'_>]) -> String {
-        let (ours, _) = UnixStream::pair().expect("a socket pair");
-        let mut lines = Lines::new(ours.into());
-        let at = (0..).map(|step| Duration::from_micros(1_500_000 + step * 1_234));
-        let texts = events
-            .iter()
-            .zip(at)
-            .map(|(event, at)| lines.text(event, at));
-        texts.collect()
-    }
 
     #[test]
     fn programs_of_an_image() {
@@ -317,36 +246,6 @@ mod tests {
         );
         assert!(conf.last.is_empty() && conf.probe.is_empty());
         assert_eq!(Conf::parse(""), Conf::default());
-    }
-
-    #[test]
-    fn a_step_is_one_line_whose_end_comes_with_the_result() {
-        let text = told(&[
-            Event::Begins(Stage::Devices),
-            Event::Done(Stage::Devices),
-            Event::Begins(Stage::Log),
-            Event::Failed(Stage::Log, &"nobody listens"),
-            Event::Begins(Stage::Bridge),
-        ]);
-        assert_eq!(
-            text,
-            "[    1.500000] devices: mounting /dev and /proc ... ok, 1.2 ms\n\
-             [    1.502468] log: connecting the log to the host ... FAILED: nobody listens, 1.2 ms\n\
-             [    1.504936] bridge: dialling the bridge, port 0x40000000 of the host ... "
-        );
-    }
-
-    #[test]
-    fn what_is_said_during_a_step_gets_lines_of_its_own() {
-        let text = told(&[
-            Event::Begins(Stage::Probe),
-            Event::Text("one\ntwo"),
-            Event::Done(Stage::Probe),
-        ]);
-        assert_eq!(
-            text,
-            "[    1.500000] probe: looking at the machine ... \none\ntwo\n[    1.502468] probe: ok\n"
-        );
     }
 
     #[allow(clippy::disallowed_methods, reason = "the other side of the socket")]
@@ -367,8 +266,8 @@ mod tests {
     fn a_console_that_is_gone_is_spoken_to_no_more() {
         let (ours, theirs) = UnixStream::pair().expect("a socket pair");
         drop(theirs);
-        let mut lines = Lines::new(ours.into());
+        let mut lines = Lines(Some(ours.into()));
         lines.hear(&Event::Begins(Stage::Devices));
-        assert!(lines.socket.is_none());
+        assert!(lines.0.is_none());
     }
 }

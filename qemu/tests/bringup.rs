@@ -226,6 +226,28 @@ fn a_boot_that_fails_says_why_and_gives_shells_until_the_one_on_the_console_ends
 }
 
 #[test]
+fn a_machine_without_vsock_says_so_and_what_to_do() {
+    let Some(profile) = bringup() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let console = dir.path().join("console");
+    let vm = Vm::start(&profile, Accel::Tcg, VsockWire::None, &console, |_| {}).unwrap();
+    await_console(
+        &console,
+        &[
+            "] calls: ",
+            "FAILED: port 1 of the host: ",
+            "MISSING  vsock leads nowhere: there is no transport to the host",
+            "do:     a vsock device for the VM",
+            "] bridge: ",
+            "FAILED: ",
+            "the boot has failed",
+            "uvm:/# ",
+        ],
+    );
+    drop(vm);
+}
+
+#[test]
 fn a_wrong_flag_is_named_on_the_console() {
     let Some(mut profile) = bringup() else { return };
     profile.service_flags = vec!["-nonsense".into()];

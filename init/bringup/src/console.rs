@@ -1,4 +1,6 @@
-//! The console that PID 1 speaks to: bytes from a socket to a serial port.
+//! The console that PID 1 speaks to: steps of a boot and texts from a socket, lines on a serial
+//! port. A line is begun before its step and ended after it, so that the last one of a machine
+//! that hangs names the step.
 //!
 //! Without a port they go to whatever the kernel has for a console, and without that to its log.
 //! Each piece is answered with one byte once the port has it, so that what PID 1 is about to do
@@ -11,6 +13,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use gcs::stage::{Stage, Told, What, MARK};
 use gcs::sys::pidfd::pause;
 use linux_embedded_hal::Serial;
 use nix::sys::termios::{self, BaudRate, InputFlags, LocalFlags, OutputFlags, SetArg};
@@ -39,6 +42,7 @@ struct Console(Port);
 /// Copies stdin to its end, then leaves the port as a terminal for people.
 pub fn copy(path: &Path, baud: u32) -> io::Result<()> {
     let mut console = Console::open(path, baud);
+    let mut lines = Lines::default();
     let mut stdin = io::stdin();
     let mut buffer = [0; 4096];
     loop {
@@ -46,7 +50,7 @@ pub fn copy(path: &Path, baud: u32) -> io::Result<()> {
         if got == 0 {
             break;
         }
-        console.put(&String::from_utf8_lossy(&buffer[..got]));
+        console.put(&lines.take(&buffer[..got]));
         // Nobody waits for it when stdin is no socket.
         nix::unistd::write(stdin.as_fd(), b"\n").ok();
     }
@@ -55,6 +59,81 @@ pub fn copy(path: &Path, baud: u32) -> io::Result<()> {
         cook(&fd, baud).ok();
     }
     Ok(())
+}
+
+/// What comes, as text for people.
+#[derive(Default)]
+struct Lines {
+    /// Of an event whose end has not come yet.
+    pending: String,
+    /// The step whose line has no end yet, and when it began.
+    open: Option<(Stage, u64)>,
+}
+
+impl Lines {
+    fn take(&mut self, bytes: &[u8]) -> String {
+        self.pending.push_str(&String::from_utf8_lossy(bytes));
+        let mut out = String::new();
+        let mut rest = std::mem::take(&mut self.pending);
+        while !rest.is_empty() {
+            let at = match rest.starts_with(MARK) {
+                true => rest.find('\n').map(|at| at + 1),
+                false => Some(rest.find(MARK).unwrap_or(rest.len())),
+            };
+            let Some(at) = at else {
+                self.pending = rest;
+                break;
+            };
+            let behind = rest.split_off(at);
+            match Told::decode(rest.trim_end_matches('\n')) {
+                Some(told) => self.step(&mut out, &told),
+                None => {
+                    self.end_line(&mut out);
+                    out.push_str(&rest);
+                }
+            }
+            rest = behind;
+        }
+        out
+    }
+
+    fn step(&mut self, out: &mut String, told: &Told) {
+        let (stage, now) = (told.stage, told.micros);
+        let name = stage.name();
+        let time = format!("[{:5}.{:06}]", now / 1_000_000, now % 1_000_000);
+        let how = match &told.what {
+            What::Begins => {
+                self.end_line(out);
+                self.open = Some((stage, now));
+                out.push_str(&format!("{time} {name}: {} ... ", stage.doing()));
+                return;
+            }
+            What::Done => "ok".to_owned(),
+            What::Failed(why) => format!("FAILED: {why}"),
+        };
+        match self.open {
+            Some((open, since)) if open == stage => {
+                let took = now.saturating_sub(since);
+                out.push_str(&format!(
+                    "{how}, {}.{} ms\n",
+                    took / 1000,
+                    took % 1000 / 100
+                ));
+                self.open = None;
+            }
+            // Something was said in between.
+            _ => {
+                self.end_line(out);
+                out.push_str(&format!("{time} {name}: {how}\n"));
+            }
+        }
+    }
+
+    fn end_line(&mut self, out: &mut String) {
+        if self.open.take().is_some() {
+            out.push('\n');
+        }
+    }
 }
 
 impl Console {
@@ -180,6 +259,54 @@ mod tests {
     use super::*;
     use nix::fcntl::OFlag;
     use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
+
+    use gcs::stage::Event;
+
+    /// At 1.5 s and every 1.234 ms later; in pieces as a socket may give them.
+    fn told(events: &[Event<'_>], piece: usize) -> String {
+        let at = (0..).map(|step| 1_500_000 + step * 1_234);
+        let encoded = events.iter().zip(at).map(|(event, at)| event.encode(at));
+        let mut lines = Lines::default();
+        let bytes = encoded.collect::<String>().into_bytes();
+        bytes.chunks(piece).map(|piece| lines.take(piece)).collect()
+    }
+
+    #[test]
+    fn a_step_is_one_line_whose_end_comes_with_the_result() {
+        for piece in [1, 7, 4096] {
+            let text = told(
+                &[
+                    Event::Begins(Stage::Devices),
+                    Event::Done(Stage::Devices),
+                    Event::Begins(Stage::Log),
+                    Event::Failed(Stage::Log, &"nobody listens"),
+                    Event::Begins(Stage::Bridge),
+                ],
+                piece,
+            );
+            assert_eq!(
+                text,
+                "[    1.500000] devices: mounting /dev and /proc ... ok, 1.2 ms\n\
+                 [    1.502468] log: connecting the log to the host ... FAILED: nobody listens, \
+                 1.2 ms\n\
+                 [    1.504936] bridge: dialling the bridge, port 0x40000000 of the host ... "
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_said_during_a_step_gets_lines_of_its_own() {
+        let events = [
+            Event::Begins(Stage::Probe),
+            Event::Text("one\ntwo"),
+            Event::Done(Stage::Probe),
+        ];
+        assert_eq!(
+            told(&events, 4096),
+            "[    1.500000] probe: looking at the machine ... \none\ntwo\n\
+             [    1.502468] probe: ok\n"
+        );
+    }
 
     #[test]
     fn a_serial_port_gets_lines_as_terminals_want_them() {
