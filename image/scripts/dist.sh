@@ -10,7 +10,7 @@ list=$top/image/dist/dist.json
 triple=x86_64-unknown-linux-musl
 
 "$top/image/scripts/packages.sh" images
-for file in init initrd.img initrd.manifest.json bzImage vmlinux kernel.config kernel.source.json; do
+for file in init initrd.img initrd.manifest.json initrd-bringup.img bzImage vmlinux kernel.config kernel.source.json; do
     [ -e "$out/$file" ] || die "no out/$file: run 'make dist', which builds it"
 done
 cargo=$("$top/image/scripts/toolchain.sh" host)
@@ -31,7 +31,7 @@ values=(--value "version=$(fact version)" --value "commit=$(fact commit)" --valu
 # --- bill of materials ----------------------------------------------------------------------------
 cd "$top"
 arguments=(--locked --manifest-path "$top/Cargo.toml")
-"$cargo" tree "${arguments[@]}" -p init --target "$triple" -e normal,no-proc-macro --prefix none --format '{p}' >"$work/tree" ||
+"$cargo" tree "${arguments[@]}" -p init -p bringup --target "$triple" -e normal,no-proc-macro --prefix none --format '{p}' >"$work/tree" ||
     die "cargo does not say which crates are in the guest"
 "$cargo" metadata "${arguments[@]}" --format-version 1 >"$work/metadata.json" ||
     die "cargo does not say what the guest's crates are"
@@ -52,7 +52,9 @@ cat >"$work/others.json" <<JSON
    "source": "https://static.rust-lang.org/dist/rustc-$release-src.tar.xz"},
   {"name": "musl", "version": "$musl", "type": "library", "license": "MIT", "source": "https://musl.libc.org"},
   {"name": "libunwind", "version": "$unwinder", "type": "library",
-   "license": "Apache-2.0 WITH LLVM-exception", "source": "https://github.com/llvm/llvm-project"}
+   "license": "Apache-2.0 WITH LLVM-exception", "source": "https://github.com/llvm/llvm-project"},
+  {"name": "busybox", "version": "$(installed busybox-static)", "type": "application", "license": "GPL-2.0-only",
+   "purl": "pkg:deb/debian/busybox-static@$(installed busybox-static)", "source": "https://snapshot.debian.org/package/busybox/"}
 ]
 JSON
 "$tool" sbom --tree "$work/tree" --metadata "$work/metadata.json" --lock "$top/Cargo.lock" --others "$work/others.json" \

@@ -57,6 +57,7 @@ impl Checkout {
         }
         for name in [
             "init",
+            "bringup",
             "bzImage",
             "vmlinux",
             "kernel.config",
