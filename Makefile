@@ -2,12 +2,12 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
-.PHONY: run build init image disk kernel kernel-check host dist dist-check test test-vm check bench clean help
+.PHONY: run build init image stock disk kernel kernel-check host dist dist-check test test-vm check bench clean help
 
 # As typed, dollar signs and quotes included; recipes read the environment, not make's expansion.
 override CMD := $(value CMD)
 override IMAGE := $(value IMAGE)
-export CMD IMAGE GUEST_PROFILE HOST_PROFILE GUEST_TOOLCHAIN KERNEL_DEBUG KERNEL_SOURCE KERNEL_CONFIG IMAGE_FORMAT IMAGE_XFS
+export CMD IMAGE GUEST_PROFILE HOST_PROFILE GUEST_TOOLCHAIN KERNEL_DEBUG KERNEL_SOURCE KERNEL_CONFIG STOCK_KERNEL IMAGE_FORMAT IMAGE_XFS
 
 fragments := $(addprefix kernel-config/,base.config netfilter.config hyperv.config qemu.config) \
 	$(if $(KERNEL_DEBUG),kernel-config/debug.config)
@@ -25,6 +25,9 @@ image: init host ## out/initrd.img, out/initrd-debug.img, out/initrd-bringup.img
 
 kernel: ## out/bzImage, out/vmlinux, out/kernel.config, out/kernel.costs: KERNEL_DEBUG=1, KERNEL_SOURCE=
 	@kernel-config/build.sh
+
+stock: init host ## out/bzImage-stock, out/initrd-stock.img: the guest with a packaged kernel; STOCK_KERNEL=a .deb or directory
+	@image/scripts/stock.sh
 
 disk: build ## out/uvm-gen2.vhdx: a disk that a Hyper-V machine of generation 2 boots (image/hyperv)
 	@image/scripts/disk.sh
@@ -51,6 +54,7 @@ dist-check: dist ## make out/dist again from nothing, in another place, and comp
 # One test formats disks as xfs, which only this image can.
 test: export IMAGE_XFS := 1
 test: build kernel-check disk ## set up and run every test
+	@image/scripts/stock.sh || echo "==> going on without a packaged kernel: its test is SKIPPED" >&2
 	@image/scripts/test.sh
 
 test-vm: build ## only the tests of the host side, most of which boot a VM

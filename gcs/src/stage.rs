@@ -10,6 +10,7 @@ pub enum Stage {
     Devices,
     KernelLog,
     BootLine,
+    Modules,
     Calls,
     Mounts,
     OpenFiles,
@@ -28,10 +29,11 @@ pub enum Stage {
 
 /// Name of each step, and what it is about to do.
 #[rustfmt::skip]
-const TABLE: [(Stage, &str, &str); 17] = [
+const TABLE: [(Stage, &str, &str); 18] = [
     (Stage::Devices, "devices", "mounting /dev and /proc"),
     (Stage::KernelLog, "kernel log", "opening /dev/kmsg"),
     (Stage::BootLine, "boot line", "reading what the host wants started"),
+    (Stage::Modules, "modules", "loading the kernel modules of the image"),
     (Stage::Calls, "calls", "dialling the host's ports for entropy and log; waits for a vsock transport"),
     (Stage::Mounts, "mounts", "mounting /run, /tmp, /dev/shm, /dev/pts and /sys"),
     (Stage::OpenFiles, "open files", "raising the limit of open files"),

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Makes out/uvm-gen2.vhdx: a disk that a Hyper-V machine of generation 2 boots by itself (image/hyperv).
 # One UEFI program holds kernel, initrd and kernel line.
-# DISK_INITRD=F    another initrd than out/initrd-debug.img, which has a shell
+# DISK_INITRD=F    another initrd than out/initrd-bringup.img, which has a shell
 # DISK_OPTIONS=T   more kernel options
 . "$(dirname "$0")/common.sh"
 
-initrd=${DISK_INITRD:-$out/initrd-debug.img}
+initrd=${DISK_INITRD:-$out/initrd-bringup.img}
 stub=/usr/lib/systemd/boot/efi/linuxx64.efi.stub
 "$top/image/scripts/packages.sh" disk
 [ -e "$stub" ] || die "there is no $stub: it comes with systemd-boot (Debian: systemd-boot-efi)"

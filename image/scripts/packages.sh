@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that a purpose needs and this machine lacks.
-# Use: packages.sh PURPOSE...   (rust build lint guest kernel qemu images tests xfs disk)
+# Use: packages.sh PURPOSE...   (rust build lint guest kernel qemu images tests xfs stock disk)
 #      packages.sh --refresh   fetches the lists of packages
+#      packages.sh --download PURPOSE DIR   fetches the purpose's package marked `download` into DIR, without
+#                              installing it, and prints the name of its file
 # Nothing missing: no output. Not Debian: names what is missing and installs nothing.
 . "$(dirname "$0")/common.sh"
 
 # purpose | what proves that it is there (a command, or a path) | Debian package | what for
+# `download`: fetched, not installed; the first that there is, or what it stands for
 table='
 rust    cargo                       cargo-web        builds the host tools
 rust    rustc                       rustc-web        builds the host tools
@@ -53,9 +56,12 @@ xfs     mkfs.xfs                    xfsprogs         formats disks inside the im
 tests   debootstrap                 debootstrap      a real Debian root file system to run
 tests   /usr/share/ovmf/OVMF.fd     ovmf             UEFI firmware, which boots the disk of Hyper-V machines
 disk    /usr/lib/systemd/boot/efi/linuxx64.efi.stub  systemd-boot-efi  starts kernel and initrd from one UEFI program
+stock   dpkg-deb                    dpkg             unpacks a packaged kernel
+stock   zcat                        gzip             reads its configuration
+stock   download  linux-image-6.12-amd64,linux-image-amd64  a kernel that somebody else built
 '
 
-[ $# -gt 0 ] || die "packages.sh needs a purpose: rust build lint guest kernel qemu images tests xfs disk"
+[ $# -gt 0 ] || die "packages.sh needs a purpose: rust build lint guest kernel qemu images tests xfs stock disk"
 
 # A path must exist; a command must be found, also where only root's PATH looks.
 there() {
@@ -84,9 +90,42 @@ if [ "$1" = --refresh ]; then
     exit 0
 fi
 
+candidate() { apt-cache policy "$1" 2>/dev/null | sed -n 's/^ *Candidate: //p' | grep -v '(none)'; }
+# The package that a meta-package stands for, else itself.
+meant() {
+    local of
+    of=$(apt-cache depends "$1" 2>/dev/null | sed -n "s/^ *Depends: \(${1%%-*}-.*\)/\1/p" | head -n 1)
+    echo "${of:-$1}"
+}
+download() { # PURPOSE DIR
+    local purpose proof names why name version file
+    have apt-get || die "no apt here to get ${1}'s package from"
+    while read -r purpose proof names why; do
+        [ "$purpose $proof" = "$1 download" ] || continue
+        for name in ${names//,/ }; do
+            name=$(meant "$name")
+            version=$(candidate "$name") || continue
+            file=$2/${name}_${version//:/%3a}_$(dpkg --print-architecture).deb
+            if [ ! -e "$file" ]; then
+                rm -f "$2/${name%%-*}"-*.deb
+                say "fetching $name $version ($why)"
+                (cd "$2" && apt-get download "$name=$version" >>"$log" 2>&1) && [ -e "$file" ] || continue
+            fi
+            echo "$file"
+            return 0
+        done
+    done <<<"$table"
+    return 1
+}
+if [ "$1" = --download ]; then
+    download "$2" "$3" || { "$0" --refresh && download "$2" "$3"; } ||
+        die "apt has no package for '$2', or could not fetch it: $(grep '^E:' "$log" | tail -n 1)"
+    exit 0
+fi
+
 packages=() proofs=()
 while read -r purpose proof package why; do
-    [ -n "$purpose" ] || continue
+    [ -n "$purpose" ] && [ "$proof" != download ] || continue
     for wanted in "$@"; do
         if [ "$wanted" = "$purpose" ] && ! there "$proof"; then
             [[ " ${packages[*]-} " == *" $package "* ]] || packages+=("$package")

@@ -24,6 +24,7 @@ pub mod dist;
 pub mod efi;
 pub mod ext4;
 pub mod manifest;
+pub mod modules;
 pub mod pack;
 pub mod profile;
 pub mod sbom;

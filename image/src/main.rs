@@ -12,7 +12,7 @@ use image::manifest::Manifest;
 use image::pack::Format;
 use image::profile::Fill;
 use image::sbom::{Crates, Other, Product, Sources};
-use image::{archive, disk, dist, efi, json_text, pack, profile, size, uki, vhdx, Error};
+use image::{archive, disk, dist, efi, json_text, modules, pack, profile, size, uki, vhdx, Error};
 
 #[derive(Parser)]
 #[command(about = "Writes the guest's initrd and what ships with it, reproducibly.")]
@@ -102,6 +102,19 @@ enum Command {
         initrd: PathBuf,
         #[arg(long)]
         command_line: String,
+        #[arg(long)]
+        output: PathBuf,
+    },
+    /// Take modules out of a packaged kernel, with those that they depend on: the input `modules`
+    /// of a profile for a kernel that has them.
+    Modules {
+        /// The kernel's directory, /lib/modules/VERSION.
+        #[arg(long)]
+        from: PathBuf,
+        /// Lines `must|want NAME REASON`.
+        #[arg(long)]
+        list: PathBuf,
+        /// A directory, which is made anew.
         #[arg(long)]
         output: PathBuf,
     },
@@ -231,6 +244,24 @@ fn run(command: Command) -> Result<(), Error> {
             })?;
             let disk = efi::disk(&[(efi::BOOT_PROGRAM, &program)])?;
             store(&output, &vhdx::wrap(&disk))
+        }
+        Command::Modules { from, list, output } => {
+            let text = std::fs::read_to_string(&list).map_err(io("cannot read the list", &list))?;
+            let choice = modules::choose(&from, &text)?;
+            for (name, reason) in &choice.missing {
+                eprintln!("    the kernel has no {name}: {reason}");
+            }
+            if output.exists() {
+                std::fs::remove_dir_all(&output).map_err(io("cannot empty", &output))?;
+            }
+            std::fs::create_dir_all(&output).map_err(io("cannot create", &output))?;
+            let mut order = String::new();
+            for modules::Module { name, bytes } in &choice.modules {
+                store(&output.join(format!("{name}.ko")), bytes)?;
+                order.push_str(name);
+                order.push('\n');
+            }
+            store(&output.join(modules::ORDER), order.as_bytes())
         }
         Command::Verify { image } => {
             let path = manifest_of(&image);

@@ -45,6 +45,11 @@ enum Row {
         text: String,
         mode: Option<Mode>,
     },
+    /// All files below an input that is a directory, readable.
+    Below {
+        path: String,
+        below: String,
+    },
     Same {
         path: String,
         same: String,
@@ -168,6 +173,16 @@ fn collect(
                 late.push((path, String::from_utf8_lossy(&words).into_owned(), link));
                 continue;
             }
+            Row::Below { path, below } => {
+                let dir = fill.inputs.get(&below).ok_or_else(|| {
+                    wrong(
+                        &path,
+                        format!("no input {below:?} was given (--input {below}=DIRECTORY)"),
+                    )
+                })?;
+                add_below(tree, &path, dir, &|path, problem| wrong(path, problem))?;
+                continue;
+            }
             Row::Directory { path, dir } => (path, Kind::Directory, dir.0),
             Row::File { path, file, mode } => {
                 let bytes = input(&path, &file)?;
@@ -196,6 +211,41 @@ fn collect(
             .map_err(|problem| wrong(&path, problem))?;
     }
     Ok(profile.name)
+}
+
+/// Adds a directory and what is in it. Modes are ours, not those of the machine's umask.
+fn add_below(
+    tree: &mut Tree,
+    path: &str,
+    dir: &Path,
+    wrong: &impl Fn(&str, String) -> Error,
+) -> Result<(), Error> {
+    let mut add = |kind, mode| {
+        tree.add(path, Node { kind, mode })
+            .map_err(|problem| wrong(path, problem))
+    };
+    let failed = |error| Error::io("cannot list the input", dir)(error);
+    add(Kind::Directory, 0o755)?;
+    for entry in std::fs::read_dir(dir).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name();
+        let name = name
+            .to_str()
+            .ok_or_else(|| wrong(path, "a name below is not UTF-8".into()))?;
+        let (path, file) = (format!("{path}/{name}"), entry.path());
+        if entry.file_type().map_err(failed)?.is_dir() {
+            add_below(tree, &path, &file, wrong)?;
+            continue;
+        }
+        let bytes = std::fs::read(&file).map_err(Error::io("cannot read the input", &file))?;
+        let node = Node {
+            kind: Kind::File(bytes),
+            mode: 0o644,
+        };
+        tree.add(&path, node)
+            .map_err(|problem| wrong(&path, problem))?;
+    }
+    Ok(())
 }
 
 /// Puts values in the place of `{name}`.

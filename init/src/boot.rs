@@ -16,7 +16,7 @@ use crate::args::{self, Boot, Command, Surroundings, Wrapped};
 use crate::guest::{self, Guest};
 use crate::poweroff::End;
 use crate::vsock::Dialling;
-use crate::{bringup, cgroup, child, entropy, mounts, service, sys, sysctl, vsock};
+use crate::{bringup, cgroup, child, entropy, modules, mounts, service, sys, sysctl, vsock};
 
 /// Descriptors a process may have: what programs expect, and what they may raise it to.
 pub const NOFILE: (u64, u64) = (1024, 1 << 20);
@@ -53,6 +53,10 @@ pub fn run(words: &[OsString]) -> End {
         }
     };
     log::debug!("boot line understood: {boot:?}");
+    // Before the first of them is needed, which is the way to the host.
+    if let Some(order) = modules::listed() {
+        stage::run(Stage::Modules, || modules::load(&order)).ok();
+    }
     start(guest, boot)
 }
 

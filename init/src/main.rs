@@ -11,6 +11,7 @@ mod cgroup;
 mod child;
 mod entropy;
 mod guest;
+mod modules;
 mod mounts;
 mod poweroff;
 mod service;

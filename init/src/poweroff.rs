@@ -114,7 +114,7 @@ fn sync_disks() -> io::Result<()> {
 
 /// Runs `work` in a child and waits for its end at most that long; later the child is left
 /// alone, as nothing can end a process that waits for a disk.
-fn bounded(limit: Duration, work: impl FnOnce()) -> io::Result<()> {
+pub fn bounded(limit: Duration, work: impl FnOnce()) -> io::Result<()> {
     let (ended, holder): (OwnedFd, OwnedFd) = pipe2(OFlag::O_CLOEXEC)?;
     sys::fork(|| {
         work();

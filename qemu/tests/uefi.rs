@@ -98,7 +98,7 @@ fn the_disk_holds_the_kernel_and_initrd_of_this_build() {
         section(".linux") == std::fs::read(kernel).unwrap(),
         "another kernel"
     );
-    let initrd = common::initrd().unwrap();
+    let initrd = common::built("UVM_BRINGUP_INITRD", "initrd-bringup.img").unwrap();
     assert!(
         section(".initrd") == std::fs::read(initrd).unwrap(),
         "another initrd"
