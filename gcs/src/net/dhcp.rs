@@ -49,9 +49,13 @@ enum Kind {
     Nak = 6,
 }
 
-/// What a server gave.
+/// What a server gave. Between processes it goes as the message itself, in hexadecimal: the code
+/// that reads it is there anyway.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct Lease {
+    /// The whole message.
+    pub message: Vec<u8>,
     pub server: Ipv4Addr,
     pub address: Prefix,
     pub routes: Vec<Route>,
@@ -63,7 +67,7 @@ pub struct Lease {
 }
 
 /// How long a lease lasts, from the time it was asked for. Each is longer than the one before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Term {
     /// Until its server is asked to prolong it (T1).
     pub renew: Duration,
@@ -96,6 +100,29 @@ impl Term {
                 end: seconds(end),
             },
         })
+    }
+}
+
+impl From<Lease> for String {
+    fn from(lease: Lease) -> Self {
+        let digits = lease.message.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+        digits
+            .filter_map(|digit| char::from_digit(digit.into(), 16))
+            .collect()
+    }
+}
+
+impl TryFrom<String> for Lease {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let byte = |pair: &[u8]| {
+            let pair = std::str::from_utf8(pair).ok()?;
+            u8::from_str_radix(pair, 16).ok()
+        };
+        let bytes: Option<Vec<u8>> = text.as_bytes().chunks(2).map(byte).collect();
+        let answer = bytes.and_then(|bytes| Answer::read(&bytes));
+        Ok(answer.ok_or("no message of a DHCP server")?.lease)
     }
 }
 
@@ -160,10 +187,17 @@ impl Client {
     /// An answer to this client; none for anything else.
     fn answer(self, bytes: &[u8]) -> Option<Answer> {
         let fixed = bytes.first_chunk::<FIXED>()?;
-        let options = bytes[FIXED..].strip_prefix(&COOKIE)?;
-        let is_reply = fixed[0] == 2;
         let ours = fixed[4..8] == self.transaction.to_be_bytes() && fixed[28..34] == self.mac;
-        if !is_reply || !ours {
+        Answer::read(bytes).filter(|_| ours)
+    }
+}
+
+impl Answer {
+    /// Of any conversation; none for what is no answer.
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let fixed = bytes.first_chunk::<FIXED>()?;
+        let options = bytes[FIXED..].strip_prefix(&COOKIE)?;
+        if fixed[0] != 2 {
             return None;
         }
         let kind = match option(options, KIND)?.first()? {
@@ -189,9 +223,10 @@ impl Client {
         });
         // Seconds and addresses are as wide.
         let seconds = |name| first(name).map(Ipv4Addr::to_bits);
-        Some(Answer {
+        Some(Self {
             kind,
             lease: Lease {
+                message: bytes.to_vec(),
                 server: first(SERVER).unwrap_or(Ipv4Addr::UNSPECIFIED),
                 address: Prefix {
                     ip: address.into(),

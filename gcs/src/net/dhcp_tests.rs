@@ -119,6 +119,16 @@ fn a_term_is_what_the_server_says_if_that_can_be() {
 }
 
 #[test]
+fn a_lease_goes_from_process_to_process_as_its_message() {
+    let lease = CLIENT.answer(&server_says(5, &full())).unwrap().lease;
+    let text = serde_json::to_string(&lease).unwrap();
+    assert_eq!(serde_json::from_str::<Lease>(&text).unwrap(), lease);
+    for wrong in ["", "0", "zz", &text[1..9]] {
+        assert!(Lease::try_from(wrong.to_owned()).is_err(), "{wrong}");
+    }
+}
+
+#[test]
 fn what_is_not_for_us_or_broken_is_nothing() {
     let good = server_says(2, &full());
     let changed = |at: usize| {

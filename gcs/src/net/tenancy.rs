@@ -170,6 +170,7 @@ mod tests {
             mac: [0; 6],
             table: None,
             lease: Some(Lease {
+                message: Vec::new(),
                 server: Ipv4Addr::LOCALHOST,
                 address: Prefix::whole(Ipv4Addr::LOCALHOST.into()),
                 routes: Vec::new(),
