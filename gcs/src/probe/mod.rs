@@ -27,7 +27,21 @@ pub use verdict::{Finding, Level};
 /// Number of the document's form; a member that is added does not change it.
 pub const SCHEMA: u32 = 1;
 
-/// The document for tools; members keep their names. Sizes are bytes unless the name says KiB.
+/// The document for tools (`probe --json`). Members keep their names and meaning while
+/// [`SCHEMA`] stays; new ones may come. `null`: not known. Sizes are bytes unless the name says
+/// KiB; registers and addresses are hexadecimal texts.
+///
+/// | member | what it has |
+/// |---|---|
+/// | `cpu` | vendor and model by CPUID; ranges of processors as the kernel writes them |
+/// | `hypervisor` | `null` without one; names of Hyper-V's bits (`features`, `recommendations`, `hardware`), `version`, `limits`, `isolation`, and all leaves as they are |
+/// | `kernel`, `firmware`, `memory` | release, command line, clock sources; SMBIOS texts and ACPI tables; the firmware's map |
+/// | `vmbus` | one per offer: class by name and GUID, instance, driver, what the driver made of it |
+/// | `vsock` | `transport`: `hv_sock`, `virtio` or `none`; the own context id |
+/// | `scsi` | hosts, the controllers as requests name them with their VMBus instances, disks |
+/// | `pmem`, `network`, `ptp` | devices by name |
+/// | `options` | `source`: `configuration` or `behaviour`; options of `kernel-config/lcow.requirements` that are missing, modules, or unknown |
+/// | `verdict` | findings: `level` (`missing`, `warning`, `note`), `what`, `breaks`, `remedy`; the command ends with 1 when one is `missing` |
 #[derive(Debug, Serialize)]
 pub struct Report {
     pub schema: u32,

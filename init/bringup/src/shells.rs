@@ -1,6 +1,10 @@
 //! Shells for people: on the console of a machine whose boot has failed, and on a vsock port, one
 //! with a terminal for each connection. The latter need neither PID 1's loop nor its bridge, so
 //! that both can be looked at when they are stuck.
+//!
+//! From outside: `CONNECT 2323` on the Unix socket of the vsock device under QEMU. On Hyper-V a
+//! port is the service `PPPPPPPP-facb-11e6-bd58-64006a7986d3`, P in hexadecimal (2323: 00000913),
+//! which the VM's document has to allow; that has not been tried there.
 
 use std::ffi::{CStr, CString};
 use std::fs;
