@@ -117,7 +117,7 @@ impl Lab {
             options: BootOptions::default(),
         };
         change(&mut boot);
-        let tools = boot.profile.disks.len();
+        let tools = boot.profile.cold_disks().count();
         boot.profile.disks.push(ColdDisk {
             path: supplies.layer.clone(),
             format: "raw".into(),
