@@ -31,7 +31,7 @@ use std::rc::Rc;
 
 pub use level::{Format, Level};
 pub use record::{Origin, Record};
-pub use scope::{Entered, Request, Scope};
+pub use scope::{Entered, Scope};
 pub use sink::Sink;
 pub use span::Span;
 pub use stamps::{report as report_boot, stamp};
@@ -39,6 +39,7 @@ pub use time::rfc3339;
 
 use crate::bridge::frame::Frame;
 use ring::Ring;
+use serde_json::Value;
 
 /// Begins this process's lines in the kernel log. The kmsg reader leaves its own process's lines
 /// out and takes those of the others: task children, the engine's helper, PID 1 before a shell.
@@ -240,20 +241,24 @@ pub fn scrub(scrubs: bool) {
 #[must_use]
 pub fn bequest() -> String {
     let level = with_state(|state| state.level).unwrap_or(Level::Warning);
-    let scope = Scope::current();
-    serde_json::to_string(&(level.name(), scope.request())).unwrap_or_default()
+    let mut words = serde_json::Map::new();
+    words.insert("level".into(), level.name().into());
+    for (name, value) in Scope::current().fields() {
+        words.insert(name.into(), value);
+    }
+    Value::Object(words).to_string()
 }
 
 /// Makes this process one whose log goes to PID 1 by way of the kernel log, at the level and about
 /// the request that `bequest` says; without one, at level warning.
 pub fn inherit(bequest: Option<&str>) {
-    let read =
-        bequest.and_then(|text| serde_json::from_str::<(String, Option<Request>)>(text).ok());
-    let (level, request) = read.unwrap_or_default();
-    configure(level.parse().unwrap_or(Level::Warning), Format::Json);
+    let read = bequest.and_then(|text| serde_json::from_str::<Value>(text).ok());
+    let words = read.as_ref().and_then(Value::as_object);
+    let level = words.and_then(|words| words.get("level")?.as_str()?.parse().ok());
+    configure(level.unwrap_or(Level::Warning), Format::Json);
     with_state(|state| state.is_child = true);
     // For the life of the process.
-    std::mem::forget(Scope::inherited(request).enter());
+    std::mem::forget(words.map(|words| Scope::inherited(words).enter()));
 }
 
 /// Records a request as it came, when records of level trace are wanted at all.

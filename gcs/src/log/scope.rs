@@ -12,8 +12,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::prot::{MessageBase, MessageId, SequenceId};
 
@@ -21,7 +20,7 @@ use crate::prot::{MessageBase, MessageId, SequenceId};
 const ID_MAX: usize = 128;
 
 /// A request as records name it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     message: String,
     sequence: SequenceId,
@@ -62,18 +61,24 @@ impl Scope {
         Entered(CURRENT.replace(self.clone()))
     }
 
-    /// The request of a parent process, as it has written it for us.
-    pub(super) fn inherited(request: Option<Request>) -> Self {
-        Self(request.map(Rc::new))
-    }
-
-    pub(super) fn request(&self) -> Option<&Request> {
-        self.0.as_deref()
+    /// The request of a parent process, from its [`Scope::fields`]; none from an empty map.
+    pub(super) fn inherited(fields: &Map<String, Value>) -> Self {
+        let text = |name| Some(fields.get(name)?.as_str()?.to_owned());
+        let request = || {
+            Some(Request {
+                message: text("message-type")?,
+                sequence: fields.get("message-id")?.as_u64()?,
+                container: text("cid")?,
+                activity: text("activityID")?,
+                span: text("traceID").zip(text("spanID")),
+            })
+        };
+        Self(request().map(Rc::new))
     }
 
     /// Name and value of each member of a record about it, by the reference's names.
     pub(super) fn fields(&self) -> Vec<(&'static str, Value)> {
-        let Some(request) = self.request() else {
+        let Some(request) = self.0.as_deref() else {
             return Vec::new();
         };
         let mut fields: Vec<(&str, Value)> = vec![
@@ -134,6 +139,22 @@ mod tests {
         assert_eq!(Scope::current(), scope(1));
         drop(outer);
         assert_eq!(Scope::current(), Scope::default());
+    }
+
+    #[test]
+    fn a_scope_is_inherited_by_its_fields() {
+        let base: MessageBase = serde_json::from_value(serde_json::json!({
+            "ContainerId": "c", "ActivityId": "a",
+            "ocsc": {"TraceID": "0123456789abcdef0123456789abcdef", "SpanID": "00000000000000a1"},
+        }))
+        .expect("a base");
+        for base in [base, MessageBase::default()] {
+            let scope = Scope::of(MessageId::START, 7, &base);
+            let fields = scope.fields().into_iter();
+            let fields = fields.map(|(n, v)| (n.to_owned(), v)).collect();
+            assert_eq!(Scope::inherited(&fields), scope);
+        }
+        assert_eq!(Scope::inherited(&Map::new()), Scope::default());
     }
 
     #[test]
