@@ -273,19 +273,21 @@ impl Netlink {
     }
 }
 
-/// What a message says about the request of this number; none for any other message.
+/// What a message says about the request of this number; none for any other message. By hand
+/// (`struct nlmsghdr` and `nlmsgerr` of netlink(7)): to read whole messages, code for all that
+/// rtnetlink can say would be in the guest, a quarter of a megabyte.
 fn acknowledgement(bytes: &[u8], sequence: u32) -> Option<Result<(), Errno>> {
-    let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes).ok()?;
-    if message.header.sequence_number != sequence {
+    let header = bytes.first_chunk::<20>()?;
+    let [_, _, _, _, kind @ .., _, _, _, _] = header.first_chunk::<10>()?;
+    let word = |at: usize| Some(i32::from_ne_bytes(*header.get(at..)?.first_chunk()?));
+    let is_error = i32::from(u16::from_ne_bytes(*kind)) == libc::NLMSG_ERROR;
+    if !is_error || word(8)?.cast_unsigned() != sequence {
         return None;
     }
-    match message.payload {
-        NetlinkPayload::Error(error) => Some(match error.raw_code() {
-            0 => Ok(()),
-            code => Err(Errno::from_raw(code.wrapping_neg())),
-        }),
-        _ => None,
-    }
+    Some(match word(16)? {
+        0 => Ok(()),
+        code => Err(Errno::from_raw(code.wrapping_neg())),
+    })
 }
 
 #[cfg(test)]
