@@ -37,11 +37,27 @@ pub enum Mood {
 
 /// A server that waits for its client.
 #[derive(Debug, Clone, Default)]
-pub struct Server(Arc<Mutex<(Seen, Mood)>>);
+pub struct Server {
+    state: Arc<Mutex<(Seen, Mood)>>,
+    /// So many zeros are in the file; none: [`CONTENT`].
+    zeros: Option<u64>,
+}
 
 impl Server {
+    /// One whose file is as large as this, in bytes.
+    pub fn of_zeros(length: u64) -> Self {
+        Self {
+            zeros: Some(length),
+            ..Self::default()
+        }
+    }
+
+    fn length(&self) -> u64 {
+        self.zeros.unwrap_or(CONTENT.len() as u64)
+    }
+
     pub fn seen(&self) -> Seen {
-        self.0
+        self.state
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .0
@@ -49,16 +65,16 @@ impl Server {
     }
 
     fn note(&self, change: impl FnOnce(&mut Seen)) {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner).0);
+        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner).0);
     }
 
     /// From the next request on.
     pub fn turn(&self, mood: Mood) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).1 = mood;
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).1 = mood;
     }
 
     fn mood(&self) -> Mood {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).1
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).1
     }
 
     /// Serves the connection on a thread of its own, to its end.
@@ -149,7 +165,7 @@ impl Server {
                 answer.qid(file);
                 answer.u32(if file { 0o100_644 } else { 0o040_755 });
                 answer.u64(0); // owner, group
-                let size = if file { CONTENT.len() as u64 } else { 4096 };
+                let size = if file { self.length() } else { 4096 };
                 for value in [1, 0, size, 4096, 8] {
                     answer.u64(value); // links, device, size, block size, blocks
                 }
@@ -162,11 +178,18 @@ impl Server {
             }
             // Tread: offset, count
             116 => {
-                let (offset, count) = (fields.u64() as usize, fields.u32() as usize);
-                let rest = CONTENT.get(offset..).unwrap_or_default();
-                let data = &rest[..rest.len().min(count)];
-                answer.u32(data.len() as u32);
-                answer.0.extend(data);
+                let (offset, count) = (fields.u64(), fields.u32());
+                let rest = self.length().saturating_sub(offset);
+                // Not more than the client has asked for.
+                let count = rest.min(u64::from(count)) as u32;
+                answer.u32(count);
+                match self.zeros {
+                    Some(_) => answer.0.resize(answer.0.len() + count as usize, 0),
+                    None => {
+                        let data = CONTENT.get(offset as usize..).unwrap_or_default();
+                        answer.0.extend(&data[..count as usize]);
+                    }
+                }
             }
             // Treaddir: at its end
             40 => answer.u32(0),

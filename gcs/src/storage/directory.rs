@@ -11,8 +11,30 @@ use super::path::mount_point;
 use super::{Journal, Record, Source, Undo};
 use crate::error::Failure;
 
-/// Bytes of a 9P message.
+/// Bytes of a 9P message (protocol section 7.3). The kernel line may name another size: messages
+/// are answered one after another, so larger ones are faster where the server takes them.
 const MESSAGE_SIZE: u32 = 65_536;
+const MESSAGE_SIZE_OPTION: &str = "gcs.9p_msize=";
+/// What the kernel's 9P takes over a connection.
+const MESSAGE_SIZES: std::ops::RangeInclusive<u32> = 4096..=1 << 20;
+
+/// By the options of the kernel line, those before `--`.
+fn message_size(kernel_line: &str) -> u32 {
+    let options = kernel_line
+        .split_whitespace()
+        .take_while(|word| *word != "--");
+    let values = options.filter_map(|word| word.strip_prefix(MESSAGE_SIZE_OPTION));
+    let Some(value) = values.last() else {
+        return MESSAGE_SIZE;
+    };
+    match value.parse() {
+        Ok(size) if MESSAGE_SIZES.contains(&size) => size,
+        _ => {
+            log::warn!("{MESSAGE_SIZE_OPTION}{value}: not a number of bytes from 4096 to 1048576");
+            MESSAGE_SIZE
+        }
+    }
+}
 
 /// A directory to be mounted; checked where the request is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,9 +71,9 @@ impl Directory {
         })
     }
 
-    fn mount_data(&self, connection: i32) -> String {
+    fn mount_data(&self, connection: i32, message_size: u32) -> String {
         let mut data =
-            format!("trans=fd,rfdno={connection},wfdno={connection},msize={MESSAGE_SIZE}");
+            format!("trans=fd,rfdno={connection},wfdno={connection},msize={message_size}");
         if !self.share.is_empty() {
             data += ",aname=";
             data += &self.share;
@@ -77,6 +99,7 @@ fn add_with(
     journal: &Journal,
 ) -> Result<Record, Failure> {
     let path = &directory.mount_path;
+    let size = message_size(&std::fs::read_to_string("/proc/cmdline").unwrap_or_default());
     Undo::run(kernel, journal, |undo| {
         undo.make_directories(path, 0o700)?;
         let flags = match directory.read_only {
@@ -88,7 +111,7 @@ fn add_with(
             target: path,
             kind: "9p",
             flags,
-            data: &directory.mount_data(connection.as_raw_fd()),
+            data: &directory.mount_data(connection.as_raw_fd(), size),
         };
         undo.mount(mount).map_err(|error| {
             Failure::unspecified(format!(
@@ -120,8 +143,23 @@ mod tests {
             // Read-only is a flag of the mount, not an option of 9P.
             for read_only in [false, true] {
                 let directory = Directory::new("/m", 564, share, read_only).unwrap();
-                assert_eq!(directory.mount_data(7), expected);
+                assert_eq!(directory.mount_data(7, MESSAGE_SIZE), expected);
             }
+        }
+    }
+
+    #[test]
+    fn the_kernel_line_sets_the_size_of_messages() {
+        for (line, size) in [
+            ("quiet -- -e 1 /bin/gcs", 65_536),
+            ("gcs.9p_msize=262144 quiet", 262_144),
+            ("gcs.9p_msize=262144 gcs.9p_msize=1048576 -- x", 1 << 20),
+            ("gcs.9p_msize=1048577", 65_536),
+            ("gcs.9p_msize=0", 65_536),
+            ("gcs.9p_msize=64k", 65_536),
+            ("quiet -- gcs.9p_msize=262144", 65_536),
+        ] {
+            assert_eq!(message_size(line), size, "{line}");
         }
     }
 

@@ -7,6 +7,9 @@
 //   contain N ROOT PROG  N times: clone into new namespaces, ROOT as the root, exec, wait; the same
 //   join PID N PROG      N times: into the namespaces of PID, exec, wait; the same
 //   mount N DEVICE DIR   N times: make DIR, mount ext4 read-only, unmount, remove DIR; the same
+//   arrive N DIR         says ready, mounts the N disks that come, each as its event says, says mounted
+//   overlay N COUNT LAYERS DIR  N times: DIR from LAYERS/0 to LAYERS/COUNT-1, writable; the same,
+//                        without the time that unmounting takes
 //   wait                 for ever: the first process of a container to join
 //   fill BYTES           so many bytes to stdout
 //   write PORT BYTES     so many bytes to a vsock port of the host
@@ -23,7 +26,8 @@
 enum { READ = 0, WRITE = 1, CLOSE = 3, PAUSE = 34, SOCKET = 41, CONNECT = 42, CLONE = 56, VFORK = 58,
        EXECVE = 59, EXIT = 60, WAIT4 = 61, CHDIR = 80, MKDIR = 83, RMDIR = 84, CHROOT = 161, MOUNT = 165, UMOUNT = 166, CLOCK_GETTIME = 228,
        OPEN = 2, GETPID = 39, GETPPID = 110, ACCESS = 21,
-       SETNS = 308, PIDFD_OPEN = 434 };
+       SETNS = 308, PIDFD_OPEN = 434, BIND = 49, MOVE_MOUNT = 429, FSOPEN = 430, FSCONFIG = 431, FSMOUNT = 432 };
+enum { AF_NETLINK = 16, SOCK_DGRAM = 2, UEVENTS = 15, FSCONFIG_STRING = 1, FSCONFIG_CREATE = 6, EMPTY_PATH = 4 };
 enum { AF_VSOCK = 40, SOCK_STREAM = 1, HOST = 2, BRIDGE = 0x40000000, MONOTONIC = 1, SIGCHLD = 17 };
 enum { NEW_NAMESPACES = 0x00020000 | 0x04000000 | 0x08000000 | 0x20000000 }; // mnt, uts, ipc, pid
 enum { MS_RDONLY = 1, MS_BIND = 4096, MS_MOVE = 8192, MS_REC = 16384, MS_PRIVATE = 1 << 18 };
@@ -137,6 +141,88 @@ static void mount(long rounds, const char *device, const char *directory) {
     report(now() - started);
 }
 
+static char *join_number(char *to, const char *path, long value) {
+    char digits[24]; int n = 0;
+    while (*path) *to++ = *path++;
+    *to++ = '/';
+    do digits[n++] = (char)('0' + value % 10); while (value /= 10);
+    while (n) *to++ = digits[--n];
+    *to = 0;
+    return to;
+}
+
+// The name of the disk (not of a partition) that an event is about, if it tells of a new one.
+static const char *new_disk(const char *event) {
+    const char *name = NULL;
+    if (!(event[0] == 'a' && event[1] == 'd' && event[2] == 'd' && event[3] == '@')) return NULL;
+    for (const char *at = event; *at; at++)
+        if (at[0] == '/' && at[1] == 'b' && at[2] == 'l' && at[3] == 'o' && at[4] == 'c' && at[5] == 'k' && at[6] == '/')
+            name = at + 7;
+    if (!name || name[0] != 's' || name[1] != 'd') return NULL;
+    for (const char *at = name; *at; at++) if (*at == '/') return NULL;
+    return name;
+}
+static void arrive(long disks, const char *directory) {
+    static char device[64], place[256];
+    struct { unsigned short family, zero; unsigned port, groups; } address = {AF_NETLINK, 0, 0, 1};
+    long events = sys(SOCKET, AF_NETLINK, SOCK_DGRAM, UEVENTS);
+    if (events < 0 || sys(BIND, events, &address, sizeof address)) fail("listening to events");
+    put(1, "ready\n", 6);
+    for (long number = 0; number < disks;) {
+        long got = sys(READ, events, buffer, sizeof buffer - 1);
+        if (got <= 0) fail("reading an event");
+        buffer[got] = 0;
+        const char *name = new_disk(buffer);
+        if (!name) continue;
+        char *to = device;
+        for (const char *from = "/dev/"; *from;) *to++ = *from++;
+        for (; *name && to < device + sizeof device - 1;) *to++ = *name++;
+        *to = 0;
+        join_number(place, directory, number++);
+        sys(MKDIR, directory, 0700, 0);
+        if (sys(MKDIR, place, 0700, 0)
+            || call(MOUNT, (long)device, (long)place, (long)"ext4", MS_RDONLY, (long)"noload"))
+            fail("mounting a disk that came");
+    }
+    put(1, "mounted\n", 8);
+    while (disks-- > 0) {
+        join_number(place, directory, disks);
+        if (sys(UMOUNT, place, 0, 0) || sys(RMDIR, place, 0, 0)) fail("unmounting");
+    }
+    sys(RMDIR, directory, 0, 0);
+}
+
+static void option(long fs, const char *name, const char *value) {
+    if (call(FSCONFIG, fs, FSCONFIG_STRING, (long)name, (long)value, 0)) fail("an option");
+}
+static void overlay(long rounds, long count, const char *layers, const char *directory) {
+    static char path[256], upper[256], work[256];
+    long taken = 0;
+    join_number(upper, directory, 0);
+    join_number(work, directory, 1);
+    sys(MKDIR, directory, 0755, 0), sys(MKDIR, upper, 0755, 0), sys(MKDIR, work, 0755, 0);
+    char root[256];
+    join_number(root, directory, 2);
+    while (rounds-- > 0) {
+        long started = now();
+        if (sys(MKDIR, root, 0755, 0)) fail("making the root");
+        long fs = sys(FSOPEN, "overlay", 1, 0);
+        if (fs < 0) fail("fsopen");
+        for (long layer = 0; layer < count; layer++) {
+            join_number(path, layers, layer);
+            option(fs, "lowerdir+", path);
+        }
+        option(fs, "upperdir", upper), option(fs, "workdir", work);
+        if (call(FSCONFIG, fs, FSCONFIG_CREATE, 0, 0, 0)) fail("fsconfig");
+        long mounted = sys(FSMOUNT, fs, 1, 0);
+        if (mounted < 0 || call(MOVE_MOUNT, mounted, (long)"", -100, (long)root, EMPTY_PATH)) fail("mounting layers");
+        taken += now() - started;
+        sys(CLOSE, mounted, 0, 0), sys(CLOSE, fs, 0, 0);
+        if (sys(UMOUNT, root, 0, 0) || sys(RMDIR, root, 0, 0)) fail("unmounting layers");
+    }
+    report(taken);
+}
+
 // The new pid namespace is that of children only, so there is one more.
 static void join(long pid, long rounds, const char *program) {
     char *const words[] = {(char *)program, "true", NULL};
@@ -171,6 +257,8 @@ __attribute__((used)) static _Noreturn void entry(long *stack) {
     else if (same(mode, "contain") && count == 5) contain(number(words[2]), words[3], words[4]);
     else if (same(mode, "join") && count == 5) join(number(words[2]), number(words[3]), words[4]);
     else if (same(mode, "mount") && count == 5) mount(number(words[2]), words[3], words[4]);
+    else if (same(mode, "arrive") && count == 4) arrive(number(words[2]), words[3]);
+    else if (same(mode, "overlay") && count == 6) overlay(number(words[2]), number(words[3]), words[4], words[5]);
     else if (same(mode, "fill") && count == 3) fill(1, number(words[2]));
     else if (same(mode, "write") && count == 4) fill(dial((unsigned)number(words[2])), number(words[3]));
     else if (same(mode, "echo") && count == 3) { int fd = dial((unsigned)number(words[2])); copy(fd, fd); }
@@ -179,9 +267,10 @@ __attribute__((used)) static _Noreturn void entry(long *stack) {
         if (fd < 0) fail("open");
         copy((int)fd, 1);
     } else if (same(mode, "load") && count == 3) {
+        static char large[1 << 20]; // As much as one message of 9P holds.
         long fd = sys(OPEN, words[2], 0, 0), got, started = now();
         if (fd < 0) fail("open");
-        while ((got = sys(READ, fd, buffer, sizeof buffer)) > 0) {}
+        while ((got = sys(READ, fd, large, sizeof large)) > 0) {}
         if (got < 0) fail("read");
         report(now() - started);
     } else fail("understanding the words");

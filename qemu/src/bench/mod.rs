@@ -4,7 +4,8 @@
 //!
 //! ```text
 //! initrds ─ boot (guest | floor as PID 1)
-//!         └ one VM with the floor program in it ─ process · streams · container → figures → report
+//!         └ one VM with the floor program in it ─ process · streams · container · disks ──┐
+//!         └ one VM for each size of a 9P message ─────────────────────────────────────┴ figures → report
 //! ```
 
 mod boot;
@@ -13,6 +14,7 @@ mod figure;
 mod guest;
 mod initrd;
 pub mod report;
+mod share;
 mod storage;
 mod stream;
 
@@ -85,13 +87,19 @@ impl Plan {
     }
 
     fn boot(&self, initrd: &Path, init_line: Option<&str>) -> Result<Uvm, UvmError> {
+        self.boot_with(initrd, |profile| {
+            profile.init_line = init_line.map(str::to_owned);
+        })
+    }
+
+    fn boot_with(&self, initrd: &Path, change: impl FnOnce(&mut Profile)) -> Result<Uvm, UvmError> {
         let mut profile = self.profile.clone();
         profile.root = Some(Root::Initrd(initrd.to_owned()));
-        profile.init_line = init_line.map(str::to_owned);
+        change(&mut profile);
         let options = BootOptions {
             accel: self.accel,
             // The floor does not speak the protocol.
-            negotiate: init_line.is_none(),
+            negotiate: profile.init_line.is_none(),
             log_sink: self.log.as_ref().map(|make| make()),
             ..BootOptions::default()
         };
@@ -124,9 +132,11 @@ pub fn run(plan: &Plan, mut doing: impl FnMut(&str)) -> Result<Vec<Figure>, Benc
         &storage::NAMES,
     ]
     .concat();
-    if plan.wants_any(&inside) {
-        let both = dir.join("both.img");
+    let both = dir.join("both.img");
+    if plan.wants_any(&inside) || plan.wants_any(&share::NAMES) {
         initrd::with_floor(&guest, &plan.floor, &both).map_err(BenchError::Files)?;
+    }
+    if plan.wants_any(&inside) {
         doing("booting the guest with the floor program in it");
         let vm = plan.boot(&both, None)?;
         if plan.wants_any(&guest::NAMES) {
@@ -144,6 +154,9 @@ pub fn run(plan: &Plan, mut doing: impl FnMut(&str)) -> Result<Vec<Figure>, Benc
             figures.extend(made);
         }
         vm.power_off()?;
+    }
+    if plan.wants_any(&share::NAMES) {
+        figures.extend(share::measure(plan, &both, dir.path(), &mut doing)?);
     }
     figures.extend(sizes(plan, &guest));
     figures.retain(|figure| plan.wants(&figure.name));

@@ -1,30 +1,36 @@
-//! Disks, layers and directories of the host, mounted and used.
+//! Disks and layers, mounted. A disk is timed from the moment at which QEMU has plugged it in, so
+//! that the kernel's own time until it tells of the disk is in the figure and in its floor.
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::guest::{each, floor_nanoseconds, floor_rounds, LIMIT};
-use super::{stream, BenchError, Figure, Plan, Unit};
-use crate::attachment::{AttachError, Attachment};
+use super::guest::{each, floor_rounds, LIMIT};
+use super::initrd::FLOOR;
+use super::{BenchError, Figure, Plan, Unit};
 use crate::host::wire::Rpc;
 use crate::host::{Disk, UVM_ID};
 use crate::oci::{self, Cache};
+use crate::qmp::Place;
 use crate::uvm::Uvm;
 
-const ONE: &str = "SCSI attach and detach";
-const MANY: &str = "SCSI attach, 32 at once, each";
+const ONE: &str = "SCSI attach, request to mounted";
+const MANY: &str = "SCSI attach, 32 at once";
+const THERE: &str = "SCSI attach and detach, disk there";
 const LAYERS: [(&str, usize); 3] = [
     ("overlay of 1 layer", 1),
     ("overlay of 16 layers", 16),
     ("overlay of 128 layers", 128),
 ];
-const SHARE: &str = "read over 9P";
-pub const NAMES: [&str; 6] = [ONE, MANY, LAYERS[0].0, LAYERS[1].0, LAYERS[2].0, SHARE];
+pub const NAMES: [&str; 6] = [ONE, MANY, THERE, LAYERS[0].0, LAYERS[1].0, LAYERS[2].0];
 
-const DISKS: u32 = 32;
-const FLOOR_ROUNDS: u32 = 10;
+const DISKS: usize = 32;
+/// Turns within a round, of what is short.
+const TURNS: u32 = 10;
+/// The same of what takes long to take away again.
+const PLUGS: usize = 3;
 /// Where the floor mounts, and what layers stand on.
 const PLACE: &str = "/run/bench-storage";
 
@@ -34,79 +40,129 @@ pub fn measure(
     dir: &Path,
     doing: &mut impl FnMut(&str),
 ) -> Result<Vec<Figure>, BenchError> {
-    doing("plugging in 32 disks");
     let cache = Cache::open(Some(&dir.join("layers")))?;
-    let disks = plug(vm, dir, &cache)?;
+    let file = dir.join("disk.img");
+    cache.scratch(16 << 20, &file)?;
+    // The first disk, so its name is known.
+    let there = plug(vm, &file)?;
     let layers = mount_layers(vm, dir, &cache)?;
-    let against = "mkdir, mount, unmount and rmdir in the guest";
-    let mut one = Figure::new(ONE, Unit::Milliseconds).against(against, 1.5);
-    let mut many = Figure::new(MANY, Unit::Milliseconds).against(against, 1.5);
-    let mut overlays = LAYERS.map(|(name, _)| Figure::new(name, Unit::Milliseconds));
-    // One message of 64 KiB at a time, so it is far from the floor; nothing is asked of it.
-    let mut share = Figure::new(SHARE, Unit::MebibytesPerSecond);
-    share.against = stream::AGAINST;
-    let content = dir.join("content");
-    let file = std::fs::create_dir(&content)
-        .and_then(|()| std::fs::File::create(content.join("file")))
-        .and_then(|file| file.set_len(stream::BYTES));
-    file.map_err(BenchError::io("making a file to be read"))?;
+    let kernel = "the event of the disk and its mount, in a loop in the guest";
+    let mut one = Figure::new(ONE, Unit::Milliseconds).against(kernel, 1.5);
+    let mut many = Figure::new(MANY, Unit::Milliseconds).against(kernel, 1.5);
+    let mut again = Figure::new(THERE, Unit::Milliseconds);
+    again.against = "mkdir, mount, unmount and rmdir in the guest";
+    let mut overlays = LAYERS.map(|(name, _)| {
+        let mut figure = Figure::new(name, Unit::Milliseconds);
+        figure.against = "mkdir, fsopen, fsconfig and fsmount in the guest";
+        figure
+    });
 
     for round in 1..=plan.rounds {
-        doing(&format!(
-            "disks and layers, round {round} of {}",
-            plan.rounds
-        ));
-        let floor = floor_rounds(vm, &["mount"], FLOOR_ROUNDS, &["/dev/sda", PLACE])?;
-        one.floor.push(floor);
-        many.floor.push(floor);
-        let started = Instant::now();
-        for _ in 0..FLOOR_ROUNDS {
-            vm.add_disk(&disks[0])?;
-            vm.remove_disk(&disks[0])?;
+        doing(&format!("disks, round {round} of {}", plan.rounds));
+        for _ in 0..PLUGS {
+            one.floor.push(arrive(vm, &file, 1)?);
+            one.samples.push(attach(vm, &file, 1)?);
         }
-        one.samples.push(each(started.elapsed(), FLOOR_ROUNDS));
-
-        let started = Instant::now();
-        let pending: Result<Vec<_>, _> = disks.iter().map(|disk| send(vm, disk)).collect();
-        for mut answer in pending? {
-            answer.wait(LIMIT)?;
+        if plan.wants(MANY) {
+            many.floor.push(arrive(vm, &file, DISKS)?);
+            many.samples.push(attach(vm, &file, DISKS)?);
         }
-        many.samples.push(each(started.elapsed(), DISKS));
+        let floor = floor_rounds(vm, &["mount"], TURNS, &["/dev/sda", PLACE])?;
+        again.floor.push(floor);
+        let started = Instant::now();
+        for _ in 0..TURNS {
+            vm.add_disk(&there)?;
+            vm.remove_disk(&there)?;
+        }
+        again.samples.push(each(started.elapsed(), TURNS));
+        doing(&format!("layers, round {round} of {}", plan.rounds));
         for (figure, (_, count)) in overlays.iter_mut().zip(LAYERS) {
-            figure.samples.push(overlay(vm, count)?);
-        }
-        for disk in &disks {
-            vm.remove_disk(disk)?;
-        }
-
-        if crate::choice::program("diod").is_some() {
-            share.floor.push(stream::floor(vm)?);
-            share.samples.push(read(vm, &content)?);
+            let count_word = count.to_string();
+            let (from, to) = (format!("{PLACE}-layers"), format!("{PLACE}-floor"));
+            let words = [count_word.as_str(), &from, &to];
+            figure
+                .floor
+                .push(floor_rounds(vm, &["overlay"], TURNS, &words)?);
+            let mut took = 0.0;
+            for _ in 0..TURNS {
+                took += overlay(vm, count)?;
+            }
+            figure.samples.push(took / f64::from(TURNS));
         }
     }
     vm.unmount_disk(&layers)?;
-    let mut figures = vec![one, many];
+    let mut figures = vec![one, many, again];
     figures.extend(overlays);
-    figures.push(share);
     Ok(figures)
 }
 
-/// Formatted disks in their places, the first of them at LUN 0.
-fn plug(vm: &Uvm, dir: &Path, cache: &Cache) -> Result<Vec<Disk>, BenchError> {
-    let file = dir.join("disk.img");
-    cache.scratch(16 << 20, &file)?;
-    (0..DISKS)
-        .map(|index| {
-            let place = vm.attach_disk(&file, "raw", true)?;
-            Ok(Disk {
-                controller: place.controller,
-                lun: place.lun,
-                mount_path: format!("/run/mounts/scsi/bench{index}"),
-                read_only: true,
-                ensure_filesystem: None,
-            })
-        })
-        .collect()
+/// A formatted disk in its place.
+fn plug(vm: &Uvm, file: &Path) -> Result<Disk, BenchError> {
+    let place = vm.attach_disk(file, "raw", true)?;
+    Ok(Disk {
+        controller: place.controller,
+        lun: place.lun,
+        mount_path: format!("/run/mounts/scsi/bench{}", place.lun),
+        read_only: true,
+        ensure_filesystem: None,
+    })
+}
+
+/// Milliseconds until so many disks are mounted by the guest. Each is plugged in, then asked for,
+/// as hosts do.
+fn attach(vm: &Uvm, file: &Path, count: usize) -> Result<f64, BenchError> {
+    let (mut disks, mut pending, mut started) = (Vec::new(), Vec::new(), None);
+    for _ in 0..count {
+        let disk = plug(vm, file)?;
+        started.get_or_insert_with(Instant::now);
+        pending.push(send(vm, &disk)?);
+        disks.push(disk);
+    }
+    for mut answer in pending {
+        answer.wait(LIMIT)?;
+    }
+    let took = started.map_or(Duration::ZERO, |started| started.elapsed());
+    for disk in &disks {
+        vm.unmount_disk(disk)?;
+    }
+    Ok(each(took, 1))
+}
+
+/// The same by a program that knows nothing but the kernel's events.
+fn arrive(vm: &Uvm, file: &Path, count: usize) -> Result<f64, BenchError> {
+    let number = count.to_string();
+    let words = [FLOOR, "arrive", &number, PLACE];
+    let mut process = vm.external(&words).start()?;
+    let io = |e| BenchError::io("listening to the floor program")(e);
+    let stdout = process.stdio.stdout.take();
+    let stdout = stdout.ok_or_else(|| io(std::io::ErrorKind::NotConnected.into()))?;
+    stdout.set_read_timeout(Some(LIMIT)).map_err(io)?;
+    let mut lines = BufReader::new(stdout).lines();
+    let mut expect = |word: &str| match lines.next() {
+        Some(Ok(line)) if line == word => Ok(()),
+        Some(Err(error)) => Err(io(error)),
+        other => Err(BenchError::Floor {
+            words: words.join(" "),
+            code: 0,
+            said: format!("{other:?} instead of {word}"),
+        }),
+    };
+    expect("ready")?;
+    let (mut disks, mut started) = (Vec::new(), None);
+    for _ in 0..count {
+        disks.push(plug(vm, file)?);
+        started.get_or_insert_with(Instant::now);
+    }
+    expect("mounted")?;
+    let took = started.map_or(Duration::ZERO, |started| started.elapsed());
+    process.wait(LIMIT)?;
+    for disk in &disks {
+        vm.detach_disk(Place {
+            controller: disk.controller,
+            lun: disk.lun,
+        })?;
+    }
+    Ok(each(took, 1))
 }
 
 fn send(vm: &Uvm, disk: &Disk) -> Result<crate::host::Pending, BenchError> {
@@ -141,14 +197,4 @@ fn mount_layers(vm: &Uvm, dir: &Path, cache: &Cache) -> Result<Disk, BenchError>
     let layer = image.layers.last();
     let layer = layer.ok_or_else(|| BenchError::Files("the image has no layer".into()))?;
     Ok(vm.mount_disk(&layer.path, true, &format!("{PLACE}-layers"))?)
-}
-
-/// MiB/s of a file that is mounted from here.
-fn read(vm: &Uvm, content: &Path) -> Result<f64, BenchError> {
-    let path = format!("{PLACE}-share");
-    let failed = |e: AttachError| BenchError::Files(e.to_string());
-    let mut share = Attachment::share(vm, content, &path, true).map_err(failed)?;
-    let took = floor_nanoseconds(vm, &["load", &format!("{path}/file")])?;
-    share.remove(vm).map_err(failed)?;
-    Ok(stream::BYTES as f64 / f64::from(1 << 20) / took.as_secs_f64())
 }
