@@ -20,6 +20,8 @@ pub struct Seen {
     pub version: String,
     /// Of Tattach.
     pub name: Option<String>,
+    /// Treads that were answered.
+    pub reads: u64,
     /// The connection is at its end.
     pub closed: bool,
 }
@@ -183,6 +185,7 @@ impl Server {
                 // Not more than the client has asked for.
                 let count = rest.min(u64::from(count)) as u32;
                 answer.u32(count);
+                self.note(|seen| seen.reads += 1);
                 match self.zeros {
                     Some(_) => answer.0.resize(answer.0.len() + count as usize, 0),
                     None => {

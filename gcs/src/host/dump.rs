@@ -65,6 +65,7 @@ impl Host {
                 pending.map(|(id, seq, age)| format!("{id} {seq} for {age:.1?}")),
             ),
             section("containers", self.describe_containers()),
+            section("disks waited for", self.describe_arrivals()),
             section("mounts", self.mounts.describe()),
             section("network namespaces", self.namespaces.describe()),
             section("lent addresses", self.describe_tenancies()),

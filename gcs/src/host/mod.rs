@@ -4,6 +4,7 @@
 //! replies go to the outbox. Nothing here waits: what takes time is a task, a dial or a started
 //! program, each with a deadline and with the code that goes on when it is through.
 
+mod arrivals;
 mod constraints;
 mod container;
 mod create;
@@ -62,6 +63,7 @@ pub enum Source {
     BridgeOut,
     Log,
     Kmsg,
+    Uevents,
     Task(Key),
     Dial(Key),
     Program(Key),
@@ -79,6 +81,8 @@ pub enum Deadline {
     Terminal(Key),
     /// An exit of this init that nobody waited for.
     Notification(Key),
+    /// A disk should have come.
+    Arrival(Key),
     /// The server of a mapped directory is silent.
     Share(Key),
     /// A WaitForProcess with a time-out: process and waiter.
@@ -158,6 +162,8 @@ pub struct Host {
     externals: BTreeMap<u32, Key>,
     containers: BTreeMap<String, Container>,
     mounts: MountTable,
+    events: arrivals::Events,
+    arrivals: HashMap<Key, arrivals::Arrival>,
     /// Connections to the servers of mapped directories, as long as those are mounted.
     shares: HashMap<Key, modify::Share>,
     namespaces: Namespaces,
@@ -195,6 +201,8 @@ impl Host {
             externals: BTreeMap::new(),
             containers: BTreeMap::new(),
             mounts: MountTable::default(),
+            events: arrivals::Events::default(),
+            arrivals: HashMap::new(),
             shares: HashMap::new(),
             namespaces: Namespaces::default(),
             tenancies: BTreeMap::new(),
@@ -212,6 +220,7 @@ impl Host {
     /// A descriptor of one of the host's records became ready.
     pub fn on_ready(&mut self, source: Source) {
         match source {
+            Source::Uevents => self.events_ready(),
             Source::Task(key) => self.task_ready(key),
             Source::Dial(key) => self.dial_ready(key),
             Source::Program(key) => self.program_ready(key),
@@ -230,6 +239,7 @@ impl Host {
                 Deadline::Program(key) => self.program_overdue(key),
                 Deadline::Terminal(key) => self.terminal_due(key),
                 Deadline::Notification(key) => self.notification_due(key),
+                Deadline::Arrival(key) => self.arrival_due(key),
                 Deadline::Share(key) => self.share_overdue(key),
                 Deadline::Waiter(key, waiter) => self.waiter_overdue(key, waiter),
                 Deadline::Deletion(key) => self.deletion_overdue(key),

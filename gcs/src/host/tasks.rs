@@ -59,6 +59,8 @@ pub struct Task {
     then: Option<Then>,
     /// What must wait until the child can do nothing more.
     over: Option<Over>,
+    /// Its result is known; its end is all that is missing.
+    told: bool,
 }
 
 /// Ends the processes whose pidfds are among `fds`: the engine names one that it is making, and
@@ -243,6 +245,7 @@ impl Host {
                 exit: None,
                 then: Some(Box::new(then)),
                 over,
+                told: false,
             },
         );
     }
@@ -256,8 +259,8 @@ impl Host {
         };
         let _about = task.scope.enter();
         match task.received.read(channel) {
-            Ok(Channel::Open(_)) => return,
-            Ok(Channel::Ended) => {}
+            Ok(Channel::Open(_)) if !task.received.is_whole() => return,
+            Ok(_) => {}
             Err(error) => {
                 log::error!("{}: reading the result: {error}", task.label);
                 task.received.bytes.clear();
@@ -268,7 +271,28 @@ impl Host {
             self.poller.forget(registration, channel.as_fd()),
         );
         task.channel = None;
+        self.task_told(key);
         self.task_settle(key);
+    }
+
+    /// Goes on with a result that is whole: what is left of the child is its end.
+    fn task_told(&mut self, key: Key) {
+        let Some(task) = self.tasks.get_mut(&key) else {
+            return;
+        };
+        if !task.received.is_whole() {
+            return;
+        }
+        task.told = true;
+        let over = task.over.take();
+        if let Some(then) = task.then.take() {
+            let Received { bytes, fds } = std::mem::take(&mut task.received);
+            let exit = ExitStatus::Exited(0);
+            then(self, Ok(Finished { bytes, fds, exit }));
+        }
+        if let Some(over) = over {
+            over(self);
+        }
     }
 
     pub(super) fn task_exited(&mut self, key: Key, status: ExitStatus) {
@@ -340,10 +364,10 @@ impl Host {
 
     pub(super) fn describe_tasks(&self) -> Vec<String> {
         let line = |task: &Task| {
-            let stuck = if task.then.is_none() {
-                " (overdue, killed)"
-            } else {
-                ""
+            let stuck = match (task.told, &task.then) {
+                (true, _) => " (ending)",
+                (false, None) => " (overdue, killed)",
+                (false, Some(_)) => "",
             };
             format!(
                 "pid {} {:?} {}{stuck}",

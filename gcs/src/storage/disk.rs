@@ -1,7 +1,7 @@
 //! MappedVirtualDisk: a SCSI disk of the host, mounted at a path (protocol section 7.1).
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::mount::MsFlags;
@@ -51,6 +51,31 @@ impl Disk {
     }
 }
 
+/// As [`add`], but of a disk that is there by now; else nothing is done.
+pub fn add_if_there(
+    roots: &Roots,
+    disk: &Disk,
+    journal: &Journal,
+) -> Result<Option<Record>, Failure> {
+    let deadline = Instant::now() + ARRIVAL;
+    let subscribe = uevent::Socket::subscribe;
+    let find = |address: Address| address.look(roots);
+    let done = add_checked(&Linux, journal, roots, subscribe, disk, find, deadline);
+    done.map_err(|failure| failure.during(format_args!("adding {}", disk.source())))
+}
+
+/// Where the disk is to appear, if it has to be waited for.
+pub fn expected(roots: &Roots, disk: &Disk) -> Option<Address> {
+    let looked_for = !(disk.mount_path.is_empty() && disk.read_only);
+    // What cannot be told is for the Add itself to say.
+    let host = looked_for.then(|| scsi::host_number(roots, disk.controller).ok());
+    Some(Address {
+        host: host.flatten()?,
+        lun: disk.lun,
+        partition: disk.partition,
+    })
+}
+
 /// Finds, formats where asked, and mounts the disk. Blocks up to [`ARRIVAL`] for the
 /// disk, and as long as the disk itself does.
 pub fn add(roots: &Roots, disk: &Disk, journal: &Journal) -> Result<Record, Failure> {
@@ -72,8 +97,13 @@ pub(super) fn add_with<S: Source>(
     disk: &Disk,
     deadline: Instant,
 ) -> Result<Record, Failure> {
-    let done = add_checked(kernel, journal, roots, subscribe, disk, deadline);
-    done.map_err(|failure| failure.during(format_args!("adding {}", disk.source())))
+    let find = |address| scsi::find(roots, address, &subscribe, deadline).map(Some);
+    let done = add_checked(kernel, journal, roots, &subscribe, disk, find, deadline);
+    match done {
+        Ok(Some(record)) => Ok(record),
+        Ok(None) => unreachable!("`scsi::find` fails when there is no disk"),
+        Err(failure) => Err(failure.during(format_args!("adding {}", disk.source()))),
+    }
 }
 
 fn add_checked<S: Source>(
@@ -82,8 +112,9 @@ fn add_checked<S: Source>(
     roots: &Roots,
     subscribe: impl Fn() -> io::Result<S>,
     disk: &Disk,
+    find: impl FnOnce(Address) -> Result<Option<PathBuf>, Failure>,
     deadline: Instant,
-) -> Result<Record, Failure> {
+) -> Result<Option<Record>, Failure> {
     let mut record = Record {
         source: disk.source(),
         mount_path: mount_point(&disk.mount_path)?,
@@ -98,17 +129,19 @@ fn add_checked<S: Source>(
         ));
     }
     if record.mount_path.is_none() && disk.read_only {
-        return Ok(record);
+        return Ok(Some(record));
     }
     let address = Address {
         host: scsi::host_number(roots, disk.controller)?,
         lun: disk.lun,
         partition: disk.partition,
     };
-    let device = scsi::find(roots, address, &subscribe, deadline)?;
+    let Some(device) = find(address)? else {
+        return Ok(None);
+    };
     record.device = Some(device.clone());
     let Some(target) = record.mount_path.clone() else {
-        return Ok(record);
+        return Ok(Some(record));
     };
     Undo::run(kernel, journal, |undo| {
         if disk.block_device {
@@ -131,7 +164,7 @@ fn add_checked<S: Source>(
         record.filesystem = prepare(kernel, &source, found, disk)?;
         mount(undo, &source, &target, &record.filesystem, disk)
     })?;
-    Ok(record)
+    Ok(Some(record))
 }
 
 fn mount(

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-mod arrival;
+pub mod arrival;
 mod crypt;
 pub mod directory;
 pub mod disk;

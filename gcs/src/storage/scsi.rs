@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::arrival::is_absent;
 use super::Roots;
@@ -27,7 +27,7 @@ pub fn host_number(roots: &Roots, controller: u8) -> Result<u32, Failure> {
         )));
     };
     let vmbus = roots.sys.join("bus/vmbus/devices");
-    if !CONTROLLERS.iter().any(|guid| vmbus.join(guid).exists()) {
+    if !vmbus.exists() || !CONTROLLERS.iter().any(|guid| vmbus.join(guid).exists()) {
         return Ok(u32::from(controller));
     }
     let directory = vmbus.join(guid);
@@ -68,7 +68,7 @@ impl Address {
     }
 
     /// The device node if it is there by now.
-    fn look(self, roots: &Roots) -> Result<Option<PathBuf>, Failure> {
+    pub(super) fn look(self, roots: &Roots) -> Result<Option<PathBuf>, Failure> {
         let block = self.directory(roots).join("block");
         let disks = match names(&block) {
             Ok(disks) => disks,
@@ -126,17 +126,20 @@ pub fn find<S: Source>(
 ) -> Result<PathBuf, Failure> {
     let started = Instant::now();
     let found = uevent::wait_for(subscribe, &address, deadline, || address.look(roots))?;
-    found.ok_or_else(|| {
-        Failure::unspecified(format!(
-            "no disk{} at {:?} after {:.1} s: was it attached to the VM?",
-            match address.partition {
-                0 => String::new(),
-                partition => format!(" with a partition {partition}"),
-            },
-            address.directory(roots),
-            started.elapsed().as_secs_f64(),
-        ))
-    })
+    found.ok_or_else(|| missing(roots, address, started.elapsed()))
+}
+
+/// That there is no such disk after so long a wait.
+pub fn missing(roots: &Roots, address: Address, waited: Duration) -> Failure {
+    Failure::unspecified(format!(
+        "no disk{} at {:?} after {:.1} s: was it attached to the VM?",
+        match address.partition {
+            0 => String::new(),
+            partition => format!(" with a partition {partition}"),
+        },
+        address.directory(roots),
+        waited.as_secs_f64(),
+    ))
 }
 
 /// SCSIDevice Remove (section 7.2): tells the kernel to let go of the disk before the host

@@ -35,6 +35,9 @@ pub struct Running {
     pub channel: OwnedFd,
 }
 
+/// Ends the result of a fork, so that nobody has to wait for the end of its process. JSON has none.
+const END: u8 = b'\n';
+
 /// Runs `job` in a forked child, which has no descriptors but `keep`. Its result is read back by
 /// [`decode`].
 pub fn fork<T: Serialize>(
@@ -47,7 +50,10 @@ pub fn fork<T: Serialize>(
     let pid = process::fork_child(&kept, || {
         let result = job();
         match serde_json::to_vec(&result) {
-            Ok(bytes) => i32::from(send_all(&theirs, &bytes).is_err()),
+            Ok(mut bytes) => {
+                bytes.push(END);
+                i32::from(send_all(&theirs, &bytes).is_err())
+            }
             Err(_) => 1,
         }
     })?;
@@ -110,6 +116,11 @@ pub enum Channel {
 }
 
 impl Received {
+    /// Whether the result of a fork is all there; helpers do not say.
+    pub fn is_whole(&self) -> bool {
+        self.bytes.last() == Some(&END)
+    }
+
     /// Takes what is there, without waiting.
     pub fn read(&mut self, channel: &OwnedFd) -> io::Result<Channel> {
         let mut buffer = vec![0; 64 * 1024];

@@ -131,3 +131,23 @@ pub fn leaves_nothing(vm: &Guest) {
         "directories, mounts or control groups are left"
     );
 }
+
+/// `uvm run` with the files built by make, or nothing and a word.
+pub fn run(options: &[&str], script: &str) -> Option<std::process::Output> {
+    let profile = shipped_profile()?;
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_uvm"));
+    command.arg("run").arg("--kernel").arg(&profile.kernel);
+    command.arg("--initrd").args(profile.initrd());
+    command.args(options).args(["--", "sh", "-c", script]);
+    command.env("UVM_LAYER_CACHE", layer_cache());
+    Some(command.output().unwrap())
+}
+
+/// Whether a program is installed; it is said when not.
+pub fn has(program: &str) -> bool {
+    let there = qemu::choice::program(program).is_some();
+    if !there {
+        eprintln!("SKIPPED: {program} is not installed");
+    }
+    there
+}

@@ -1,15 +1,24 @@
 //! MappedVirtualDisk and SCSIDevice (protocol sections 7.1, 7.2).
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
+use crate::bridge::codec::Reply;
 use crate::bridge::outbox::Ticket;
-use crate::host::Host;
+use crate::error::Failure;
+use crate::host::{Host, Key};
 use crate::prot::settings::{MappedVirtualDisk, ScsiDevice};
-use crate::storage::{disk, scsi, Disk, Roots, Source};
+use crate::storage::scsi::Address;
+use crate::storage::{disk, scsi, Disk, Journal, Record, Roots, Source};
 
 /// Over the device's own limit of five seconds and a format's of 240, which can say more; below
 /// the five minutes after which the host gives up.
 const LIMIT: Duration = Duration::from_secs(270);
+
+fn doing(disk: &Disk) -> String {
+    format!("adding {} at {:?}", disk.source(), disk.mount_path)
+}
 
 impl Host {
     pub(super) fn remove_scsi_device(&mut self, ticket: Ticket, device: ScsiDevice) {
@@ -35,11 +44,68 @@ impl Host {
             block_device: settings.block_dev,
             verified: self.layers_are_verified(),
         };
+        match disk::expected(&Roots::default(), &disk) {
+            Some(address) => self.add_coming_disk(ticket, disk, address),
+            None => {
+                let path = disk.mount_path.clone();
+                let doing = doing(&disk);
+                self.add_mount(ticket, &path, doing, LIMIT, move |journal| {
+                    disk::add(&Roots::default(), &disk, journal)
+                });
+            }
+        }
+    }
+
+    fn add_coming_disk(&mut self, ticket: Ticket, disk: Disk, address: Address) {
+        if let Err(failure) = self.mounts.begin_add(&disk.mount_path) {
+            return self.outbox.answer(ticket, Err(failure));
+        }
+        let disk = Rc::new(disk);
+        let ticket = Rc::new(Cell::new(Some(ticket)));
+        let label = doing(&disk);
+        let look = move |host: &mut Self, key| {
+            host.add_disk_if_there(&ticket, &disk, key);
+        };
+        self.await_disk(label, address, Box::new(look));
+    }
+
+    fn add_disk_if_there(
+        &mut self,
+        ticket: &Rc<Cell<Option<Ticket>>>,
+        disk: &Rc<Disk>,
+        arrival: Key,
+    ) {
         let path = disk.mount_path.clone();
-        let doing = format!("adding {} at {path:?}", disk.source());
-        self.add_mount(ticket, &path, doing, LIMIT, move |journal| {
-            disk::add(&Roots::default(), &disk, journal)
-        });
+        let doing = doing(disk);
+        let (theirs, ours) = (Rc::clone(disk), Rc::clone(disk));
+        let ticket = Rc::clone(ticket);
+        let answer = move |host: &mut Self, result: Result<Reply, Failure>| {
+            if let Some(ticket) = ticket.take() {
+                host.outbox.answer(ticket, result);
+            }
+        };
+        let job = move |journal: &Journal| disk::add_if_there(&Roots::default(), &theirs, journal);
+        let then = move |host: &mut Self, added: Result<Option<Record>, Failure>| match added {
+            Ok(Some(record)) => {
+                host.arrived(arrival);
+                host.mounts.end_add(&ours.mount_path, Some(record));
+                answer(host, Ok(Reply::Done));
+            }
+            Ok(None) => {
+                if let Some((address, waited)) = host.absent(arrival) {
+                    let failure = scsi::missing(&Roots::default(), address, waited);
+                    host.mounts.end_add(&ours.mount_path, None);
+                    let failure = failure.during(format_args!("adding {}", ours.source()));
+                    answer(host, Err(failure));
+                }
+            }
+            Err(failure) => {
+                host.arrived(arrival);
+                answer(host, Err(failure));
+            }
+        };
+        let failed = move |host: &mut Self| host.mounts.end_add(&path, None);
+        self.run_undoable(doing, LIMIT, &[], job, then, failed);
     }
 
     pub(super) fn remove_disk(&mut self, ticket: Ticket, settings: &MappedVirtualDisk) {
