@@ -22,7 +22,7 @@ fn persistent_memory_that_comes_late_is_found() {
     fs::File::create(&layer).unwrap().set_len(64 << 20).unwrap();
     let mke2fs = qemu::choice::program("mke2fs").unwrap();
     let made = Command::new(mke2fs)
-        .args(["-q", "-F", "-t", "ext4"])
+        .args(["-q", "-F", "-t", "ext4", "-b", "4096"])
         .arg(&layer)
         .status();
     assert!(made.unwrap().success());
@@ -46,6 +46,18 @@ fn persistent_memory_that_comes_late_is_found() {
         mounts.contains("/dev/pmem0 /run/layers/p0 ext4 ro"),
         "{mounts}"
     );
+    // Without a copy in memory; a part of it as well.
+    assert!(mounts.contains("dax=always"), "{mounts}");
+    let whole = json!({"DeviceNumber": 0, "MountPath": "/run/layers/p0"});
+    vm.modify("VPMemDevice", "Remove", whole).unwrap();
+    let part = json!({"DeviceNumber": 0, "MountPath": "/run/layers/part",
+        "MappingInfo": {"DeviceOffsetInBytes": 0, "DeviceSizeInBytes": 64 << 20}});
+    vm.modify("VPMemDevice", "Add", part).unwrap();
+    let mounts = vm.external(&["cat", "/proc/mounts"]).run().unwrap().text();
+    let line = mounts
+        .lines()
+        .find(|line| line.contains("/run/layers/part"));
+    assert!(line.unwrap().contains("dax=always"), "{mounts}");
 }
 
 /// As a host has the template of its scratch disks made (protocol 11.4), by an image that ships.

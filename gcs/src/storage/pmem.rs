@@ -100,18 +100,29 @@ fn add_checked<S: uevent::Source>(
         };
         undo.make_directories(&target, 0o700)?;
         let kind = detect(&source)?;
-        let mount = Mount {
-            source: &source,
-            target: &target,
-            kind,
-            flags: MsFlags::MS_RDONLY,
-            data: filesystem::read_only_data(kind),
-        };
-        undo.mount(mount).map_err(|error| {
-            Failure::unspecified(format!(
+        let plain = filesystem::read_only_data(kind);
+        let direct = !pmem.verified && is_direct(roots, pmem.device);
+        let direct = direct.then(|| DIRECT.contains(&kind).then(|| format!("{plain},dax")));
+        let ways = direct.flatten().into_iter().chain([plain.to_owned()]);
+        let mut refused = None;
+        for data in ways {
+            let mount = Mount {
+                source: &source,
+                target: &target,
+                kind,
+                flags: MsFlags::MS_RDONLY,
+                data: &data,
+            };
+            refused = undo.mount(mount).err();
+            if refused.is_none() {
+                break;
+            }
+        }
+        if let Some(error) = refused {
+            return Err(Failure::unspecified(format!(
                 "cannot mount {source:?} on {target:?} as {kind}: {error}"
-            ))
-        })?;
+            )));
+        }
         Ok(Record {
             source: pmem.source(),
             mount_path: Some(target.clone()),
@@ -121,6 +132,15 @@ fn add_checked<S: uevent::Source>(
             mappings,
         })
     })
+}
+
+/// File systems that can be read without a copy in memory (DAX), where device, part and size of
+/// blocks allow it. That they do not is known only by trying.
+const DIRECT: [&str; 2] = ["ext4", "xfs"];
+
+fn is_direct(roots: &Roots, device: u32) -> bool {
+    let flag = format!("block/pmem{device}/queue/dax");
+    fs::read_to_string(roots.sys.join(flag)).is_ok_and(|text| text.trim() == "1")
 }
 
 /// Hosts make layers of ext4 only; for what is not known the kernel may have a better word.

@@ -87,6 +87,18 @@ fn whatever_step_fails_everything_is_as_before() {
 }
 
 #[test]
+fn a_device_that_says_dax_and_cannot_is_mounted_without() {
+    with_layer("a_device_that_says_dax_and_cannot", |tree, pmem| {
+        tree.sys_dir("block/pmem1/queue");
+        std::fs::write(tree.roots.sys.join("block/pmem1/queue/dax"), "1\n").unwrap();
+        let kernel = Failing::never();
+        let record = add_now(&kernel, tree, &pmem).unwrap();
+        assert_eq!(record.filesystem, "ext4");
+        mounts::remove_with(&kernel, &tree.roots, &pmem.mount_path, &[]).unwrap();
+    });
+}
+
+#[test]
 fn a_part_is_a_linear_target_of_whole_sectors() {
     let linear = |offset, size| Linear::new(1, Part { offset, size });
     let part = linear(4096, MIB).unwrap();

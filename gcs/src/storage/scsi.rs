@@ -67,6 +67,14 @@ impl Address {
             .join(format!("bus/scsi/devices/{}:0:0:{}", self.host, self.lun))
     }
 
+    /// Has the kernel ask the disk for its size again; whether it could.
+    fn rescan(self, roots: &Roots) -> bool {
+        let file = self.directory(roots).join("rescan");
+        let file = fs::OpenOptions::new().write(true).open(file);
+        file.and_then(|mut file| io::Write::write_all(&mut file, b"1"))
+            .is_ok()
+    }
+
     /// The device node if it is there by now.
     pub(super) fn look(self, roots: &Roots) -> Result<Option<PathBuf>, Failure> {
         let block = self.directory(roots).join("block");
@@ -89,6 +97,12 @@ impl Address {
                 )))
             }
         };
+        // Its size could not be asked for: the host changes what is plugged in while it comes.
+        let size = block.join(disk).join("size");
+        let is_empty = || fs::read_to_string(&size).is_ok_and(|text| text.trim() == "0");
+        if is_empty() && (!self.rescan(roots) || is_empty()) {
+            return Ok(None);
+        }
         let name = if self.partition == 0 {
             disk.clone()
         } else {

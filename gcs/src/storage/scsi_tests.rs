@@ -50,6 +50,21 @@ fn a_present_disk_is_found_without_a_subscription() {
 }
 
 #[test]
+fn a_disk_without_a_size_is_asked_again_and_not_used() {
+    let tree = Tree::new();
+    tree.disk(2, 3, "sdc");
+    let device = tree.roots.sys.join("bus/scsi/devices/2:0:0:3");
+    fs::write(device.join("block/sdc/size"), "0\n").unwrap();
+    assert_eq!(HOST_2_LUN_3.look(&tree.roots), Ok(None));
+    fs::write(device.join("rescan"), "").unwrap();
+    assert_eq!(HOST_2_LUN_3.look(&tree.roots), Ok(None));
+    assert_eq!(fs::read(device.join("rescan")).unwrap(), b"1");
+    fs::write(device.join("block/sdc/size"), "8\n").unwrap();
+    let found = HOST_2_LUN_3.look(&tree.roots);
+    assert_eq!(found, Ok(Some(tree.roots.dev.join("sdc"))));
+}
+
+#[test]
 fn a_late_disk_is_found_by_its_event() {
     let tree = Tree::new();
     let events = || {

@@ -162,6 +162,18 @@ static const char *new_disk(const char *event) {
     for (const char *at = name; *at; at++) if (*at == '/') return NULL;
     return name;
 }
+static int rescan(const char *devpath) {
+    static char path[512];
+    char *to = path, *end = path;
+    for (const char *from = "/sys"; *from;) *to++ = *from++;
+    for (; *devpath && to < path + sizeof path - 16; *to++ = *devpath++)
+        if (devpath[0] == '/' && devpath[1] == 'b' && devpath[2] == 'l' && devpath[6] == '/') end = to;
+    for (const char *from = "/rescan"; (*end++ = *from++);) {}
+    long fd = sys(OPEN, path, 1, 0);
+    long wrote = sys(WRITE, fd, "1", 1);
+    sys(CLOSE, fd, 0, 0);
+    return wrote != 1;
+}
 static void arrive(long disks, const char *directory) {
     static char device[64], place[256];
     struct { unsigned short family, zero; unsigned port, groups; } address = {AF_NETLINK, 0, 0, 1};
@@ -180,9 +192,10 @@ static void arrive(long disks, const char *directory) {
         *to = 0;
         join_number(place, directory, number++);
         sys(MKDIR, directory, 0700, 0);
-        if (sys(MKDIR, place, 0700, 0)
-            || call(MOUNT, (long)device, (long)place, (long)"ext4", MS_RDONLY, (long)"noload"))
-            fail("mounting a disk that came");
+        if (sys(MKDIR, place, 0700, 0)) fail("making a directory");
+        // One whose size could not be asked for at its first try, while others came, is asked again.
+        for (int attempt = 0; call(MOUNT, (long)device, (long)place, (long)"ext4", MS_RDONLY, (long)"noload");)
+            if (++attempt == 50 || rescan(buffer + 4)) fail("mounting a disk that came");
     }
     put(1, "mounted\n", 8);
     while (disks-- > 0) {
