@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! subscribe ─ look (task) ─ there ── the request goes on
-//!                └─ not yet ─ its event, or some were lost ─ look again
+//!        └───────┴─ not yet ─ its event, or some were lost ─ look again
 //!                         └── deadline ─ look once more, and say what is missing
 //! ```
 //!
@@ -16,6 +16,7 @@ use super::{note_poll_error, Deadline, Host, Key, Source};
 use crate::reactor::{Interest, Registration, TimerKey};
 use crate::storage::arrival::ARRIVAL;
 use crate::storage::scsi::Address;
+use crate::storage::Roots;
 use crate::uevent::{Matcher, Next, Socket};
 
 /// The loop has other things to do between so many events.
@@ -64,7 +65,10 @@ impl Host {
             look: Some(look),
         };
         self.arrivals.insert(key, arrival);
-        self.look(key);
+        // Most disks are still on their way: that is seen without a process.
+        if address.is_announced(&Roots::default()) {
+            self.look(key);
+        }
     }
 
     /// Without events there is still the look at the deadline.

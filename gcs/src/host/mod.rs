@@ -43,6 +43,7 @@ use crate::reactor::{Poller, Timers};
 use crate::stdio::StreamKind;
 use crate::storage::MountTable;
 use crate::sys::process::ExitStatus;
+use crate::task;
 use crate::transport::Dialer;
 
 use container::Container;
@@ -155,6 +156,8 @@ pub struct Host {
     children: HashMap<Pid, Child>,
     unclaimed: VecDeque<(Pid, ExitStatus)>,
     tasks: HashMap<Key, tasks::Task>,
+    /// Of [`task::BUFFER`] bytes.
+    scratch: Vec<u8>,
     dials: HashMap<Key, dials::PendingDial>,
     programs: HashMap<Key, programs::Starting>,
     processes: BTreeMap<Key, Process>,
@@ -195,6 +198,7 @@ impl Host {
             children: HashMap::new(),
             unclaimed: VecDeque::new(),
             tasks: HashMap::new(),
+            scratch: vec![0; task::BUFFER],
             dials: HashMap::new(),
             programs: HashMap::new(),
             processes: BTreeMap::new(),

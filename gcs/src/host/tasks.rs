@@ -258,7 +258,7 @@ impl Host {
             return;
         };
         let _about = task.scope.enter();
-        match task.received.read(channel) {
+        match task.received.read(channel, &mut self.scratch) {
             Ok(Channel::Open(_)) if !task.received.is_whole() => return,
             Ok(_) => {}
             Err(error) => {
@@ -346,7 +346,10 @@ impl Host {
         if let Some((channel, mut registration)) = task.channel.take() {
             // The last chance to learn of a process made; with the channel closed, one that was
             // not named yet fails to do so and goes no further.
-            while matches!(task.received.read(&channel), Ok(Channel::Open(1..))) {}
+            while matches!(
+                task.received.read(&channel, &mut self.scratch),
+                Ok(Channel::Open(1..))
+            ) {}
             kill_named(&task.received.fds);
             let forgotten = self.poller.forget(&mut registration, channel.as_fd());
             note_poll_error(&task.label, forgotten);

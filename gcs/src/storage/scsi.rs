@@ -67,6 +67,12 @@ impl Address {
             .join(format!("bus/scsi/devices/{}:0:0:{}", self.host, self.lun))
     }
 
+    /// Whether the kernel has made the disk by now; it may not be ready. Does not block.
+    pub fn is_announced(self, roots: &Roots) -> bool {
+        let disks = names(&self.directory(roots).join("block")).unwrap_or_default();
+        disks.iter().any(|disk| roots.dev.join(disk).exists())
+    }
+
     /// Has the kernel ask the disk for its size again; whether it could.
     fn rescan(self, roots: &Roots) -> bool {
         let file = self.directory(roots).join("rescan");

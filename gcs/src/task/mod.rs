@@ -25,6 +25,10 @@ use crate::sys::process::{self, ExitStatus, Program};
 /// Create comes this way, so it must hold the largest request (P-007), and its own wrapping.
 const RESULT_LIMIT: usize = MAX_FROM_HOST as usize + (1 << 20);
 
+/// Kept and used again: a new one would have to be cleared, and every page touched after a fork is
+/// one to be copied.
+pub const BUFFER: usize = 64 * 1024;
+
 /// Environment of helpers and of PID 1's program (P-293).
 pub const SERVICE_PATH: &str = "PATH=/sbin:/usr/sbin:/bin:/usr/bin";
 
@@ -121,10 +125,10 @@ impl Received {
         self.bytes.last() == Some(&END)
     }
 
-    /// Takes what is there, without waiting.
-    pub fn read(&mut self, channel: &OwnedFd) -> io::Result<Channel> {
-        let mut buffer = vec![0; 64 * 1024];
-        let count = match receive(channel.as_fd(), &mut buffer, &mut self.fds) {
+    /// Takes what is there, without waiting. A report of a helper must fit into the buffer:
+    /// [`BUFFER`] bytes.
+    pub fn read(&mut self, channel: &OwnedFd, buffer: &mut [u8]) -> io::Result<Channel> {
+        let count = match receive(channel.as_fd(), buffer, &mut self.fds) {
             Ok(count) => count,
             Err(Errno::EAGAIN | Errno::EINTR) => return Ok(Channel::Open(0)),
             Err(errno) => return Err(errno.into()),
