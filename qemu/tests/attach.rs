@@ -398,14 +398,9 @@ fn a_pci_function_is_waited_for_and_its_nodes_are_in_the_container() {
     pause.wait(LONG).unwrap();
     sandbox.remove().unwrap();
 
-    for (guid, word) in [
-        ("", "GUID"),
-        ("12345678-0000-ffff-0000-000000000000", "no PCI bus"),
-    ] {
-        let refusal = vm.modify("VPCIDevice", "Add", json!({"VMBusGUID": guid}));
-        let refusal = refusal.unwrap_err().to_string();
-        assert!(refusal.contains(word), "{refusal}");
-    }
+    let refusal = vm.modify("VPCIDevice", "Add", json!({"VMBusGUID": ""}));
+    let refusal = refusal.unwrap_err().to_string();
+    assert!(refusal.contains("GUID"), "{refusal}");
     let removal = vm.modify("VPCIDevice", "Remove", json!({"VMBusGUID": guid}));
     assert!(removal.is_err());
 }

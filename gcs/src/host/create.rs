@@ -18,6 +18,7 @@ use crate::prot::{HResult, MessageBase, SchemaVersion, VmHostedContainerSettings
 use crate::runtime::{Order, Report};
 use crate::spec::{self, Context, Kind, Made, Prepared, Security};
 use crate::stdio::{input_pipe, output_pipe, Relay};
+use crate::storage::{self, Roots};
 
 /// Over the time that assigned devices may take to appear.
 const PREPARE_LIMIT: Duration = Duration::from_secs(90);
@@ -208,6 +209,8 @@ impl Host {
         let bundle = container.bundle.clone();
         let shared = std::mem::take(&mut container.shared);
         let others = self.used_by_others(&id);
+        let inside = self.begin_removal(&[&bundle]);
+        let mappings = inside.mappings.clone();
         let name = id.clone();
         self.run(
             format!("cleaning up after the failed create of {id:?}"),
@@ -218,9 +221,14 @@ impl Host {
                     let used = |sources: &[PathBuf]| sources.iter().any(|s| s.starts_with(path));
                     !path.starts_with(&bundle) && others.as_deref().is_none_or(used)
                 });
-                spec::remove_files(&name, Path::new(""), &bundle, &Context::default()).and(engine)
+                let files = spec::remove_files(&name, Path::new(""), &bundle, &Context::default());
+                let files =
+                    files.and_then(|()| storage::remove_mappings(&Roots::default(), &mappings));
+                files.and(engine)
             },
             move |host, cleaned: Result<(), Failure>| {
+                // Nobody asks again: what is left is unmounted by its path alone.
+                host.end_removal(&inside, true);
                 if let Err(left) = cleaned {
                     log::error!("{left}");
                 }

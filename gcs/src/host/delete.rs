@@ -1,6 +1,5 @@
 //! DeleteContainerState (protocol 6.11).
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::libc::SIGKILL;
@@ -95,14 +94,8 @@ impl Host {
         let _about = ticket.scope.enter();
         let (bundle, scratch) = (container.bundle.clone(), container.scratch.clone());
         // Their mounts go too, if the host has left them there.
-        let (its_bundle, its_scratch) = (bundle.clone(), scratch.clone());
-        let inside = move |path: &Path| {
-            let below =
-                |directory: &Path| !directory.as_os_str().is_empty() && path.starts_with(directory);
-            below(&its_bundle) || below(&its_scratch)
-        };
-        let shares = self.expect_answers(&inside);
-        let mappings = self.mounts.mappings(&inside);
+        let inside = self.begin_removal(&[&bundle, &scratch]);
+        let mappings = inside.mappings.clone();
         let name = id.clone();
         self.run(
             format!("deleting container {id:?}"),
@@ -118,14 +111,13 @@ impl Host {
                 if let Err(failure) = deleted {
                     // A mount in use, most likely: nothing behind it is touched, and the host
                     // can ask again.
-                    host.shares_answered(&shares);
+                    host.end_removal(&inside, false);
                     if let Some(container) = host.containers.get_mut(&id) {
                         container.state = State::Exited;
                     }
                     return host.outbox.answer(ticket, Err(failure));
                 }
-                host.forget_shares(&shares);
-                host.mounts.forget(&inside);
+                host.end_removal(&inside, true);
                 host.namespaces.unbind(&id);
                 if let Some(container) = host.containers.remove(&id) {
                     let keys = container

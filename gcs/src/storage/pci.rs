@@ -42,7 +42,7 @@ fn find_with<S: Source>(
         )));
     }
     let started = Instant::now();
-    let place = Place::of(roots, &instance)?;
+    let place = Place::of(roots, &instance);
     let found = uevent::wait_for(subscribe, &place, deadline, || place.look())?;
     found.ok_or_else(|| {
         Failure::unspecified(format!(
@@ -64,24 +64,19 @@ enum Place {
 }
 
 impl Place {
-    fn of(roots: &Roots, instance: &str) -> Result<Self, Failure> {
+    fn of(roots: &Roots, instance: &str) -> Self {
         let bus = roots.sys.join("bus");
-        if bus.join("vmbus").exists() {
-            return Ok(Self::VmBus {
-                directory: bus.join("vmbus/devices").join(instance),
-                instance: instance.to_owned(),
-            });
-        }
         let mut words = instance.split('-').skip(1);
         let mut number = || u16::from_str_radix(words.next()?, 16).ok();
         match (number(), number()) {
-            (Some(domain), Some(number @ 0..=255)) => Ok(Self::Bus {
+            (Some(domain), Some(number @ 0..=255)) if !bus.join("vmbus").exists() => Self::Bus {
                 functions: bus.join("pci/devices"),
                 bus: format!("{domain:04x}:{number:02x}:"),
-            }),
-            _ => Err(Failure::unspecified(format!(
-                "VMBusGUID {instance:?} names no PCI bus, and there is no VMBus here"
-            ))),
+            },
+            _ => Self::VmBus {
+                directory: bus.join("vmbus/devices").join(instance),
+                instance: instance.to_owned(),
+            },
         }
     }
 
@@ -192,11 +187,10 @@ mod tests {
         let instance = "00000000-0000-001A-0000-000000000000";
         let found = find_with(&tree.roots, || Ok(script), instance, Instant::now()).unwrap();
         assert!(found.ends_with("bus/pci/devices/0000:1a:00.0"), "{found:?}");
-        for wrong in ["0-0", "0-0-100-0", "0-10000-0"] {
-            let none = || Ok(Script::default());
-            let failure = find_with(&tree.roots, none, wrong, Instant::now()).unwrap_err();
-            assert!(failure.message.contains("no PCI bus"), "{failure}");
-        }
+        // One that names no bus is waited for where VMBus would have it.
+        let none = || Ok(Script::default());
+        let failure = find_with(&tree.roots, none, INSTANCE, Instant::now()).unwrap_err();
+        assert!(failure.message.contains("vmbus/devices"), "{failure}");
     }
 
     fn panic_if_there(tree: &Tree, function: &str) {

@@ -2,13 +2,22 @@
 //! record of what was mounted there is kept for the Remove.
 
 use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::bridge::codec::Reply;
 use crate::bridge::outbox::Ticket;
 use crate::error::Failure;
-use crate::host::Host;
-use crate::storage::{self, Journal, Record, Roots, Source};
+use crate::host::{Host, Key};
+use crate::storage::{self, clean, Journal, Record, Roots, Source};
+
+/// Mounts of the host in directories of a container.
+pub struct Inside {
+    directories: Vec<PathBuf>,
+    shares: Vec<Key>,
+    /// Mapped devices below those mounts.
+    pub mappings: Vec<String>,
+}
 
 impl Host {
     pub(super) fn add_mount(
@@ -103,6 +112,30 @@ impl Host {
                 then(host, removed.map_err(|failure| failure.during(doing)));
             },
         );
+    }
+
+    /// Before a container's directories are removed: what the host has mounted inside goes with
+    /// them. Their servers get the time that an unmount takes.
+    pub(in crate::host) fn begin_removal(&mut self, directories: &[&Path]) -> Inside {
+        let directories = directories.iter().filter(|d| !d.as_os_str().is_empty());
+        let directories: Vec<PathBuf> = directories.filter_map(|d| clean(d).ok()).collect();
+        let inside = |path: &Path| directories.iter().any(|d| path.starts_with(d));
+        Inside {
+            shares: self.expect_answers(inside),
+            mappings: self.mounts.mappings(inside),
+            directories,
+        }
+    }
+
+    /// After it: what has gone is forgotten, and its paths are free.
+    pub(in crate::host) fn end_removal(&mut self, inside: &Inside, removed: bool) {
+        if !removed {
+            return self.shares_answered(&inside.shares);
+        }
+        self.forget_shares(&inside.shares);
+        let directories = &inside.directories;
+        self.mounts
+            .forget(|path| directories.iter().any(|d| path.starts_with(d)));
     }
 
     /// Whether read-only layers are checked against the hash trees that they carry: where a
