@@ -9,10 +9,10 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use qemu::attachment::Attachment;
 use qemu::host::HostError;
 use qemu::plan9::{Mood, Server, NAME};
 use qemu::uvm::Uvm;
-use qemu::volume;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
@@ -171,14 +171,14 @@ fn a_container_works_on_directories_of_the_host() {
 }
 
 /// A directory of this machine in a VM with a shell; nothing and a word when something is missing.
-fn shared() -> Option<(Uvm, tempfile::TempDir)> {
+fn shared() -> Option<(Uvm, tempfile::TempDir, Attachment)> {
     if !common::has("diod") {
         return None;
     }
     let vm = common::boot()?;
     let top = tempfile::tempdir().unwrap();
-    volume::share(&vm, top.path(), PATH, false).unwrap();
-    Some((vm, top))
+    let share = Attachment::share(&vm, top.path(), PATH, false).unwrap();
+    Some((vm, top, share))
 }
 
 /// Runs a script in the shared directory; what it says.
@@ -215,8 +215,10 @@ fn digest(path: &Path) -> String {
 
 #[test]
 fn a_large_file_is_copied_to_and_fro() {
-    let Some((vm, top)) = shared() else { return };
-    let mib = size("UVM_SHARE_MIB", 128, 1024);
+    let Some((vm, top, mut share)) = shared() else {
+        return;
+    };
+    let mib = size("UVM_SHARE_MIB", 64, 1024);
     let (big, back) = (top.path().join("big"), top.path().join("back"));
     let mut file = fs::File::create(&big).unwrap();
     let mut block: Vec<u8> = (0..1_u32 << 20).map(|at| (at ^ at >> 11) as u8).collect();
@@ -243,12 +245,15 @@ fn a_large_file_is_copied_to_and_fro() {
         .read_exact(&mut begin)
         .unwrap();
     assert_eq!(sum.trim(), hex::encode(Sha256::digest(&begin)));
+    share.remove(&vm).unwrap();
 }
 
 #[test]
 fn many_small_files_come_and_go() {
-    let Some((vm, top)) = shared() else { return };
-    let files = size("UVM_SHARE_FILES", 1000, 10_000);
+    let Some((vm, top, mut share)) = shared() else {
+        return;
+    };
+    let files = size("UVM_SHARE_FILES", 500, 10_000);
     sh(
         &vm,
         &format!(
@@ -278,11 +283,14 @@ fn many_small_files_come_and_go() {
     assert_eq!(seen, format!("{files}\n{files}\n"));
     sh(&vm, "rm -r many/[1-9]*");
     assert_eq!(names(), BTreeSet::from(["0".to_owned()]));
+    share.remove(&vm).unwrap();
 }
 
 #[test]
 fn modes_links_and_names_are_those_of_the_host() {
-    let Some((vm, top)) = shared() else { return };
+    let Some((vm, top, mut share)) = shared() else {
+        return;
+    };
     let at = |name: &str| top.path().join(name);
     let mode = |name: &str| fs::metadata(at(name)).unwrap().permissions().mode() & 0o7777;
     sh(
@@ -320,6 +328,7 @@ fn modes_links_and_names_are_those_of_the_host() {
         "test ! -e moved; cat again/two; stat -c ' %a' again/two",
     );
     assert_eq!(seen, "longer than before 600\n");
+    share.remove(&vm).unwrap();
 }
 
 #[test]

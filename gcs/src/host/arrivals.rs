@@ -13,6 +13,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::{note_poll_error, Deadline, Host, Key, Source};
+use crate::log::Scope;
 use crate::reactor::{Interest, Registration, TimerKey};
 use crate::storage::arrival::ARRIVAL;
 use crate::storage::scsi::Address;
@@ -35,6 +36,8 @@ enum State {
 }
 
 pub struct Arrival {
+    /// The request that waits, for the log.
+    scope: Scope,
     /// What it is waited for.
     label: String,
     address: Address,
@@ -57,6 +60,7 @@ impl Host {
         let started = Instant::now();
         let timer = self.timers.add(started + ARRIVAL, Deadline::Arrival(key));
         let arrival = Arrival {
+            scope: Scope::current(),
             label,
             address,
             started,
@@ -96,6 +100,7 @@ impl Host {
             return;
         };
         arrival.state = State::Looking { again: false };
+        let _about = arrival.scope.enter();
         if let Some(look) = arrival.look.take() {
             look(self, key);
             // It is over already when no task could be started.

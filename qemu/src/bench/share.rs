@@ -6,10 +6,10 @@ use serde_json::json;
 
 use super::guest::floor_nanoseconds;
 use super::{stream, BenchError, Figure, Plan, Unit};
+use crate::attachment::{AttachError, Attachment};
 use crate::plan9::{Server, NAME};
 use crate::profile::Profile;
 use crate::uvm::Uvm;
-use crate::volume;
 
 /// By the server of this crate, which takes messages of any size; the figures differ in nothing
 /// else.
@@ -60,9 +60,11 @@ pub fn measure(
             figure.samples.push(read(&vm, size)?);
             if let Some(diod) = &mut diod {
                 diod.floor.push(floor);
-                let share = volume::share(&vm, &content, PATH, true);
-                share.map_err(|e| BenchError::Files(e.to_string()))?;
+                let failed = |e: AttachError| BenchError::Files(e.to_string());
+                let share = Attachment::share(&vm, &content, PATH, true);
+                let mut share = share.map_err(failed)?;
                 diod.samples.push(load(&vm)?);
+                share.remove(&vm).map_err(failed)?;
             }
         }
         vm.power_off()?;
@@ -86,12 +88,13 @@ fn read(vm: &Uvm, size: u32) -> Result<f64, BenchError> {
         let text = format!("messages of {agreed} bytes were agreed, not of {size}");
         return Err(BenchError::Files(text));
     }
-    load(vm)
+    let rate = load(vm)?;
+    vm.modify("MappedDirectory", "Remove", json!({"MountPath": PATH}))?;
+    Ok(rate)
 }
 
-/// MiB/s of the file that is mounted, which then is no more.
+/// MiB/s of the file that is mounted.
 fn load(vm: &Uvm) -> Result<f64, BenchError> {
     let took = floor_nanoseconds(vm, &["load", &format!("{PATH}/{NAME}")])?;
-    vm.modify("MappedDirectory", "Remove", json!({"MountPath": PATH}))?;
     Ok(stream::BYTES as f64 / f64::from(1 << 20) / took.as_secs_f64())
 }
