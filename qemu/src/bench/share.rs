@@ -33,7 +33,8 @@ pub fn measure(
 ) -> Result<Vec<Figure>, BenchError> {
     let mut figures = Vec::new();
     for (name, size) in SIZES {
-        if !plan.wants(name) && !(figures.is_empty() && plan.wants(DIOD)) {
+        let with_diod = figures.is_empty() && plan.wants(DIOD);
+        if !(plan.wants(name) || with_diod) {
             continue;
         }
         doing(&format!("booting for {name}"));
