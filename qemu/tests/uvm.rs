@@ -39,6 +39,7 @@ fn a_guest_boots_by_both_boot_lines_and_powers_off() {
         );
         let dir = vm.dir().to_owned();
         vm.power_off().unwrap();
+        drop(vm);
         assert!(!dir.exists(), "files stay behind");
     }
 }

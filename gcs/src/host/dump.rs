@@ -82,12 +82,13 @@ impl Host {
             format!("mapped directories {}", self.shares.len()),
             format!("starting programs {}", self.programs.len()),
             format!("children {}", self.children.len()),
-            format!("clock {}", self.describe_clock()),
             format!("unclaimed exits {}", self.unclaimed.len()),
         ];
         State {
             before: before.concat(),
-            after: section("open descriptors", kinds) + &section("counts", counts),
+            after: section("open descriptors", kinds)
+                + &section("clock", [self.describe_clock()])
+                + &section("counts", counts),
         }
     }
 

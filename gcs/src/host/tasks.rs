@@ -63,6 +63,14 @@ pub struct Task {
     told: bool,
 }
 
+impl Task {
+    fn end_span(&self) {
+        self.span.end("task", &self.label, |record| {
+            record.field("pid", self.pid.as_raw());
+        });
+    }
+}
+
 /// Ends the processes whose pidfds are among `fds`: the engine names one that it is making, and
 /// has failed or was killed since. Other descriptors are left alone.
 pub(super) fn kill_named(fds: &[OwnedFd]) {
@@ -284,6 +292,8 @@ impl Host {
             return;
         }
         task.told = true;
+        // Its answer comes out of `then`; the child's own end is nobody's time.
+        task.end_span();
         let over = task.over.take();
         if let Some(then) = task.then.take() {
             let Received { bytes, fds } = std::mem::take(&mut task.received);
@@ -315,9 +325,9 @@ impl Host {
             self.timers.cancel(timer);
         }
         let _about = task.scope.enter();
-        task.span.end("task", &task.label, |record| {
-            record.field("pid", task.pid.as_raw());
-        });
+        if !task.told {
+            task.end_span();
+        }
         if let (Some(then), Some(exit)) = (task.then, task.exit) {
             let Received { bytes, fds } = task.received;
             then(self, Ok(Finished { bytes, fds, exit }));
