@@ -237,7 +237,7 @@ fn the_clock_is_left_alone_when_asked_and_a_missing_one_is_a_warning() {
     assert!(offset(&vm) < -1e6);
     assert_eq!(steps(&vm), 0);
     let dump = vm.dump_stacks().unwrap();
-    assert!(dump.contains("clock left alone"), "{dump}");
+    assert!(dump.contains("clock (1)\n  left alone\n"), "{dump}");
 
     let Some(vm) = boot(&[], &[]) else { return };
     let record = vm
