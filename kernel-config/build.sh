@@ -10,7 +10,7 @@
 here=$top/kernel-config
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/lcow-uvm
 work=$target/kernel
-objects="about 2,050" # compiled files of this configuration, for the progress line
+objects=2050 # compiled files of this configuration, about: for the progress bar
 fragments=("$here/base.config" "$here/netfilter.config" "$here/hyperv.config" "$here/qemu.config")
 patches=("$here"/*.patch)
 [ -z "${KERNEL_DEBUG:-}" ] || fragments+=("$here/debug.config")
@@ -141,14 +141,12 @@ make -C "$work/source" -j"$(nproc)" bzImage vmlinux >>"$log" 2>&1 &
 build=$!
 trap 'kill "$build" 2>/dev/null' EXIT
 trap 'exit 130' INT TERM
-next=20
+compiled() { grep -cE '^  (CC|AS) ' "$log" || true; }
 while kill -0 "$build" 2>/dev/null; do
+    progress kernel "$(compiled)" "$objects" objects
     sleep 1
-    if [ "$SECONDS" -ge "$next" ]; then
-        next=$((SECONDS + 20))
-        printf '    ... kernel: %d of %s objects, %d s\n' "$(grep -cE '^  (CC|AS) ' "$log" || true)" "$objects" "$SECONDS" >&2
-    fi
 done
+progress_end
 wait "$build" || {
     grep -E 'error|Error' "$log" | tail -n 5 >&2
     die "the kernel does not build: see ${log#"$top"/}"
@@ -170,6 +168,6 @@ cp "$log" "$new/build.log"
 "$here/costs.sh" "$work/source" >"$new/kernel.costs" || { say "WARNING: the costs of options could not be summed"; rm -f "$new/kernel.costs"; }
 mv -T "$new" "$store"
 deliver
-count=$(grep -cE '^  (CC|AS) ' "$log" || true)
+count=$(compiled)
 rm -rf "$work"
 say "kernel: $count objects in $SECONDS s, bzImage $(stat -c %s "$out/bzImage") bytes, vmlinux $(stat -c %s "$out/vmlinux") bytes"

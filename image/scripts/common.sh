@@ -12,7 +12,8 @@ say() { printf '==> %s\n' "$*" >&2; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 have() { command -v "$1" >/dev/null 2>&1; }
 
-# Runs a command that may be silent for minutes; prints "WHAT: NN s" every 30 s while it lasts.
+# Runs a command that may be silent for minutes; prints "WHAT: NN s" once a minute
+# while it lasts.
 # Use: heartbeat WHAT COMMAND...
 heartbeat() {
     local what=$1 beat status=0
@@ -20,7 +21,7 @@ heartbeat() {
     (
         trap 'kill "$nap" 2>/dev/null; exit 0' TERM
         while :; do
-            sleep 30 & nap=$!
+            sleep 60 & nap=$!
             wait "$nap" || exit 0
             printf '    ... %s: %d s\n' "$what" "$SECONDS" >&2
         done
@@ -31,6 +32,24 @@ heartbeat() {
     wait "$beat" 2>/dev/null || true
     return "$status"
 }
+
+# Shows how far something is that is called in a loop: on a terminal a bar that is drawn again each
+# time, elsewhere a line a minute. progress_end ends the bar's line.
+# Use: progress WHAT DONE ABOUT UNIT     ABOUT is how many there will be, more or less
+progress() {
+    local what=$1 done=$2 about=$3 unit=$4 width=30 full bar
+    local figures="$done of about $about $unit, $SECONDS s"
+    if [ -t 2 ]; then
+        full=$((done < about ? done * width / about : width))
+        printf -v bar '%*s' "$full" ''
+        printf '\r    %s [%-*s] %s ' "$what" "$width" "${bar// /#}" "$figures" >&2
+        progress_shown=1
+    elif [ $((SECONDS - ${progress_at:-0})) -ge 60 ]; then
+        progress_at=$SECONDS
+        printf '    ... %s: %s\n' "$what" "$figures" >&2
+    fi
+}
+progress_end() { [ -z "${progress_shown:-}" ] || printf '\n' >&2; }
 
 # Replaces DEST only when the bytes differ, so that what is made from it is not made again.
 # Use: install_changed MODE SOURCE DEST

@@ -33,7 +33,8 @@ cd "$top"
 arguments=(--locked --manifest-path "$top/Cargo.toml")
 "$cargo" tree "${arguments[@]}" -p init -p bringup --target "$triple" -e normal,no-proc-macro --prefix none --format '{p}' >"$work/tree" ||
     die "cargo does not say which crates are in the guest"
-"$cargo" metadata "${arguments[@]}" --format-version 1 >"$work/metadata.json" ||
+# Only the guest's platform: what other platforms want of the crates, no build here has fetched.
+"$cargo" metadata "${arguments[@]}" --filter-platform "$triple" --format-version 1 >"$work/metadata.json" ||
     die "cargo does not say what the guest's crates are"
 # The toolchain's own libraries are in /init as well. With a target of rustup's they are part of it, with
 # Debian's compiler they are packages.
