@@ -11,11 +11,11 @@
 //! runs in a child (`task`). Nothing below `bridge` knows JSON frames, nothing in `prot` does I/O.
 
 pub mod bridge;
+pub mod bundle;
 pub mod clock;
 pub mod config;
 pub mod error;
 pub mod hook;
-pub mod host;
 pub mod kmsg;
 pub mod log;
 pub mod memory;
@@ -25,7 +25,6 @@ pub mod prot;
 pub mod reactor;
 pub mod runtime;
 pub mod service;
-pub mod spec;
 pub mod stage;
 pub mod stdio;
 pub mod storage;
@@ -33,3 +32,4 @@ pub mod sys;
 pub mod task;
 pub mod transport;
 pub mod uevent;
+pub mod uvm;

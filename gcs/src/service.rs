@@ -13,15 +13,15 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::bridge::connection::{Connection, Read};
 use crate::clock::Clock;
-use crate::host::{Host, Source};
 use crate::kmsg;
 use crate::memory;
 use crate::reactor::{Interest, Registration};
 use crate::stage::{self, Stage};
 use crate::sys::{channel::set_nonblocking, process};
 use crate::transport::{connect_within, Dialer, BRIDGE_PORT};
+use crate::uvm::{Source, Uvm};
 
-pub use crate::host::{End, Settings};
+pub use crate::uvm::{End, Settings};
 
 /// What the service needs to begin.
 pub struct Setup {
@@ -55,7 +55,7 @@ pub fn run(setup: Setup) -> io::Result<End> {
     nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
     let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     process::become_subreaper()?;
-    let mut host = Host::new(setup.dialer.clone(), setup.settings)?;
+    let mut uvm = Uvm::new(setup.dialer.clone(), setup.settings)?;
     let replaceable = setup.bridge.is_none();
     let bridge = match setup.bridge {
         Some((incoming, outgoing)) => {
@@ -73,15 +73,15 @@ pub fn run(setup: Setup) -> io::Result<End> {
     crate::log::stamp("bridge");
     // Not before: looking for a clock would keep the bridge waiting.
     if let Some(clock) = setup.clock {
-        host.keep_time(clock);
+        uvm.keep_time(clock);
     }
     if let Some(memory) = setup.memory {
-        host.watch_memory(memory);
+        uvm.watch_memory(memory);
     }
     crate::log::report_boot();
     stage::tell(stage::Event::Begins(Stage::Negotiation));
     Service {
-        host,
+        uvm,
         bridge: Some(bridge),
         replaceable,
         signals,
@@ -97,7 +97,7 @@ fn both_ways(socket: OwnedFd) -> io::Result<Connection> {
 }
 
 struct Service {
-    host: Host,
+    uvm: Uvm,
     /// None while it is dialled again.
     bridge: Option<Connection>,
     /// Whether the bridge was dialled, and so can be again.
@@ -110,7 +110,7 @@ struct Service {
 
 impl Service {
     fn serve(mut self) -> io::Result<End> {
-        let poller = &mut self.host.poller;
+        let poller = &mut self.uvm.poller;
         // These live as long as the loop: nothing ends their registrations.
         let mut forever = Registration::default();
         poller.watch(
@@ -127,18 +127,18 @@ impl Service {
         loop {
             self.watch_bridge()?;
             self.watch_log()?;
-            self.host.tend_log();
-            let until = self.host.timers.next();
-            for source in self.host.poller.wait(until)? {
+            self.uvm.tend_log();
+            let until = self.uvm.timers.next();
+            for source in self.uvm.poller.wait(until)? {
                 self.handle(source);
             }
-            self.guarded("deadlines", |host| host.on_time(Instant::now()));
+            self.guarded("deadlines", |uvm| uvm.on_time(Instant::now()));
             self.take_frames();
-            self.host.outbox.answer_lost();
+            self.uvm.outbox.answer_lost();
             self.take_new_bridge();
             self.write_bridge();
             crate::log::flush();
-            if let Some(end) = self.host.end {
+            if let Some(end) = self.uvm.end {
                 self.farewell();
                 crate::log::batch(false);
                 return Ok(end);
@@ -148,10 +148,10 @@ impl Service {
 
     /// Requests are not read while there is enough to do, or the host does not take its answers.
     fn watch_bridge(&mut self) -> io::Result<()> {
-        let read = !self.host.outbox.is_congested();
-        let write = !self.host.outbox.is_empty();
+        let read = !self.uvm.outbox.is_congested();
+        let write = !self.uvm.outbox.is_empty();
         match &mut self.bridge {
-            Some(bridge) => bridge.watch(&mut self.host.poller, read, write),
+            Some(bridge) => bridge.watch(&mut self.uvm.poller, read, write),
             None => Ok(()),
         }
     }
@@ -165,13 +165,13 @@ impl Service {
 
     /// Handles the requests that were read, up to what may be worked on at once.
     fn take_frames(&mut self) {
-        while self.host.end.is_none() && !self.host.outbox.is_congested() {
+        while self.uvm.end.is_none() && !self.uvm.outbox.is_congested() {
             match self.bridge.as_mut().map(Connection::next_frame) {
                 Some(Ok(Some(frame))) => {
                     let what = format!("request {} {}", frame.id, frame.sequence);
-                    self.guarded(&what, |host| host.on_frame(&frame));
+                    self.guarded(&what, |uvm| uvm.on_frame(&frame));
                     // A request that was dropped is not at work.
-                    self.host.outbox.answer_lost();
+                    self.uvm.outbox.answer_lost();
                 }
                 Some(Err(error)) => {
                     log::error!("the bridge cannot go on: {error}");
@@ -183,7 +183,7 @@ impl Service {
     }
 
     fn write_bridge(&mut self) {
-        let outbox = &mut self.host.outbox;
+        let outbox = &mut self.uvm.outbox;
         let written = self.bridge.as_ref().map(|b| outbox.flush(b.outgoing()));
         if let Some(Err(errno)) = written {
             log::error!("writing to the bridge: {errno}");
@@ -194,24 +194,24 @@ impl Service {
     /// `end` is what it means when there can be no other bridge.
     fn bridge_lost(&mut self, end: End) {
         if !self.replaceable {
-            self.host.end.get_or_insert(end);
+            self.uvm.end.get_or_insert(end);
             return;
         }
         if let Some(bridge) = self.bridge.take() {
             log::warn!("the bridge is lost; it is dialled again");
-            if let Err(error) = bridge.close(&mut self.host.poller) {
+            if let Err(error) = bridge.close(&mut self.uvm.poller) {
                 log::error!("closing the bridge: {error}");
             }
-            self.host.bridge_lost();
+            self.uvm.bridge_lost();
         }
     }
 
     fn take_new_bridge(&mut self) {
-        match self.host.take_bridge().map(both_ways) {
+        match self.uvm.take_bridge().map(both_ways) {
             Some(Ok(bridge)) => self.bridge = Some(bridge),
             Some(Err(error)) => {
                 log::error!("the new bridge cannot be used: {error}");
-                self.host.bridge_lost();
+                self.uvm.bridge_lost();
             }
             None => {}
         }
@@ -225,13 +225,13 @@ impl Service {
             if wanted.as_ref().is_some_and(|w| same(w, fd)) {
                 return Ok(());
             }
-            self.host.poller.forget(registration, fd.as_fd())?;
+            self.uvm.poller.forget(registration, fd.as_fd())?;
             self.log = None;
         }
         if let Some(fd) = wanted {
             let mut registration = Registration::default();
             let want = Interest::WRITE;
-            self.host
+            self.uvm
                 .poller
                 .watch(&mut registration, fd.as_fd(), want, Source::Log)?;
             self.log = Some((fd, registration));
@@ -256,7 +256,7 @@ impl Service {
             Source::Kmsg => self.read_kmsg(),
             // The flush at the end of the turn does it.
             Source::BridgeOut => {}
-            source => self.guarded("an event", |host| host.on_ready(source)),
+            source => self.guarded("an event", |uvm| uvm.on_ready(source)),
         }
     }
 
@@ -266,7 +266,7 @@ impl Service {
         loop {
             match process::reap_one() {
                 Ok(Some((pid, status))) => {
-                    self.guarded("an exit", |host| host.on_exit(pid, status));
+                    self.guarded("an exit", |uvm| uvm.on_exit(pid, status));
                 }
                 Ok(None) => return,
                 Err(errno) => return log::error!("reaping: {errno}"),
@@ -276,8 +276,8 @@ impl Service {
 
     /// A defect in one handler must not end PID 1 (P-312): what it panicked over is logged, and
     /// the request it left is answered as lost.
-    fn guarded(&mut self, what: &str, work: impl FnOnce(&mut Host)) {
-        if catch_unwind(AssertUnwindSafe(|| work(&mut self.host))).is_err() {
+    fn guarded(&mut self, what: &str, work: impl FnOnce(&mut Uvm)) {
+        if catch_unwind(AssertUnwindSafe(|| work(&mut self.uvm))).is_err() {
             log::error!("handling {what} panicked; going on");
         }
     }
@@ -287,8 +287,8 @@ impl Service {
         use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
         let Some(bridge) = &self.bridge else { return };
         let until = Instant::now() + FAREWELL;
-        while !self.host.outbox.is_empty() && Instant::now() < until {
-            if self.host.outbox.flush(bridge.outgoing()).is_err() {
+        while !self.uvm.outbox.is_empty() && Instant::now() < until {
+            if self.uvm.outbox.flush(bridge.outgoing()).is_err() {
                 return;
             }
             let mut fds = [PollFd::new(bridge.outgoing(), PollFlags::POLLOUT)];

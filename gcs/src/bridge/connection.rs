@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 
 use super::frame::{Decoder, Frame, FrameError, MAX_FROM_HOST};
-use crate::host::Source;
 use crate::reactor::{Interest, Poller, Registration};
+use crate::uvm::Source;
 
 /// Bytes read in one turn, so that a busy host does not keep the loop from its other sources.
 const READ_PER_TURN: usize = 64 * 1024;

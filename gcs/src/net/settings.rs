@@ -7,9 +7,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::bundle;
 use crate::error::Failure;
 use crate::prot::settings::NetworkAdapter;
-use crate::spec;
 
 /// What a v0.12.3 host writes for an address it does not have.
 const NIL: &str = "<nil>";
@@ -69,7 +69,7 @@ pub struct Adapter {
     /// Bytes to take off the MTU.
     pub encap_overhead: u16,
     #[serde(skip)]
-    pub dns: spec::Adapter,
+    pub dns: bundle::Adapter,
 }
 
 impl Adapter {
@@ -105,7 +105,7 @@ impl Adapter {
             routes,
             low_metric,
             encap_overhead: sent.encap_overhead,
-            dns: spec::Adapter {
+            dns: bundle::Adapter {
                 dns_suffix: sent.dns_suffix.clone(),
                 dns_servers: sent.dns_server_list.clone(),
             },

@@ -1,0 +1,92 @@
+//! The log's connection to the host, dialled here when the boot could not have it and whenever it
+//! is lost. Records made meanwhile wait in the log's ring.
+//!
+//! What the host had taken but not read when it closed is gone: nothing here can know of it.
+
+use std::time::{Duration, Instant};
+
+use super::{Deadline, Uvm};
+use crate::log;
+use crate::transport::DialFailure;
+
+/// Before the first dial after a loss, and after many that failed: a host that takes no log is
+/// nothing unusual.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+#[derive(Debug, Default)]
+pub(super) struct LogChannel {
+    /// None: the log does not go to a port of the host.
+    port: Option<u32>,
+    is_dialled: bool,
+    /// Dials that failed since it was last there.
+    failed: u32,
+}
+
+impl LogChannel {
+    pub fn new(port: Option<u32>) -> Self {
+        Self {
+            port,
+            ..Self::default()
+        }
+    }
+
+    fn pause(&self) -> Duration {
+        let (first, last) = PAUSE;
+        (first * 2_u32.saturating_pow(self.failed.min(16))).min(last)
+    }
+}
+
+impl Uvm {
+    /// Sees to it that the log is connected or will be; to be asked in each turn of the loop.
+    pub fn tend_log(&mut self) {
+        let channel = &mut self.log_channel;
+        if channel.port.is_some() && !channel.is_dialled && log::pollable().is_none() {
+            channel.is_dialled = true;
+            self.timers
+                .add(Instant::now() + channel.pause(), Deadline::LogDial);
+        }
+    }
+
+    pub(super) fn log_dial_due(&mut self) {
+        let ports = self.log_channel.port.into_iter().collect();
+        self.dial(ports, |uvm, dialled| {
+            uvm.log_channel.is_dialled = false;
+            match dialled.map(|mut connections| connections.pop()) {
+                Ok(Some(connection)) => uvm.log_connected(connection),
+                Ok(None) => {}
+                Err(failure) => uvm.log_refused(&failure),
+            }
+        });
+    }
+
+    fn log_connected(&mut self, connection: std::os::fd::OwnedFd) {
+        let failed = std::mem::take(&mut self.log_channel.failed);
+        ::log::info!("the log is connected, after {failed} failed dials");
+        if let Err(error) = log::attach(connection) {
+            ::log::error!("the log's new connection: {error}");
+        }
+    }
+
+    fn log_refused(&mut self, failure: &DialFailure) {
+        // Once, not with each attempt.
+        if self.log_channel.failed == 0 {
+            ::log::warn!("{failure}; the log waits");
+        }
+        self.log_channel.failed = self.log_channel.failed.saturating_add(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_a_bound() {
+        let mut channel = LogChannel::new(Some(109));
+        assert_eq!(channel.pause(), PAUSE.0);
+        for failed in [6, 100, u32::MAX] {
+            channel.failed = failed;
+            assert_eq!(channel.pause(), PAUSE.1);
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! GetProperties (protocol 4.9): the processes of a container and what it uses.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::Uvm;
+use crate::bridge::codec::Reply;
+use crate::bridge::outbox::Ticket;
+use crate::error::Failure;
+use crate::prot::stats::Metrics;
+use crate::prot::{MessageBase, ProcessDetails, PropertiesV2, PropertyQuery, PropertyType, UVM_ID};
+use crate::runtime;
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// What the task reads, as far as it was asked for.
+#[derive(Serialize, Deserialize)]
+struct Read {
+    pids: Option<Vec<i32>>,
+    metrics: Option<Box<Metrics>>,
+}
+
+impl Uvm {
+    pub(super) fn properties(&mut self, ticket: Ticket, base: &MessageBase, query: PropertyQuery) {
+        let id = base.container_id.clone();
+        let asked = |kind| query.property_types.contains(&kind);
+        let (list, statistics) = (
+            asked(PropertyType::ProcessList),
+            asked(PropertyType::Statistics),
+        );
+        if id == UVM_ID {
+            let text = "the properties of the utility VM itself cannot be queried";
+            return self.outbox.answer(ticket, Err(Failure::unspecified(text)));
+        }
+        if let Err(failure) = self.container(&id) {
+            return self.outbox.answer(ticket, Err(failure));
+        }
+        if !list && !statistics {
+            let reply = Reply::Properties(PropertiesV2::default());
+            return self.outbox.answer(ticket, Ok(reply));
+        }
+        let own = if list { self.own_pids(&id) } else { Vec::new() };
+        self.run(
+            format!("reading the properties of container {id:?}"),
+            LIMIT,
+            move || {
+                Ok(Read {
+                    pids: list.then(|| runtime::pids(&id)).transpose()?,
+                    metrics: statistics
+                        .then(|| runtime::statistics(&id).map(Box::new))
+                        .transpose()?,
+                })
+            },
+            move |uvm, read: Result<Read, Failure>| {
+                let reply = read.map(|read| {
+                    let pids = read.pids.into_iter().flatten().map(i32::unsigned_abs);
+                    let mut all: Vec<u32> = pids.chain(own).collect();
+                    all.sort_unstable();
+                    all.dedup();
+                    let list = all
+                        .into_iter()
+                        .map(|process_id| ProcessDetails { process_id });
+                    Reply::Properties(PropertiesV2 {
+                        process_list: list.collect(),
+                        metrics: read.metrics,
+                    })
+                });
+                uvm.outbox.answer(ticket, reply);
+            },
+        );
+    }
+
+    /// The processes started here for the container that were not reaped yet: the kernel takes
+    /// a zombie off its control group.
+    fn own_pids(&self, id: &str) -> Vec<u32> {
+        let Some(container) = self.containers.get(id) else {
+            return Vec::new();
+        };
+        let known = container.init.iter().chain(container.execs.values());
+        known
+            .filter_map(|key| self.processes.get(key))
+            .filter(|process| !process.has_exited())
+            .map(|process| process.pid)
+            .collect()
+    }
+}

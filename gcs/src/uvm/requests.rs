@@ -1,0 +1,131 @@
+//! One request: decode, check that the session may have it, hand it to its handler.
+
+use std::time::Duration;
+
+use super::policy::Act;
+use super::session::Session;
+use super::Uvm;
+use crate::bridge::codec::{self, Reply, Request};
+use crate::bridge::frame::Frame;
+use crate::bridge::outbox::Ticket;
+use crate::error::Failure;
+use crate::prot::{
+    ContainerWaitForProcess, GcsCapabilities, HResult, MessageBase, MessageId, NegotiateProtocol,
+    ProtocolVersion, INFINITE_WAIT_TIMEOUT, MESSAGE_HEADER_SIZE, UVM_ID,
+};
+
+impl Uvm {
+    /// Handles one frame. Its answer is owed from here on; see [`Ticket`].
+    pub fn on_frame(&mut self, frame: &Frame) {
+        self.received.0 += 1;
+        self.received.1 += (MESSAGE_HEADER_SIZE + frame.payload.len()) as u64;
+        if self.is_v1(frame.id) {
+            return self.on_v1_frame(frame);
+        }
+        let incoming = codec::decode(frame);
+        let base = incoming.base;
+        let ticket = self.outbox.open(frame.id, frame.sequence, &base);
+        let _about = ticket.scope.enter();
+        crate::log::request(frame);
+        log::debug!(
+            "{} {} for {:?}",
+            frame.id,
+            frame.sequence,
+            base.container_id
+        );
+        let request = self.admit(frame.id).and(incoming.request);
+        let permitted = request.and_then(|request| {
+            if let Some(act) = Act::of(&request, &base.container_id) {
+                self.policy.permit(act)?;
+            }
+            Ok(request)
+        });
+        match permitted {
+            Ok(request) => self.dispatch(ticket, &base, request),
+            Err(failure) => self.outbox.answer(ticket, Err(failure)),
+        }
+    }
+
+    /// What may be asked before and after the version was agreed (P-074, P-075).
+    fn admit(&self, message: MessageId) -> Result<(), Failure> {
+        let negotiates = message == MessageId::NEGOTIATE_PROTOCOL;
+        let when = match self.session {
+            Session::Unnegotiated if negotiates => return Ok(()),
+            Session::V4 if !negotiates => return Ok(()),
+            Session::Unnegotiated => "before",
+            Session::V4 | Session::V3 => "after",
+        };
+        let text = format!("{message} cannot be sent {when} the version was negotiated");
+        Err(Failure::new(HResult::NOT_IMPLEMENTED, text))
+    }
+
+    fn dispatch(&mut self, ticket: Ticket, base: &MessageBase, request: Request) {
+        match request {
+            Request::Negotiate(body) => {
+                let reply = Self::negotiate(&body);
+                let agreed = reply.is_ok();
+                self.outbox.answer(ticket, reply);
+                if agreed {
+                    self.open_session(Session::V4);
+                }
+            }
+            Request::Create(body) => self.create(ticket, base, body.container_config.into_inner()),
+            // The program starts with ExecuteProcess, which alone knows the stream ports.
+            Request::Start(_) => self.outbox.answer(ticket, Ok(Reply::Done)),
+            Request::ShutdownGraceful(_) => self.shutdown(ticket, base, nix::libc::SIGTERM),
+            Request::ShutdownForced(_) => self.shutdown(ticket, base, nix::libc::SIGKILL),
+            Request::ExecuteProcess(body) => self.execute(ticket, base, body.settings),
+            Request::WaitForProcess(body) => self.wait(ticket, base, &body),
+            Request::SignalProcess(body) => {
+                self.signal(ticket, base, body.process_id, body.signal());
+            }
+            Request::ResizeConsole(body) => self.resize(ticket, base, &body),
+            Request::GetProperties(body) => self.properties(ticket, base, body.query.into_inner()),
+            Request::ModifySettings(body) => self.modify(ticket, base, body.request),
+            Request::DumpStacks => self.dump(ticket),
+            Request::DeleteContainerState(_) => self.delete(ticket, base),
+        }
+    }
+
+    fn negotiate(body: &NegotiateProtocol) -> Result<Reply, Failure> {
+        let ProtocolVersion(ours) = ProtocolVersion::V4;
+        if body.maximum_version < ours || body.minimum_version > ours {
+            let text = format!(
+                "the host speaks protocol versions {} to {}, this guest {ours}",
+                body.minimum_version, body.maximum_version
+            );
+            return Err(Failure::new(HResult::UNSUPPORTED_PROTOCOL_VERSION, text));
+        }
+        log::info!("negotiated protocol version {ours}");
+        let capabilities = GcsCapabilities::linux();
+        Ok(Reply::Negotiated {
+            version: ProtocolVersion::V4,
+            capabilities,
+        })
+    }
+
+    fn wait(&mut self, ticket: Ticket, base: &MessageBase, body: &ContainerWaitForProcess) {
+        let (id, pid) = (&base.container_id, body.process_id);
+        if self.outbox.has_too_many_waits() {
+            let text = format!("waiting for process {pid}: too many requests wait already");
+            return self.outbox.answer(ticket, Err(Failure::unspecified(text)));
+        }
+        let key = if id == UVM_ID {
+            // An unknown pid has another code here than for signals (protocol 4.5, 4.6).
+            self.external(pid).map_err(|failure| Failure {
+                code: HResult::NOT_FOUND,
+                ..failure
+            })
+        } else {
+            self.container_process(id, pid)
+        };
+        let limit = match body.timeout_in_ms {
+            INFINITE_WAIT_TIMEOUT => None,
+            millis => Some(Duration::from_millis(millis.into())),
+        };
+        match key {
+            Ok(key) => self.wait_for(key, ticket, limit),
+            Err(failure) => self.outbox.answer(ticket, Err(failure)),
+        }
+    }
+}

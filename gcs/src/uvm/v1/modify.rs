@@ -1,0 +1,132 @@
+//! ModifySettings of the retired protocol: disks and directories of the container (8.5).
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::{container, storage};
+use crate::bridge::codec::Reply;
+use crate::bridge::outbox::Ticket;
+use crate::error::Failure;
+use crate::prot::settings::MappedDirectory;
+use crate::prot::v1::{MappedVirtualDisk, Mapping, ModifyRequest};
+use crate::prot::{MessageBase, RequestType};
+use crate::storage::{Directory, Source};
+use crate::uvm::Uvm;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+impl Uvm {
+    pub(super) fn modify_v1(&mut self, ticket: Ticket, base: &MessageBase, request: ModifyRequest) {
+        let id = base.container_id.clone();
+        if let Err(failure) = self.mounts_v1(&id) {
+            return self.outbox.answer(ticket, Err(failure));
+        }
+        let text = match (request.mapping, request.request_type) {
+            (Mapping::Disk(disk), RequestType::Add) => return self.map_v1(ticket, id, disk),
+            (Mapping::Disk(disk), RequestType::Remove) => return self.unmap_v1(ticket, id, disk),
+            (Mapping::Directory(sent), RequestType::Add) => match container::directory(&sent) {
+                Ok(directory) => return self.share_v1(ticket, id, directory),
+                Err(failure) => return self.outbox.answer(ticket, Err(failure)),
+            },
+            (Mapping::Directory(sent), RequestType::Remove) => {
+                return self.unmap_directory_v1(ticket, sent.container_path);
+            }
+            (Mapping::Unknown(_), _) => {
+                "the retired schema maps disks and directories only".to_owned()
+            }
+            (_, other) => format!("a disk or directory knows no request {other}"),
+        };
+        self.outbox.answer(ticket, Err(Failure::unspecified(text)));
+    }
+
+    fn map_v1(&mut self, ticket: Ticket, id: String, disk: MappedVirtualDisk) {
+        let Some(path) = storage::mapped_at(&disk) else {
+            return self.outbox.answer(ticket, Ok(Reply::Done));
+        };
+        let at = disk.container_path.clone();
+        self.mount(
+            &at,
+            format!("mapping the disk at {at:?}"),
+            LIMIT,
+            move |journal| storage::map_disk(&disk, journal),
+            move |uvm, done| uvm.mapped_v1(ticket, &id, path, done),
+        );
+    }
+
+    /// It may stay in `mapped`: what is not there is unmounted with success. A disk at the path is
+    /// unmounted as well, and stays plugged in.
+    fn unmap_directory_v1(&mut self, ticket: Ticket, mount_path: String) {
+        let there = self.mounts.get(Path::new(&mount_path));
+        match there.map(|record| record.source) {
+            Some(disk @ Source::Disk { .. }) => {
+                self.unmount(&mount_path, disk, LIMIT, |uvm, done| {
+                    uvm.outbox.answer(ticket, done.map(|()| Reply::Done));
+                });
+            }
+            _ => {
+                let directory = MappedDirectory {
+                    mount_path,
+                    ..MappedDirectory::default()
+                };
+                self.remove_directory(ticket, &directory);
+            }
+        }
+    }
+
+    fn share_v1(&mut self, ticket: Ticket, id: String, directory: Directory) {
+        let path = directory.mount_path.clone();
+        let then = move |uvm: &mut Self, done| uvm.mapped_v1(ticket, &id, path, done);
+        self.attach_directory(directory, Box::new(then));
+    }
+
+    /// Keeps in mind what is mounted at the path. When the container has ended meanwhile, and
+    /// its mounts without this one, it goes as well.
+    fn mapped_v1(&mut self, ticket: Ticket, id: &str, path: PathBuf, done: Result<(), Failure>) {
+        let ended = match (done, self.mounts_v1(id)) {
+            (Ok(()), Ok(mounts)) => {
+                mounts.mapped.push(path);
+                return self.outbox.answer(ticket, Ok(Reply::Done));
+            }
+            (Ok(()), Err(ended)) => ended,
+            (Err(failure), _) => return self.outbox.answer(ticket, Err(failure)),
+        };
+        let paths = vec![path];
+        self.detach_v1(
+            format!("unmounting {paths:?} of the ended container {id:?}"),
+            paths,
+            storage::unmap,
+            move |uvm| uvm.outbox.answer(ticket, Err(ended)),
+        );
+    }
+
+    fn unmap_v1(&mut self, ticket: Ticket, id: String, disk: MappedVirtualDisk) {
+        let path = storage::mapped_at(&disk);
+        let unplug = move |uvm: &mut Self, unmounted: Result<(), Failure>| {
+            if let Err(failure) = unmounted {
+                return uvm.outbox.answer(ticket, Err(failure));
+            }
+            if let Ok(mounts) = uvm.mounts_v1(&id) {
+                mounts.mapped.retain(|p| Some(p) != path.as_ref());
+            }
+            uvm.run(
+                format!("letting go of the disk {}", disk.lun),
+                LIMIT,
+                move || storage::unplug(disk.lun),
+                move |uvm, done: Result<(), Failure>| {
+                    uvm.outbox.answer(ticket, done.map(|()| Reply::Done));
+                },
+            );
+        };
+        match storage::mapped_at(&disk) {
+            Some(path) => {
+                let named = Source::Disk {
+                    controller: 0,
+                    lun: disk.lun,
+                    partition: 0,
+                };
+                self.unmount(&path.to_string_lossy(), named, LIMIT, unplug);
+            }
+            None => unplug(self, Ok(())),
+        }
+    }
+}
