@@ -58,13 +58,13 @@ test: build kernel-check disk ## set up and run every test
 	@image/scripts/test.sh
 
 test-vm: build ## only the tests of the host side, most of which boot a VM
-	@image/scripts/test.sh -p qemu
+	@image/scripts/test.sh -p qemu -p 'uvm*'
 
 check: ## formatting and lints
 	@image/scripts/lint.sh
 
 bench: build ## measure against the floors: a table, out/bench.json, out/bench.svg
-	@qemu/benches/floor/build.sh out/floor
+	@qemu/bench/floor/build.sh out/floor
 	@out/uvm bench --json out/bench.json --svg out/bench.svg
 
 clean: ## remove what was built (the kernel stays in the user's cache)

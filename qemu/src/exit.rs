@@ -3,7 +3,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::host::HostError;
+use uvm_host::HostError;
 
 /// The tool or the VM failed.
 pub const FAILED: u8 = 125;
@@ -46,5 +46,5 @@ pub fn run() {
     for hook in hooks.into_iter().rev() {
         hook();
     }
-    crate::private_dir::remove_all();
+    uvm::private_dir::remove_all();
 }

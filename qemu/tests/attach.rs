@@ -8,11 +8,11 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use qemu::host::wire::Rpc;
-use qemu::host::{Host, Pending, UVM_ID};
-use qemu::plan9::{Mood, Server};
-use qemu::uvm::{BootOptions, Uvm};
 use serde_json::{json, Value};
+use uvm::plan9::{Mood, Server};
+use uvm::{BootOptions, Uvm};
+use uvm_host::wire::Rpc;
+use uvm_host::{Host, Pending, UVM_ID};
 
 use common::image::Image;
 use common::LONG;
@@ -60,7 +60,7 @@ fn file_of(path: &Path, length: u64) {
 
 fn ext4(path: &Path, length: u64) {
     file_of(path, length);
-    let mke2fs = qemu::choice::program("mke2fs").unwrap();
+    let mke2fs = uvm_vm::choice::program("mke2fs").unwrap();
     let made = Command::new(mke2fs)
         .args(["-q", "-F", "-t", "ext4", "-b", "4096"])
         .arg(path)
@@ -306,7 +306,7 @@ fn a_deletion_that_meets_a_mount_in_use_works_when_asked_again() {
     };
     let container = image.create(&vm, "busy", &["sh", "-c", "echo kept > /file"]);
     assert_eq!(container.init().run().unwrap().code, 0);
-    let root = qemu::container::root("busy");
+    let root = uvm::container::root("busy");
     let mut user = vm
         .external(&["/bin/sh", "-c", "cat; exit 3"])
         .cwd(&root)

@@ -7,10 +7,10 @@ mod hostile;
 use std::time::Duration;
 
 use hostile::Expect;
-use qemu::host::wire::Rpc;
-use qemu::host::UVM_ID;
-use qemu::uvm::Uvm;
 use serde_json::{json, Value};
+use uvm::Uvm;
+use uvm_host::wire::Rpc;
+use uvm_host::UVM_ID;
 
 const LONG: Duration = Duration::from_secs(120);
 
@@ -26,7 +26,7 @@ fn snapshot(vm: &Uvm) -> String {
     out.text()
 }
 
-fn code(answer: &qemu::host::Answer) -> u32 {
+fn code(answer: &uvm_host::Answer) -> u32 {
     answer.members["Result"].as_i64().unwrap() as u32
 }
 

@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use common::LONG;
-use qemu::choice::{self, AccelWish};
-use qemu::private_dir::PrivateDir;
-use qemu::profile::{Accel, Profile, VsockWire};
-use qemu::uvm::{BootOptions, Uvm};
-use qemu::vm::Vm;
-use qemu::vsock::{Device, DeviceConfig, DeviceHandle, Faults};
 use serde_json::Value;
+use uvm::private_dir::PrivateDir;
+use uvm::{BootOptions, Uvm};
+use uvm_vm::choice::{self, AccelWish};
+use uvm_vm::profile::{Accel, Profile, VsockWire};
+use uvm_vm::Vm;
+use uvm_vsock::{Device, DeviceConfig, DeviceHandle, Faults};
 
 /// Of the image's `/etc/init.conf`.
 const SHELL_PORT: u32 = 2323;

@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use qemu::host::log::{Level, Record};
-use qemu::network::{join, Nic};
-use qemu::profile::VsockWish;
-use qemu::uvm::Uvm;
 use serde_json::json;
+use uvm::network::{self, join};
+use uvm::Uvm;
+use uvm_host::log::{Level, Record};
+use uvm_vm::network::Nic;
+use uvm_vm::profile::VsockWish;
 
 use common::image::Image;
 use common::LONG;
@@ -37,7 +38,7 @@ fn now() -> Duration {
 
 impl TimeServer {
     fn open(vm: &Uvm) -> Self {
-        let path = qemu::host::Transport::socket_of(&vm.dir().join("vsock"), PORT);
+        let path = uvm_host::Transport::socket_of(&vm.dir().join("vsock"), PORT);
         let listener = UnixListener::bind(&path).unwrap();
         let server = Self {
             ahead: Arc::default(),
@@ -203,7 +204,8 @@ fn an_address_lent_for_a_day_is_prolonged_after_a_pause() {
     let _server = TimeServer::open(&vm);
     let nic = Nic::new(0);
     // By the DHCP server of QEMU's user-mode network.
-    vm.modify("Network", "Add", nic.bare("pod")).unwrap();
+    vm.modify("Network", "Add", network::bare(nic, "pod"))
+        .unwrap();
     let pod = image.mount(&vm, "pod");
     let mut spec = image.spec("pod", &["cat"]);
     join(&mut spec, "pod");

@@ -2,13 +2,13 @@
 
 mod common;
 
-use qemu::choice::AccelWish;
-use qemu::conformance::{run, Order, Selection};
+use uvm_conformance::{run, Order, Selection};
+use uvm_vm::choice::AccelWish;
 
 #[test]
 fn our_guest_fails_no_line_of_the_checklist() {
-    for tool in ["mke2fs", "debugfs", "busybox", qemu::vm::QEMU] {
-        if qemu::choice::program(tool).is_none() {
+    for tool in ["mke2fs", "debugfs", "busybox", uvm_vm::QEMU] {
+        if uvm_vm::choice::program(tool).is_none() {
             eprintln!("SKIPPED: {tool} is not there");
             return;
         }

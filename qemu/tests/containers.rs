@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::io::Read;
 use std::time::{Duration, Instant};
 
-use qemu::host::{Disk, HostError};
-use qemu::uvm::Uvm;
+use uvm::Uvm;
+use uvm_host::{Disk, HostError};
 
 use common::image::Image;
 use common::LONG;
@@ -139,7 +139,7 @@ fn signals_end_containers_and_the_notification_says_how() {
 
     // Never started: killed by its deletion, and its id is free again.
     image.create(&vm, "unborn", &["sleep", "1000"]);
-    vm.remove_layers(&qemu::container::root("unborn")).unwrap();
+    vm.remove_layers(&uvm::container::root("unborn")).unwrap();
     vm.delete("unborn").unwrap();
     let gone = vm.delete("unborn").unwrap_err();
     assert_eq!(
@@ -172,7 +172,7 @@ fn what_cannot_be_run_is_refused_and_the_next_container_runs() {
     assert!(vague.unwrap_err().refused().is_some());
     // The failure took the bundle with its mounts and freed the id; the disks are still there.
     let layers = ["/run/mounts/scsi/m1".to_owned()];
-    let root = qemu::container::root("c");
+    let root = uvm::container::root("c");
     vm.combine_layers("c", &root, &layers, Some("/run/mounts/scsi/m0/scratch/c"))
         .unwrap();
     container
@@ -189,7 +189,7 @@ fn a_start_that_fails_ends_its_container() {
         return;
     };
     let container = image.mount(&vm, "c");
-    let bad = format!("{}/bad", qemu::container::root("c"));
+    let bad = format!("{}/bad", uvm::container::root("c"));
     let script = format!("echo nonsense > {bad}; chmod 755 {bad}");
     let made = vm.external(&["sh", "-c", &script]).run().unwrap();
     assert_eq!(made.code, 0, "{}", made.error_text());
@@ -227,7 +227,7 @@ fn a_deletion_gives_up_streams_but_not_the_exit_code() {
         }
         assert!(begun.elapsed() < LONG, "{dump}");
     }
-    vm.remove_layers(&qemu::container::root("kept")).unwrap();
+    vm.remove_layers(&uvm::container::root("kept")).unwrap();
     vm.delete("kept").unwrap();
     assert_eq!(waiting.join().unwrap().unwrap(), 3);
     drop(held);

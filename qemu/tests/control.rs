@@ -14,9 +14,9 @@ use nix::pty::openpty;
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 use qemu::control::{Directory, Server};
-use qemu::uvm::Uvm;
 use rustix::termios::{tcgetattr, tcsetwinsize, Winsize};
 use serde_json::{json, Value};
+use uvm::Uvm;
 
 /// A directory for control sockets and files, and `uvm` as its user has it.
 struct Place(tempfile::TempDir);
@@ -74,7 +74,7 @@ impl Place {
         let content = self.path("content");
         fs::create_dir_all(&content).unwrap();
         fs::write(content.join("name"), name).unwrap();
-        let mke2fs = qemu::choice::program("mke2fs").unwrap();
+        let mke2fs = uvm_vm::choice::program("mke2fs").unwrap();
         let made = Command::new(mke2fs)
             .args(["-q", "-F", "-t", "ext4", "-b", "4096", "-d"])
             .args([&content, &file])
@@ -92,7 +92,7 @@ impl Place {
 }
 
 fn has(program: &str) -> bool {
-    let there = qemu::choice::program(program).is_some();
+    let there = uvm_vm::choice::program(program).is_some();
     if !there {
         eprintln!("SKIPPED: {program} is not installed");
     }

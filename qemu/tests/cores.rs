@@ -6,10 +6,10 @@ mod common;
 use std::io::Read;
 use std::time::{Duration, Instant};
 
-use qemu::conformance::LIMIT;
-use qemu::host::wire::Rpc;
-use qemu::uvm::Uvm;
 use serde_json::json;
+use uvm::Uvm;
+use uvm_conformance::LIMIT;
+use uvm_host::wire::Rpc;
 
 use common::image::Image;
 use common::LONG;
@@ -163,7 +163,7 @@ fn a_large_core_delays_no_request_and_the_exit_is_told_once_behind_it() {
     assert!(said.starts_with("ended 134\n"), "{said}");
     assert_eq!(process.wait(LONG).unwrap(), 5);
     vm.wait_notification("large", LONG).unwrap();
-    let core = format!("{}/cores/core", qemu::container::root("large"));
+    let core = format!("{}/cores/core", uvm::container::root("large"));
     let look = format!("{}; stat -c %s {core}", identify(&core));
     let out = vm.external(&["/bin/sh", "-c", &look]).run().unwrap();
     let (kind, size) = out

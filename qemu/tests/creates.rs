@@ -3,9 +3,9 @@
 
 mod common;
 
-use qemu::conformance::{codes, Guest, Plan, TOOLS};
-use qemu::host::HostError;
 use serde_json::{json, Value};
+use uvm_conformance::{codes, Guest, Plan, TOOLS};
+use uvm_host::HostError;
 
 /// The code that a Create with this document is refused with; none when it succeeds. The root
 /// file system is not mounted: what is wrong here is wrong before it is looked at.

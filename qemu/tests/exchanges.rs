@@ -6,9 +6,9 @@ mod common;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use qemu::host::Host;
-use qemu::uvm::{BootOptions, Uvm};
 use serde_json::{Map, Value};
+use uvm::{BootOptions, Uvm};
+use uvm_host::Host;
 
 const LONG: Duration = Duration::from_secs(120);
 const NEGOTIATE: u32 = 0x1010_0b01;

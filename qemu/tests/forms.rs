@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use image::disk::{self, Disks};
 use image::verity::BLOCK;
-use qemu::profile::{ColdDisk, Profile, Root};
-use qemu::uvm::{BootOptions, Uvm};
+use uvm::{BootOptions, Uvm};
+use uvm_vm::profile::{ColdDisk, Profile, Root};
 
 use common::image::Image;
 
@@ -31,7 +31,7 @@ struct Boot {
 
 impl Boot {
     fn new() -> Option<Self> {
-        if qemu::choice::program("mke2fs").is_none() {
+        if uvm_vm::choice::program("mke2fs").is_none() {
             eprintln!("SKIPPED: mke2fs is not there, which makes the root file system");
             return None;
         }

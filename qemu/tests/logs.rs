@@ -9,12 +9,12 @@ use std::io::Read;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use qemu::host::log::{Level, Record};
-use qemu::host::wire::Rpc;
-use qemu::host::{LogSink, LOG_PORT};
-use qemu::uvm::{BootOptions, Uvm};
-use qemu::vsock::{Direction, Fault, Faults};
 use serde_json::{json, Value};
+use uvm::{BootOptions, Uvm};
+use uvm_host::log::{Level, Record};
+use uvm_host::wire::Rpc;
+use uvm_host::{LogSink, LOG_PORT};
+use uvm_vsock::{Direction, Fault, Faults};
 
 use common::image::Image;
 use common::LONG;
@@ -58,7 +58,7 @@ fn lines_of_tasks_and_of_the_engine_name_the_request_they_were_made_for() {
         "syscalls": [{"names": ["no_such_call"], "action": "SCMP_ACT_ERRNO"}]});
     let config = json!({
         "SchemaVersion": {"Major": 2, "Minor": 1},
-        "OciBundlePath": qemu::container::bundle("named"),
+        "OciBundlePath": uvm::container::bundle("named"),
         "OciSpecification": spec,
         "ScratchDirPath": "/run/mounts/scsi/m0/scratch/named"});
     let body = json!({"ContainerConfig": config.to_string()});
@@ -73,7 +73,7 @@ fn lines_of_tasks_and_of_the_engine_name_the_request_they_were_made_for() {
             ("cid", "named"),
             ("traceID", TRACE),
             ("spanID", SPAN),
-            ("activityID", qemu::host::UVM_ID),
+            ("activityID", uvm_host::UVM_ID),
         ] {
             assert_eq!(record.fields.get(name), Some(&value.into()), "{record}");
         }

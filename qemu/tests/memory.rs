@@ -4,12 +4,13 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use qemu::conformance::{Guest, Lab};
-use qemu::host::log::Record;
-use qemu::host::wire::Rpc;
-use qemu::host::UVM_ID;
-use qemu::network::Nic;
 use serde_json::json;
+use uvm::network;
+use uvm_conformance::{Guest, Lab};
+use uvm_host::log::Record;
+use uvm_host::wire::Rpc;
+use uvm_host::UVM_ID;
+use uvm_vm::network::Nic;
 
 use common::LONG;
 
@@ -37,7 +38,7 @@ fn told(vm: &Guest, group: &str) -> Record {
 
 /// Of a child of PID 1 that is the same program: one is kept busy by an adapter that never comes.
 fn task_score(vm: &Guest) -> String {
-    let settings = Nic::new(7).settings("nobody");
+    let settings = network::settings(Nic::new(7), "nobody");
     let request = json!({"Request": {"ResourceType": "Network", "RequestType": "Add",
         "Settings": settings}});
     let mut added = vm.send(Rpc::ModifySettings, UVM_ID, request).unwrap();

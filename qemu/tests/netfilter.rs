@@ -6,10 +6,11 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use qemu::conformance::{Container, Guest};
-use qemu::network::{join, Nic};
-use qemu::profile::ColdDisk;
 use serde_json::json;
+use uvm::network::{self, join};
+use uvm_conformance::{Container, Guest};
+use uvm_vm::network::Nic;
+use uvm_vm::profile::ColdDisk;
 
 /// Where containers have Debian's programs.
 const PROGRAMS: &str = "/nf";
@@ -21,7 +22,7 @@ const LOST: &str = "172.31.0.1";
 fn disk(dir: &Path) -> Option<PathBuf> {
     let mut files = Vec::new();
     for name in ["xtables-legacy-multi", "xtables-nft-multi"] {
-        let Some(path) = qemu::choice::program(name) else {
+        let Some(path) = uvm_vm::choice::program(name) else {
             println!("SKIPPED: {name} is not there (Debian: iptables)");
             return None;
         };
@@ -46,7 +47,7 @@ fn disk(dir: &Path) -> Option<PathBuf> {
         .unwrap()
         .set_len(32 << 20)
         .unwrap();
-    let made = Command::new(qemu::choice::program("mke2fs")?)
+    let made = Command::new(uvm_vm::choice::program("mke2fs")?)
         .args(["-q", "-t", "ext4", "-d"])
         .args([&root, &image])
         .status()
@@ -70,7 +71,7 @@ fn wire(nic: Nic) -> [String; 4] {
 /// A pod in a namespace of its own.
 fn pod<'g>(vm: &'g Guest, nic: Nic, programs: &str) -> Container<'g> {
     let namespace = format!("pod{}", nic.number());
-    vm.modify("Network", "Add", nic.settings(&namespace))
+    vm.modify("Network", "Add", network::settings(nic, &namespace))
         .unwrap();
     vm.container("cat")
         .with_mount(PROGRAMS, programs, &["rbind", "ro"])
@@ -142,7 +143,7 @@ fn rules_of_a_service_lead_packets_to_its_endpoints() {
         })
         .unwrap();
     let programs = "/run/mounts/scsi/m1";
-    vm.add_disk(&qemu::host::Disk {
+    vm.add_disk(&uvm_host::Disk {
         controller: 0,
         lun: 0,
         mount_path: programs.into(),

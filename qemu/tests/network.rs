@@ -6,12 +6,13 @@ mod common;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use qemu::container::Container;
-use qemu::host::wire::Rpc;
-use qemu::host::{HostError, Process, UVM_ID};
-use qemu::network::{join, Nic, HOST};
-use qemu::uvm::Uvm;
 use serde_json::{json, Value};
+use uvm::container::Container;
+use uvm::network::{self, join};
+use uvm::Uvm;
+use uvm_host::wire::Rpc;
+use uvm_host::{HostError, Process, UVM_ID};
+use uvm_vm::network::{Nic, HOST};
 
 use common::image::Image;
 use common::LONG;
@@ -63,10 +64,10 @@ fn inside(vm: &Uvm, container: &Container, script: &str) -> String {
 fn an_adapter_that_cannot_be_set_up_goes_back_and_can_be_added_again() {
     let Some((image, vm)) = boot(2) else { return };
     let (first, late) = (Nic::new(0), Nic::new(1));
-    add(&vm, first.settings("pod")).unwrap();
+    add(&vm, network::settings(first, "pod")).unwrap();
     let (pod, process) = running(&image, &vm, "pod", "pod");
     // The same default route with the same metric is there: the last step fails.
-    let mut settings = late.bare("pod");
+    let mut settings = network::bare(late, "pod");
     settings["IPConfigs"] = json!([{"IPAddress": late.ipv4().to_string(), "PrefixLength": 24}]);
     settings["Routes"] = json!([
         {"NextHop": HOST.to_string(), "DestinationPrefix": "0.0.0.0/0", "Metric": 1}]);
@@ -74,7 +75,7 @@ fn an_adapter_that_cannot_be_set_up_goes_back_and_can_be_added_again() {
     assert!(message.contains("route 0.0.0.0/0 by 10.0.2.2"), "{message}");
     let count = inside(&vm, &pod, "ls /sys/class/net | grep -c eth");
     assert_eq!(count, "1\n");
-    add(&vm, late.settings("pod")).unwrap();
+    add(&vm, network::settings(late, "pod")).unwrap();
     let all = inside(&vm, &pod, "ip -4 -o addr; ping -c 1 -W 60 10.0.2.2");
     for nic in [first, late] {
         assert!(all.contains(&nic.ipv4().to_string()), "{all}");
@@ -88,13 +89,13 @@ fn each_further_adapter_has_a_table_of_its_own_and_the_last_container_frees_all(
     let Some((image, vm)) = boot(4) else { return };
     let nics = [0, 1, 2, 3].map(Nic::new);
     for nic in &nics[..3] {
-        add(&vm, nic.settings("pod")).unwrap();
+        add(&vm, network::settings(*nic, "pod")).unwrap();
     }
     for round in 0..2 {
         let id = format!("pod{round}");
         let (pod, process) = running(&image, &vm, &id, "pod");
         if round == 0 {
-            add(&vm, nics[3].settings("pod")).unwrap();
+            add(&vm, network::settings(nics[3], "pod")).unwrap();
         }
         let rules = inside(&vm, &pod, "ip rule; ip -6 rule");
         for (nic, table) in nics[1..].iter().zip(101..) {
@@ -122,7 +123,7 @@ fn an_adapter_that_never_comes_keeps_nobody_waiting() {
     let Some(vm) = common::boot() else { return };
     let began = Instant::now();
     let request = json!({"Request": {"ResourceType": "Network", "RequestType": "Add",
-        "Settings": Nic::new(7).settings("pod")}});
+        "Settings": network::settings(Nic::new(7), "pod")}});
     let mut added = vm.send(Rpc::ModifySettings, UVM_ID, request).unwrap();
     let mut slowest = Duration::ZERO;
     let mut asked = 0;
@@ -175,11 +176,11 @@ fn an_adapter_is_plugged_in_while_it_is_waited_for_and_out_while_it_is_used() {
     let Some(image) = Image::open() else { return };
     let vm = common::boot_profile(profile);
     let (first, late) = (Nic::new(0), Nic::new(9));
-    add(&vm, first.settings("pod")).unwrap();
+    add(&vm, network::settings(first, "pod")).unwrap();
     let (pod, process) = running(&image, &vm, "pod", "pod");
     for round in 0..2 {
         let request = json!({"Request": {"ResourceType": "Network", "RequestType": "Add",
-            "Settings": late.settings("pod")}});
+            "Settings": network::settings(late, "pod")}});
         let mut added = vm.send(Rpc::ModifySettings, UVM_ID, request).unwrap();
         // It is being looked for: others are answered.
         vm.call(Rpc::Start, UVM_ID, json!({})).unwrap();
@@ -187,16 +188,18 @@ fn an_adapter_is_plugged_in_while_it_is_waited_for_and_out_while_it_is_used() {
         added.wait(LONG).unwrap();
         let ping = format!("ping -c 1 -W 60 -I {} {HOST}", late.ipv4());
         inside(&vm, &pod, &ping);
-        let message = refused(add(&vm, late.settings("POD")));
+        let message = refused(add(&vm, network::settings(late, "POD")));
         assert!(message.contains("is in namespace pod already"), "{message}");
         unplug(&vm, late);
         let gone = format!("! grep -q {} /sys/class/net/*/address", late.mac());
         inside(&vm, &pod, &gone);
-        vm.modify("Network", "Remove", late.bare("pod")).unwrap();
+        vm.modify("Network", "Remove", network::bare(late, "pod"))
+            .unwrap();
         inside(&vm, &pod, &format!("ping -c 1 -W 60 {HOST}"));
         println!("round {round}");
     }
-    vm.modify("Network", "Remove", late.bare("nobody")).unwrap();
+    vm.modify("Network", "Remove", network::bare(late, "nobody"))
+        .unwrap();
     drop(process);
     pod.remove().unwrap();
 }
@@ -258,7 +261,7 @@ fn settings_that_cannot_be_are_refused_by_name_and_leave_nothing() {
         (json!({"EncapOverhead": 70_000}), "EncapOverhead"),
         (json!({"IPAddress": 7}), "IPAddress"),
     ] {
-        let mut settings = nic.settings("pod");
+        let mut settings = network::settings(nic, "pod");
         for (name, value) in changes.as_object().unwrap() {
             settings[name] = value.clone();
         }
@@ -269,7 +272,7 @@ fn settings_that_cannot_be_are_refused_by_name_and_leave_nothing() {
         assert!(message.contains(part), "{changes}: {message}");
     }
     // Blanks and doubles in lists of names (more than six domains: P-105).
-    let mut settings = nic.settings("pod");
+    let mut settings = network::settings(nic, "pod");
     settings["DNSServerList"] = " 10.0.2.3 ,,10.0.2.4,10.0.2.3, ".into();
     settings["DNSSuffix"] = " a.test,, b.test ,a.test".into();
     add(&vm, settings).unwrap();
@@ -280,7 +283,7 @@ fn settings_that_cannot_be_are_refused_by_name_and_leave_nothing() {
     );
     // Too small an MTU is seen when the adapter is set up, which then stays where it was.
     let late = Nic::new(1);
-    let mut settings = late.settings("pod");
+    let mut settings = network::settings(late, "pod");
     settings["EncapOverhead"] = 1400.into();
     let message = refused(add(&vm, settings));
     assert!(
@@ -291,7 +294,7 @@ fn settings_that_cannot_be_are_refused_by_name_and_leave_nothing() {
         &vm,
         &format!("grep -q {} /sys/class/net/*/address", late.mac()),
     );
-    add(&vm, late.settings("pod")).unwrap();
+    add(&vm, network::settings(late, "pod")).unwrap();
     let (from, ping) = (late.ipv4(), "ping -c 1 -W 60");
     inside(
         &vm,
@@ -318,7 +321,7 @@ fn in_vm(vm: &Uvm, script: &str) -> String {
 #[track_caller]
 fn told(vm: &Uvm, before: usize, text: &str) {
     let deadline = Instant::now() + LONG;
-    let is = |record: &qemu::host::log::Record| record.message.contains(text);
+    let is = |record: &uvm_host::log::Record| record.message.contains(text);
     while vm.log_records().into_iter().filter(is).count() <= before {
         assert!(Instant::now() < deadline, "no record {text:?}");
         std::thread::sleep(Duration::from_millis(50));
@@ -348,7 +351,7 @@ fn a_lent_address_is_prolonged_goes_with_its_lease_and_comes_back() {
             .unwrap()
     };
     let dhcpd = serve();
-    let mut settings = nic.bare("pod");
+    let mut settings = network::bare(nic, "pod");
     // With a table of its own, which has to be cleared as well.
     settings["EnableLowMetric"] = true.into();
     add(&vm, settings).unwrap();
@@ -400,7 +403,7 @@ fn names_are_resolved_from_inside_by_the_hosts_list() {
         }
     };
     std::thread::spawn(move || serve_names(&socket));
-    let mut settings = Nic::new(0).settings("pod");
+    let mut settings = network::settings(Nic::new(0), "pod");
     settings["DNSServerList"] = HOST.to_string().into();
     settings["DNSSuffix"] = "pod.test".into();
     add(&vm, settings).unwrap();

@@ -3,8 +3,8 @@
 
 mod common;
 
-use qemu::conformance::{join, join_also, Container, Guest, Plan, LIMIT, TOOLS};
-use qemu::host::Process;
+use uvm_conformance::{join, join_also, Container, Guest, Plan, LIMIT, TOOLS};
+use uvm_host::Process;
 
 /// Waits to be killed, as a shell does that can answer SIGTERM.
 const PAUSE: &str = "trap 'exit 0' TERM; sleep 600 & wait";

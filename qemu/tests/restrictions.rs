@@ -3,14 +3,14 @@
 
 mod common;
 
-use qemu::conformance::{lab, run, Checked, Container, Guest, Order, Selection};
 use serde_json::{json, Value};
+use uvm_conformance::{lab, run, Checked, Container, Guest, Order, Selection};
 
 /// Boots the VM with its control groups in this version; `None` was said.
 fn boot(version: &str) -> Option<Guest> {
     let mut profile = common::shipped_profile()?;
     for tool in ["mke2fs", "debugfs", "busybox"] {
-        if qemu::choice::program(tool).is_none() {
+        if uvm_vm::choice::program(tool).is_none() {
             eprintln!("SKIPPED: {tool} is not there, which makes the layer disks");
             return None;
         }
@@ -84,7 +84,7 @@ fn devices(vm: &Guest) {
     container.start().unwrap();
     let update = json!({"Request": {"ResourceType": "ContainerConstraints", "RequestType": "Update",
         "Settings": {"Linux": {"pids": {"limit": 50}, "devices": [{"allow": true, "access": "rwm"}]}}}});
-    let rpc = qemu::host::wire::Rpc::ModifySettings;
+    let rpc = uvm_host::wire::Rpc::ModifySettings;
     vm.call(rpc, container.id(), update).unwrap();
     let open = "mknod /tmp/d b 8 0; head -c 1 /tmp/d 2>&1 | grep -o 'not permitted'";
     assert_eq!(container.sh(open).unwrap(), "not permitted");
@@ -236,7 +236,7 @@ fn statistics_and_limits_are_right_with_cgroup_v1() {
     profile.kernel_options.push("hcsshim.cgroup=v1".into());
     let order = Order {
         profile,
-        accel: qemu::choice::AccelWish::default(),
+        accel: uvm_vm::choice::AccelWish::default(),
         selection: Selection::new(&["P-220-227".into(), "P-274".into()], |_| "").unwrap(),
         jobs: 1,
         fail_fast: false,

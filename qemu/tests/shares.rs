@@ -9,12 +9,12 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use qemu::attachment::Attachment;
-use qemu::host::HostError;
-use qemu::plan9::{Mood, Server, NAME};
-use qemu::uvm::Uvm;
 use serde_json::json;
 use sha2::{Digest, Sha256};
+use uvm::attachment::Attachment;
+use uvm::plan9::{Mood, Server, NAME};
+use uvm::Uvm;
+use uvm_host::HostError;
 
 use common::LONG;
 

@@ -2,8 +2,8 @@
 
 mod common;
 
-use qemu::profile::Profile;
-use qemu::uvm::Uvm;
+use uvm::Uvm;
+use uvm_vm::profile::Profile;
 
 use common::image::Image;
 

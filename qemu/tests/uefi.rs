@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use image::{efi, uki};
-use qemu::profile::{ColdDisk, Profile, Root};
-use qemu::uvm::Uvm;
+use uvm::Uvm;
+use uvm_vm::profile::{ColdDisk, Profile, Root};
 
 use common::image::Image;
 use common::LONG;

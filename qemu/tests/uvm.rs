@@ -5,14 +5,14 @@ mod common;
 use std::io::{Read, Write};
 use std::time::Duration;
 
-use qemu::host::{End, HostError};
-use qemu::profile::BootForm;
-use qemu::uvm::Uvm;
+use uvm::Uvm;
+use uvm_host::{End, HostError};
+use uvm_vm::profile::BootForm;
 
 const LONG: Duration = Duration::from_secs(120);
 
 /// Words for `sh -c`.
-fn sh(vm: &Uvm, script: &str) -> qemu::host::Launch {
+fn sh(vm: &Uvm, script: &str) -> uvm_host::Launch {
     vm.external(&["/bin/sh", "-c", script])
 }
 
@@ -173,7 +173,7 @@ fn sixty_four_mebibytes_go_in_and_come_out_whole() {
 
 #[test]
 fn disks_are_mounted_used_and_unplugged() {
-    if qemu::choice::program("mkfs.ext4").is_none() {
+    if uvm_vm::choice::program("mkfs.ext4").is_none() {
         eprintln!("SKIPPED: mkfs.ext4 is not there");
         return;
     }

@@ -6,9 +6,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use qemu::host::HostError;
-use qemu::uvm::Uvm;
 use serde_json::json;
+use uvm::Uvm;
+use uvm_host::HostError;
 
 #[test]
 fn persistent_memory_that_comes_late_is_found() {
@@ -20,7 +20,7 @@ fn persistent_memory_that_comes_late_is_found() {
     let top = tempfile::tempdir().unwrap();
     let layer = top.path().join("layer");
     fs::File::create(&layer).unwrap().set_len(64 << 20).unwrap();
-    let mke2fs = qemu::choice::program("mke2fs").unwrap();
+    let mke2fs = uvm_vm::choice::program("mke2fs").unwrap();
     let made = Command::new(mke2fs)
         .args(["-q", "-F", "-t", "ext4", "-b", "4096"])
         .arg(&layer)
@@ -80,7 +80,7 @@ fn the_command_mkfs_ext4_of_hosts_makes_a_scratch_disk() {
     let made = vm.external(&words).run().unwrap();
     assert_eq!((made.code, made.error_text().as_str()), (0, ""));
     vm.detach_disk(place).unwrap();
-    let e2fsck = qemu::choice::program("e2fsck").unwrap();
+    let e2fsck = uvm_vm::choice::program("e2fsck").unwrap();
     let checked = Command::new(e2fsck).arg("-fn").arg(&file).output().unwrap();
     assert!(checked.status.success(), "{checked:?}");
     vm.mount_disk(&file, false, "/run/scratch").unwrap();
@@ -142,7 +142,7 @@ fn a_container_works_on_disk_images() {
     let top = tempfile::tempdir().unwrap();
     let raw = top.path().join("disk.img");
     fs::File::create(&raw).unwrap().set_len(16 << 20).unwrap();
-    let made = Command::new(qemu::choice::program("mke2fs").unwrap())
+    let made = Command::new(uvm_vm::choice::program("mke2fs").unwrap())
         .args(["-q", "-F", "-t", "ext4"])
         .arg(&raw)
         .status();

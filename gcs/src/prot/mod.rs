@@ -3,7 +3,7 @@
 //! One file per noun. Names are those of the field; each type says which `prot` type it
 //! stands for. Every message is written by serde and read by [`json`], which follows the
 //! rules of the host's encoder. Both directions are here although the guest needs one of each:
-//! tests write what they read. The fake host (crate `qemu`) has its own.
+//! tests write what they read. The fake host (crate `uvm-host`) has its own.
 
 pub mod base;
 pub mod command_line;

@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 
 use super::client::{Inside, Which};
 use crate::control::wire::{self, Kind, Request, Target};
-use crate::volume::Volume;
+use uvm::volume::Volume;
 
 #[derive(Debug, Args)]
 pub struct Attach {

@@ -9,9 +9,9 @@ use serde_json::json;
 
 use super::progress::{log_to_stderr, Progress};
 use super::VmOptions;
-use crate::bench::{self, report, Plan};
-use crate::choice;
-use crate::vm::QEMU;
+use uvm_bench::{report, Plan};
+use uvm_vm::choice;
+use uvm_vm::QEMU;
 
 // Refusals are part of what is measured, and a missing clock is nobody's news here.
 #[derive(Debug, Args)]
@@ -46,7 +46,7 @@ impl Bench {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         anyhow::ensure!(
             self.floor.is_file(),
-            "there is no floor program at {}: build it with qemu/benches/floor/build.sh {0}",
+            "there is no floor program at {}: build it with qemu/bench/floor/build.sh {0}",
             self.floor.display()
         );
         let progress = Progress::new();
@@ -61,7 +61,7 @@ impl Bench {
             filter: self.filter,
             log: Some(Box::new(log)),
         };
-        let outcome = bench::run(&plan, |what| {
+        let outcome = uvm_bench::run(&plan, |what| {
             log::info!("{what}");
             progress.doing(what);
         });

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::progress::{log_to_stderr, Progress};
 use super::{output, VmOptions};
-use crate::conformance::{self, lines, name, task, Order, Selection, Task};
+use uvm_conformance::{lines, name, task, Order, Selection, Task};
 
 /// clap's own code for a wrong command line.
 const USAGE: u8 = 2;
@@ -75,7 +75,7 @@ impl Conformance {
         };
         progress.doing("running the checklist");
         let mut output = Ok(());
-        let report = conformance::run(order, |outcome| {
+        let report = uvm_conformance::run(order, |outcome| {
             if output.is_ok() {
                 // A pipe that nobody reads any more stops the lines, not the run.
                 output = writeln!(std::io::stdout(), "{outcome}");

@@ -4,8 +4,8 @@ use std::process::{Command, ExitCode};
 
 use clap::Args;
 
-use crate::choice;
-use crate::vm::QEMU;
+use uvm_vm::choice;
+use uvm_vm::QEMU;
 
 use super::output::line;
 use super::VmOptions;

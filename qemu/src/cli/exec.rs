@@ -12,7 +12,7 @@ use super::{exit_code, terminal, Progress, VmOptions};
 use crate::control::wire::{self, Request};
 use crate::control::{ControlError, Urge};
 use crate::exit::start_failure;
-use crate::host::{HostError, Process};
+use uvm_host::{HostError, Process};
 
 #[derive(Debug, Args)]
 pub struct Exec {

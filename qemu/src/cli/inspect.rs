@@ -10,7 +10,7 @@ use super::client::Which;
 use super::output::{line, table};
 use crate::control::wire::{Attach, Reply, Request, Status};
 use crate::control::{Client, ControlError, Directory};
-use crate::host::log::{Level, Record};
+use uvm_host::log::{Level, Record};
 
 #[derive(Debug, Args)]
 pub struct Ps {

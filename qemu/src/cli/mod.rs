@@ -105,7 +105,7 @@ pub fn main() -> ExitCode {
         Command::Vsock(vsock) => vsock.run(),
         Command::Doctor(doctor) => doctor.run(),
     };
-    crate::trace::finish();
+    uvm_host::trace::finish();
     outcome.unwrap_or_else(|e| {
         eprintln!("uvm: {e:#}");
         FAILED.into()

@@ -9,12 +9,12 @@ use image::disk;
 use image::verity::Facts;
 use log::LevelFilter;
 
-use crate::choice::AccelWish;
-use crate::host::log::{Level, Record};
-use crate::host::LogSink;
-use crate::profile::{BootForm, ColdDisk, Machine, Profile, Root, VsockWish};
-use crate::trace::Recorder;
-use crate::uvm::{BootOptions, Uvm};
+use uvm::{BootOptions, Uvm};
+use uvm_host::log::{Level, Record};
+use uvm_host::trace::Recorder;
+use uvm_host::LogSink;
+use uvm_vm::choice::AccelWish;
+use uvm_vm::profile::{BootForm, ColdDisk, Machine, Profile, Root, VsockWish};
 
 use super::progress::{log_to_stderr, Progress};
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use clap::Args;
 
 use crate::control::{ControlError, Directory, Known, Name, Server, Urge};
-use crate::host::HostError;
-use crate::profile::{Machine, Profile};
-use crate::uvm::Uvm;
+use uvm::Uvm;
+use uvm_host::HostError;
+use uvm_vm::profile::{Machine, Profile};
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Control")]

@@ -8,16 +8,17 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::Args;
 
-use crate::attach_dir::AttachDir;
-use crate::container::{self, Container};
 use crate::control::{Known, Passage, Server, Urge};
 use crate::exit::start_failure;
-use crate::host::HostError;
-use crate::network::{self, Nic};
-use crate::oci::{self, Cache, Image};
-use crate::profile::Forward;
-use crate::uvm::Uvm;
-use crate::volume::{Mounted, Volume};
+use uvm::attach_dir::AttachDir;
+use uvm::container::{self, Container};
+use uvm::network;
+use uvm::volume::{Mounted, Volume};
+use uvm::Uvm;
+use uvm_host::HostError;
+use uvm_images::{Cache, Image};
+use uvm_vm::network::Nic;
+use uvm_vm::profile::Forward;
 
 use super::exec::relay;
 use super::owner::{power_off, OwnerOptions};
@@ -95,7 +96,7 @@ struct ContainerOptions {
     #[arg(long, env = "UVM_LAYER_CACHE", value_name = "DIRECTORY")]
     cache_dir: Option<PathBuf>,
     /// Size of the disk that takes the container's writes, in MiB; sparse
-    #[arg(long, default_value_t = oci::SCRATCH_BYTES >> 20, value_name = "MIB",
+    #[arg(long, default_value_t = uvm_images::SCRATCH_BYTES >> 20, value_name = "MIB",
         value_parser = clap::value_parser!(u64).range(16..=1 << 20))]
     scratch_size: u64,
 }
@@ -152,11 +153,11 @@ impl Run {
         progress.doing("preparing the image");
         let cache = Cache::open(self.container.cache_dir.as_deref())?;
         let image = match &self.container.image {
-            Some(path) => oci::load(path, &cache)?,
-            None => oci::default_image(&cache)?,
+            Some(path) => uvm_images::load(path, &cache)?,
+            None => uvm_images::default_image(&cache)?,
         };
         drop(stage);
-        let mut spec = oci::standalone(&image.config, &process, &container::root(&id));
+        let mut spec = uvm_images::standalone(&image.config, &process, &container::root(&id));
         let program = spec["process"]["args"][0].as_str().map(str::to_owned);
         let program = program.context("the image has no command: give one behind `--`")?;
 
@@ -175,7 +176,7 @@ impl Run {
             // The pod's namespace, which the host's network service would name.
             let namespace = uuid::Uuid::new_v4().to_string();
             network::join(&mut spec, &namespace);
-            vm.modify("Network", "Add", Nic::new(0).settings(&namespace))?;
+            vm.modify("Network", "Add", network::settings(Nic::new(0), &namespace))?;
         }
         let stage = trace.stage("attaching disks and shares");
         let bytes = self.container.scratch_size << 20;
@@ -230,7 +231,7 @@ impl Run {
         Ok(exit_code(code))
     }
 
-    fn process(&mut self) -> anyhow::Result<oci::Process> {
+    fn process(&mut self) -> anyhow::Result<uvm_images::Process> {
         let options = &mut self.container;
         let words = std::mem::take(&mut self.words);
         let args = match &options.command {
@@ -238,7 +239,7 @@ impl Run {
             None => Some(words).filter(|words| !words.is_empty()),
         };
         let entrypoint = options.entrypoint.as_deref();
-        Ok(oci::Process {
+        Ok(uvm_images::Process {
             args,
             entrypoint: entrypoint
                 .map(|line| split("--entrypoint", line))

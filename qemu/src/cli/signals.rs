@@ -42,7 +42,7 @@ pub fn install() -> nix::Result<()> {
             if taker.is_some_and(|taker| taker.send(signal).is_ok()) {
                 continue;
             }
-            crate::trace::finish();
+            uvm_host::trace::finish();
             crate::exit::run();
             std::process::exit(128 + signal as i32);
         }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use crate::vsock::{self, DeviceConfig, Faults};
+use uvm_vsock::{DeviceConfig, Faults};
 
 use super::progress::{log_to_stderr, Progress};
 
@@ -37,8 +37,8 @@ impl Vsock {
             socket, uds, cid, ..
         } = self;
         // A signal ends the tool at once; these are then in the way of the next one.
-        crate::private_dir::remove_at_exit([socket.clone(), uds.clone()]);
-        vsock::command(DeviceConfig {
+        uvm::private_dir::remove_at_exit([socket.clone(), uds.clone()]);
+        uvm_vsock::command(DeviceConfig {
             socket,
             uds,
             cid,

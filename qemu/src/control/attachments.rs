@@ -4,8 +4,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use super::wire::{Attach, Kind, Target};
-use crate::attachment::{AttachError, Attachment};
-use crate::uvm::Uvm;
+use uvm::attachment::{AttachError, Attachment};
+use uvm::Uvm;
 
 #[derive(Debug, thiserror::Error)]
 pub enum OrderError {

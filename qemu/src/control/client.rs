@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::wire::{Channel, Exec, Reply, Request, Sender, WireError};
 use super::{ControlError, Directory};
-use crate::host::{relay, Stdio};
+use uvm_host::{relay, Stdio};
 
 /// The longest of what a request waits for in the guest and in QEMU, and some.
 const LIMIT: Duration = Duration::from_secs(600);

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::server::Owner;
 use super::wire::{Channel, Exec, Reply, Request, Sender};
 use crate::exit::start_failure;
-use crate::host::{HostError, Launch, Process};
+use uvm_host::{HostError, Launch, Process};
 
 /// A killed process ends at once, unless a sick disk holds it.
 const KILLED_LIMIT: Duration = Duration::from_secs(60);
@@ -59,7 +59,7 @@ fn launch(owner: &Owner, order: Exec) -> Result<Launch, String> {
                 process["cwd"] = directory.as_str().into();
             }
             if let Some(user) = &order.user {
-                process["user"] = crate::oci::user_of(user);
+                process["user"] = uvm_images::user_of(user);
             }
             if let Some(env) = process["env"].as_array_mut() {
                 for (name, value) in &order.environment {

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::server::{failure, Known, Owner, Urge};
 use super::wire::{Attach, Channel, Reply, Request, Status, Stop, Target};
-use crate::host::{HostError, Tail};
+use uvm_host::{HostError, Tail};
 
 /// Mounts come off, disks are synced.
 const END_LIMIT: Duration = Duration::from_secs(60);

@@ -17,8 +17,8 @@ use super::attachments::{Attachments, Passage};
 use super::directory::{Directory, Name, Socket};
 use super::wire::{Attach, Channel, Reply, Request, WireError};
 use super::{exec, requests, ControlError};
-use crate::host::{End, HostError};
-use crate::uvm::Uvm;
+use uvm::Uvm;
+use uvm_host::{End, HostError};
 
 /// More at once are refused; each costs a thread.
 const CONNECTIONS: usize = 64;

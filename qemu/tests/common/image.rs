@@ -1,31 +1,30 @@
 //! Containers of tests from the default image, each on disks of its own.
 
-use qemu::container::Container;
-use qemu::host::Launch;
-use qemu::oci;
-use qemu::uvm::Uvm;
 use serde_json::Value;
+use uvm::container::Container;
+use uvm::Uvm;
+use uvm_host::Launch;
 
 use super::LONG;
 
 /// The default image as disks, and a place for scratch disks.
 pub struct Image {
-    pub image: oci::Image,
-    cache: oci::Cache,
+    pub image: uvm_images::Image,
+    cache: uvm_images::Cache,
     dir: tempfile::TempDir,
 }
 
 impl Image {
     pub fn open() -> Option<Self> {
         for tool in ["mke2fs", "debugfs", "busybox"] {
-            if qemu::choice::program(tool).is_none() {
+            if uvm_vm::choice::program(tool).is_none() {
                 eprintln!("SKIPPED: {tool} is not there, which makes the layer disks");
                 return None;
             }
         }
         let dir = tempfile::tempdir().unwrap();
-        let cache = oci::Cache::open(Some(&super::layer_cache())).unwrap();
-        let image = oci::default_image(&cache).unwrap();
+        let cache = uvm_images::Cache::open(Some(&super::layer_cache())).unwrap();
+        let image = uvm_images::default_image(&cache).unwrap();
         Some(Self { image, cache, dir })
     }
 
@@ -37,12 +36,12 @@ impl Image {
     }
 
     pub fn spec(&self, id: &str, args: &[&str]) -> Value {
-        let process = oci::Process {
+        let process = uvm_images::Process {
             args: Some(args.iter().map(|a| (*a).to_owned()).collect()),
             entrypoint: Some(Vec::new()),
-            ..oci::Process::default()
+            ..uvm_images::Process::default()
         };
-        oci::standalone(&self.image.config, &process, &qemu::container::root(id))
+        uvm_images::standalone(&self.image.config, &process, &uvm::container::root(id))
     }
 
     /// A container that was created and not yet started.
@@ -59,7 +58,7 @@ impl Image {
         id: &str,
         args: &[&str],
         launch: impl FnOnce(Launch) -> Launch,
-    ) -> qemu::host::Output {
+    ) -> uvm_host::Output {
         let container = self.create(vm, id, args);
         let out = launch(container.init().limit(LONG)).run().unwrap();
         for place in container.remove().unwrap() {

@@ -1,7 +1,7 @@
 //! What the tests of this crate share.
 #![allow(dead_code)] // Each test binary uses a part of it.
 
-pub mod fake_guest;
+mod built;
 pub mod image;
 
 use std::path::PathBuf;
@@ -9,35 +9,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use qemu::choice::AccelWish;
-use qemu::conformance::{Guest, Lab, Supplies, Watch};
-use qemu::oci;
-use qemu::private_dir::PrivateDir;
-use qemu::profile::Profile;
-use qemu::uvm::Uvm;
+pub use built::{built, kernel};
+
+use uvm::private_dir::PrivateDir;
+use uvm::Uvm;
+use uvm_conformance::{Guest, Lab, Supplies, Watch};
+use uvm_vm::choice::AccelWish;
+use uvm_vm::profile::Profile;
 
 /// For what takes long under emulation on a busy machine.
 pub const LONG: Duration = Duration::from_secs(180);
-
-/// A file named by a variable or built by `make`; `None` and a loud word when it is not there.
-pub fn built(variable: &str, name: &str) -> Option<PathBuf> {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
-    let path =
-        std::env::var_os(variable).map_or_else(|| root.join("out").join(name), PathBuf::from);
-    if path.exists() {
-        return Some(path);
-    }
-    eprintln!(
-        "SKIPPED: {} is not there (build it, or set {variable})",
-        path.display()
-    );
-    None
-}
-
-/// The kernel of the VM tests: `UVM_KERNEL` or `out/vmlinux`.
-pub fn kernel() -> Option<PathBuf> {
-    built("UVM_KERNEL", "vmlinux")
-}
 
 /// The initrd of the VM tests, one with a shell: `UVM_INITRD` or `out/initrd-debug.img`.
 pub fn initrd() -> Option<PathBuf> {
@@ -96,16 +77,16 @@ pub fn lab() -> Option<Lab> {
 }
 
 fn lab_with(change: impl FnOnce(&mut Profile)) -> Option<Lab> {
-    for tool in ["mke2fs", "debugfs", "busybox", qemu::vm::QEMU] {
-        if qemu::choice::program(tool).is_none() {
+    for tool in ["mke2fs", "debugfs", "busybox", uvm_vm::QEMU] {
+        if uvm_vm::choice::program(tool).is_none() {
             eprintln!("SKIPPED: {tool} is not there");
             return None;
         }
     }
     let mut profile = shipped_profile()?;
     change(&mut profile);
-    let cache = oci::Cache::open(Some(&layer_cache())).unwrap();
-    let image = oci::default_image(&cache).unwrap();
+    let cache = uvm_images::Cache::open(Some(&layer_cache())).unwrap();
+    let image = uvm_images::default_image(&cache).unwrap();
     let supplies = Supplies {
         profile,
         accel: AccelWish::default(),
@@ -145,7 +126,7 @@ pub fn run(options: &[&str], script: &str) -> Option<std::process::Output> {
 
 /// Whether a program is installed; it is said when not.
 pub fn has(program: &str) -> bool {
-    let there = qemu::choice::program(program).is_some();
+    let there = uvm_vm::choice::program(program).is_some();
     if !there {
         eprintln!("SKIPPED: {program} is not installed");
     }

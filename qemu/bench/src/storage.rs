@@ -1,0 +1,200 @@
+//! Disks and layers, mounted. A disk is timed from the moment at which QEMU has plugged it in, so
+//! that the kernel's own time until it tells of the disk is in the figure and in its floor.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::guest::{each, floor_rounds, LIMIT};
+use super::initrd::FLOOR;
+use super::{BenchError, Figure, Plan, Unit};
+use uvm::Uvm;
+use uvm_host::wire::Rpc;
+use uvm_host::{Disk, UVM_ID};
+use uvm_images::Cache;
+use uvm_vm::qmp::Place;
+
+const ONE: &str = "SCSI attach, request to mounted";
+const MANY: &str = "SCSI attach, 32 at once";
+const THERE: &str = "SCSI attach and detach, disk there";
+const LAYERS: [(&str, usize); 3] = [
+    ("overlay of 1 layer", 1),
+    ("overlay of 16 layers", 16),
+    ("overlay of 128 layers", 128),
+];
+pub const NAMES: [&str; 6] = [ONE, MANY, THERE, LAYERS[0].0, LAYERS[1].0, LAYERS[2].0];
+
+const DISKS: usize = 32;
+/// Turns within a round, of what is short.
+const TURNS: u32 = 10;
+/// The same of what takes long to take away again.
+const PLUGS: usize = 3;
+/// Where the floor mounts, and what layers stand on.
+const PLACE: &str = "/run/bench-storage";
+
+pub fn measure(
+    vm: &Uvm,
+    plan: &Plan,
+    dir: &Path,
+    doing: &mut impl FnMut(&str),
+) -> Result<Vec<Figure>, BenchError> {
+    let cache = Cache::open(Some(&dir.join("layers")))?;
+    let file = dir.join("disk.img");
+    cache.scratch(16 << 20, &file)?;
+    // The first disk, so its name is known.
+    let there = plug(vm, &file)?;
+    let layers = mount_layers(vm, dir, &cache)?;
+    let kernel = "the event of the disk and its mount, in a loop in the guest";
+    let mut one = Figure::new(ONE, Unit::Milliseconds).against(kernel, 1.5);
+    let mut many = Figure::new(MANY, Unit::Milliseconds).against(kernel, 1.5);
+    let mut again = Figure::new(THERE, Unit::Milliseconds);
+    again.against = "mkdir, mount, unmount and rmdir in the guest";
+    let mut overlays = LAYERS.map(|(name, _)| {
+        let mut figure = Figure::new(name, Unit::Milliseconds);
+        figure.against = "mkdir, fsopen, fsconfig and fsmount in the guest";
+        figure
+    });
+
+    for round in 1..=plan.rounds {
+        doing(&format!("disks, round {round} of {}", plan.rounds));
+        for _ in 0..PLUGS {
+            one.floor.push(arrive(vm, &file, 1)?);
+            one.samples.push(attach(vm, &file, 1)?);
+        }
+        if plan.wants(MANY) {
+            many.floor.push(arrive(vm, &file, DISKS)?);
+            many.samples.push(attach(vm, &file, DISKS)?);
+        }
+        let floor = floor_rounds(vm, &["mount"], TURNS, &["/dev/sda", PLACE])?;
+        again.floor.push(floor);
+        let started = Instant::now();
+        for _ in 0..TURNS {
+            vm.add_disk(&there)?;
+            vm.remove_disk(&there)?;
+        }
+        again.samples.push(each(started.elapsed(), TURNS));
+        doing(&format!("layers, round {round} of {}", plan.rounds));
+        for (figure, (_, count)) in overlays.iter_mut().zip(LAYERS) {
+            let count_word = count.to_string();
+            let (from, to) = (format!("{PLACE}-layers"), format!("{PLACE}-floor"));
+            let words = [count_word.as_str(), &from, &to];
+            figure
+                .floor
+                .push(floor_rounds(vm, &["overlay"], TURNS, &words)?);
+            let mut took = 0.0;
+            for _ in 0..TURNS {
+                took += overlay(vm, count)?;
+            }
+            figure.samples.push(took / f64::from(TURNS));
+        }
+    }
+    vm.unmount_disk(&layers)?;
+    let mut figures = vec![one, many, again];
+    figures.extend(overlays);
+    Ok(figures)
+}
+
+/// A formatted disk in its place.
+fn plug(vm: &Uvm, file: &Path) -> Result<Disk, BenchError> {
+    let place = vm.attach_disk(file, "raw", true)?;
+    Ok(Disk {
+        controller: place.controller,
+        lun: place.lun,
+        mount_path: format!("/run/mounts/scsi/bench{}", place.lun),
+        read_only: true,
+        ensure_filesystem: None,
+    })
+}
+
+/// Milliseconds until so many disks are mounted by the guest. Each is plugged in, then asked for,
+/// as hosts do.
+fn attach(vm: &Uvm, file: &Path, count: usize) -> Result<f64, BenchError> {
+    let (mut disks, mut pending, mut started) = (Vec::new(), Vec::new(), None);
+    for _ in 0..count {
+        let disk = plug(vm, file)?;
+        started.get_or_insert_with(Instant::now);
+        pending.push(send(vm, &disk)?);
+        disks.push(disk);
+    }
+    for mut answer in pending {
+        answer.wait(LIMIT)?;
+    }
+    let took = started.map_or(Duration::ZERO, |started| started.elapsed());
+    for disk in &disks {
+        vm.unmount_disk(disk)?;
+    }
+    Ok(each(took, 1))
+}
+
+/// The same by a program that knows nothing but the kernel's events.
+fn arrive(vm: &Uvm, file: &Path, count: usize) -> Result<f64, BenchError> {
+    let number = count.to_string();
+    let words = [FLOOR, "arrive", &number, PLACE];
+    let mut process = vm.external(&words).start()?;
+    let io = |e| BenchError::io("listening to the floor program")(e);
+    let stdout = process.stdio.stdout.take();
+    let stdout = stdout.ok_or_else(|| io(std::io::ErrorKind::NotConnected.into()))?;
+    stdout.set_read_timeout(Some(LIMIT)).map_err(io)?;
+    let mut lines = BufReader::new(stdout).lines();
+    let mut expect = |word: &str| match lines.next() {
+        Some(Ok(line)) if line == word => Ok(()),
+        Some(Err(error)) => Err(io(error)),
+        other => Err(BenchError::Floor {
+            words: words.join(" "),
+            code: 0,
+            said: format!("{other:?} instead of {word}"),
+        }),
+    };
+    expect("ready")?;
+    let (mut disks, mut started) = (Vec::new(), None);
+    for _ in 0..count {
+        disks.push(plug(vm, file)?);
+        started.get_or_insert_with(Instant::now);
+    }
+    expect("mounted")?;
+    let took = started.map_or(Duration::ZERO, |started| started.elapsed());
+    process.wait(LIMIT)?;
+    for disk in &disks {
+        vm.detach_disk(Place {
+            controller: disk.controller,
+            lun: disk.lun,
+        })?;
+    }
+    Ok(each(took, 1))
+}
+
+fn send(vm: &Uvm, disk: &Disk) -> Result<uvm_host::Pending, BenchError> {
+    let settings = json!({"MountPath": disk.mount_path, "Lun": disk.lun, "ReadOnly": true,
+        "Controller": disk.controller});
+    let body = json!({"Request": {
+        "ResourceType": "MappedVirtualDisk", "RequestType": "Add", "Settings": settings}});
+    Ok(vm.send(Rpc::ModifySettings, UVM_ID, body)?)
+}
+
+/// Milliseconds from the request to the answer, read-write.
+fn overlay(vm: &Uvm, count: usize) -> Result<f64, BenchError> {
+    let (root, scratch) = (format!("{PLACE}-root"), format!("{PLACE}-scratch"));
+    let layers: Vec<String> = (0..count)
+        .map(|index| format!("{PLACE}-layers/{index}"))
+        .collect();
+    let started = Instant::now();
+    vm.combine_layers("bench", &root, &layers, Some(&scratch))?;
+    let took = each(started.elapsed(), 1);
+    vm.remove_layers(&root)?;
+    Ok(took)
+}
+
+/// A disk with as many directories as there are layers: to the guest they are the same.
+fn mount_layers(vm: &Uvm, dir: &Path, cache: &Cache) -> Result<Disk, BenchError> {
+    let root = dir.join("many");
+    let most = LAYERS[LAYERS.len() - 1].1;
+    let made =
+        (0..most).try_for_each(|index| std::fs::create_dir_all(root.join(index.to_string())));
+    made.map_err(BenchError::io("making directories"))?;
+    let image = uvm_images::load(&root, cache)?;
+    let layer = image.layers.last();
+    let layer = layer.ok_or_else(|| BenchError::Files("the image has no layer".into()))?;
+    Ok(vm.mount_disk(&layer.path, true, &format!("{PLACE}-layers"))?)
+}

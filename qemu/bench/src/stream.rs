@@ -1,0 +1,87 @@
+//! Throughput from the guest to the host.
+
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+use std::time::Instant;
+
+use super::guest::LIMIT;
+use super::initrd::FLOOR;
+use super::{BenchError, Figure, Unit};
+use uvm::Uvm;
+use uvm_host::{HostError, Launch};
+
+const STDOUT: &str = "stdout of a process of the UVM";
+pub const NAMES: [&str; 1] = [STDOUT];
+pub const BYTES: u64 = 32 << 20;
+pub const AGAINST: &str = "write loop on a vsock connection";
+
+pub fn measure(vm: &Uvm, rounds: u32, doing: &mut impl FnMut(&str)) -> Result<Figure, BenchError> {
+    let mut figure = Figure::new(STDOUT, Unit::MebibytesPerSecond).against(AGAINST, 0.8);
+    let count = BYTES.to_string();
+    for round in 1..=rounds {
+        doing(&format!("stdout of a process, round {round} of {rounds}"));
+        figure.floor.push(floor(vm)?);
+        figure
+            .samples
+            .push(stdout_of(vm.external(&[FLOOR, "fill", &count]))?);
+    }
+    Ok(figure)
+}
+
+/// The floor of every stream: MiB/s of a bare write loop.
+pub fn floor(vm: &Uvm) -> Result<f64, BenchError> {
+    let host = vm.host();
+    let port = host.open_stream()?;
+    let (number, count) = (port.to_string(), BYTES.to_string());
+    let words = [FLOOR, "write", &number, &count];
+    let mut process = vm.external(&words).without_stdout().start()?;
+    let rate = drain(host.take_stream(port, LIMIT)?)?;
+    ended(process.wait(LIMIT)?)?;
+    Ok(rate)
+}
+
+/// MiB/s of a process that fills its stdout.
+pub fn stdout_of(launch: Launch) -> Result<f64, BenchError> {
+    let mut process = launch.without_stderr().start()?;
+    let stdout = process.stdio.stdout.take();
+    let stdout = stdout.ok_or_else(|| HostError::Unusable {
+        doing: "measuring stdout".into(),
+        detail: "the process has none".into(),
+    })?;
+    let rate = drain(stdout)?;
+    ended(process.wait(LIMIT)?)?;
+    Ok(rate)
+}
+
+fn ended(code: u32) -> Result<(), BenchError> {
+    if code == 0 {
+        return Ok(());
+    }
+    Err(BenchError::Floor {
+        words: "writing".into(),
+        code,
+        said: String::new(),
+    })
+}
+
+/// Reads to the end; MiB/s from the first byte on. Every byte must come.
+fn drain(mut from: UnixStream) -> Result<f64, BenchError> {
+    let io = |e| BenchError::io("reading a stream of the guest")(e);
+    from.set_read_timeout(Some(LIMIT)).map_err(io)?;
+    let mut buffer = vec![0; 256 << 10];
+    let mut got = from.read(&mut buffer).map_err(io)? as u64;
+    let first = got;
+    let started = Instant::now();
+    loop {
+        match from.read(&mut buffer).map_err(io)? {
+            0 => break,
+            more => got += more as u64,
+        }
+    }
+    let taken = started.elapsed();
+    if got != BYTES {
+        let lost = std::io::Error::other(format!("{got} of {BYTES} bytes came"));
+        return Err(io(lost));
+    }
+    Ok((got - first) as f64 / f64::from(1 << 20) / taken.as_secs_f64())
+}

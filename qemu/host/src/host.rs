@@ -1,0 +1,376 @@
+//! The handle on the host side of one guest: its ports, its log, its end.
+
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crate::bridge;
+use crate::end::{End, HostError};
+use crate::log::{read_all, Record};
+use crate::ports::{Ports, Transport};
+use crate::state::{Shared, Tail};
+use crate::trace::Recorder;
+
+/// The well-known ports (protocol.md 1.1).
+pub const ENTROPY_PORT: u32 = 1;
+pub const LOG_PORT: u32 = 109;
+pub const BRIDGE_PORT: u32 = 0x4000_0000;
+const FIRST_STDIO_PORT: u32 = 0x4000_0001;
+/// What the guest gets at the entropy port.
+const ENTROPY_BYTES: usize = 512;
+/// A guest that takes no bridge bytes for this long is stuck.
+const WRITE_LIMIT: Duration = Duration::from_secs(120);
+
+/// Gets each log record of the guest, on the thread that reads them.
+pub type LogSink = Box<dyn FnMut(&Record) + Send>;
+
+pub struct HostConfig {
+    pub transport: Transport,
+    /// End the run where a real host drops the bridge.
+    pub strict: bool,
+    pub log_sink: Option<LogSink>,
+    /// How long the entropy connection stays open behind its bytes; a real host closes at once.
+    pub entropy_hold: Duration,
+    /// Notes requests, and what the guest's log says of its work.
+    pub trace: Recorder,
+}
+
+/// When the guest's connections came, from the start of the listeners.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Connected {
+    /// When the listeners were there.
+    pub started: Instant,
+    pub entropy: Option<Duration>,
+    pub log: Option<Duration>,
+    pub bridge: Duration,
+}
+
+/// A handle on the host side of one guest.
+#[derive(Clone)]
+pub struct Host(Arc<Inner>);
+
+struct Inner {
+    shared: Shared,
+    strict: bool,
+    ports: Ports,
+    writer: Arc<Mutex<()>>,
+    next_port: AtomicU32,
+    started: Instant,
+}
+
+impl Host {
+    /// Opens the entropy, log and bridge ports. The guest may dial as soon as this returns.
+    pub fn listen(config: HostConfig) -> Result<Self, HostError> {
+        let HostConfig {
+            transport,
+            strict,
+            log_sink,
+            entropy_hold,
+            trace,
+        } = config;
+        let doing = match &transport {
+            Transport::Unix(base) => format!("listening at {}_PORT", base.display()),
+            Transport::Vsock => "listening on the kernel's vsock".to_owned(),
+        };
+        let io = |e| HostError::Io {
+            doing: doing.clone(),
+            source: e,
+        };
+        let shared = Shared::default();
+        shared.update(|state| state.trace = trace);
+        let ports = Ports::new(transport).map_err(io)?;
+
+        let to = shared.clone();
+        let taker = move |stream| {
+            // On the accepting thread a hold would keep the other ports waiting.
+            reader("entropy", move || give_entropy(&to, stream, entropy_hold));
+        };
+        ports.open(ENTROPY_PORT, Box::new(taker)).map_err(io)?;
+
+        let to = shared.clone();
+        let taker = move |stream| {
+            to.update(|state| state.log_at = Some(Instant::now()));
+            reader("log", move || read_log(&to, stream, log_sink, strict));
+        };
+        ports.open(LOG_PORT, Box::new(taker)).map_err(io)?;
+
+        open_bridge(&ports, &shared, strict).map_err(io)?;
+
+        Ok(Self(Arc::new(Inner {
+            shared,
+            strict,
+            ports,
+            writer: Arc::default(),
+            next_port: AtomicU32::new(FIRST_STDIO_PORT),
+            started: Instant::now(),
+        })))
+    }
+
+    /// Waits for the bridge. Entropy and log come on their own and may be left out by a guest
+    /// whose boot line does not ask for them.
+    pub fn wait_connected(&self, limit: Duration) -> Result<Connected, HostError> {
+        let started = self.0.started;
+        let since = |at: Instant| at.saturating_duration_since(started);
+        self.shared().wait(
+            "waiting for the guest to dial the bridge port",
+            limit,
+            |state| {
+                Some(Connected {
+                    started,
+                    entropy: state.entropy_at.map(since),
+                    log: state.log_at.map(since),
+                    bridge: since(state.bridge_at?),
+                })
+            },
+        )
+    }
+
+    /// Ends the run from outside: QEMU's exit, a panic on the console, the tool's own end.
+    pub fn end(&self, end: End) {
+        self.shared().end(end);
+    }
+
+    /// `end` for a thread that must not keep the host alive.
+    pub fn ender(&self) -> impl Fn(End) + Send + Sync + 'static {
+        let shared = self.shared().clone();
+        move |end| shared.end(end)
+    }
+
+    /// Why the run ended, if it did.
+    pub fn ended(&self) -> Option<End> {
+        self.shared().lock().end.clone()
+    }
+
+    /// Waits for the end of the run.
+    pub fn wait_end(&self, limit: Duration) -> Result<End, HostError> {
+        self.shared()
+            .wait("waiting for the end of the VM", limit, |state| {
+                state.end.clone()
+            })
+    }
+
+    /// The last records of the guest's log.
+    pub fn log_records(&self) -> Vec<Record> {
+        self.shared().lock().records.iter().cloned().collect()
+    }
+
+    /// The records of the guest's log from number `from` on, the first ever being 0; waits for one
+    /// if there is none yet.
+    pub fn wait_log_from(&self, from: u64, limit: Duration) -> Tail {
+        let waited = self
+            .shared()
+            .wait("waiting for log records", limit, |state| {
+                Some(state.tail(from)).filter(|tail| !tail.records.is_empty())
+            });
+        // Nothing came in time, or nothing comes any more.
+        waited.unwrap_or_else(|_| self.shared().lock().tail(from))
+    }
+
+    /// Whether the VM has ended and all of its log is here.
+    pub fn log_is_over(&self) -> bool {
+        let state = self.shared().lock();
+        state.end.is_some() && (state.log_closed || state.log_at.is_none())
+    }
+
+    /// The containers that were created and have not been reported to be at their end.
+    pub fn containers(&self) -> Vec<String> {
+        let state = self.shared().lock();
+        let running = state.containers.iter().filter(|(_, end)| end.is_none());
+        let mut ids: Vec<String> = running.map(|(id, _)| id.clone()).collect();
+        ids.sort();
+        ids
+    }
+
+    /// Waits for a log record.
+    pub fn wait_log(
+        &self,
+        limit: Duration,
+        mut wanted: impl FnMut(&Record) -> bool,
+    ) -> Result<Record, HostError> {
+        self.shared()
+            .wait("waiting for a log record", limit, |state| {
+                state.records.iter().find(|record| wanted(record)).cloned()
+            })
+    }
+
+    /// Breaches met with strict mode off.
+    pub fn tolerated(&self) -> Vec<String> {
+        self.shared().lock().tolerated.clone()
+    }
+
+    /// Says that the guest may go: from now on a closed bridge is no breach.
+    pub fn let_go(&self) {
+        self.shared().update(|state| state.leaving = true);
+    }
+
+    /// Closes the bridge, as a host does that gives up on its guest.
+    pub fn close_bridge(&self) {
+        let bridge = self.shared().update(|state| {
+            state.leaving = true;
+            state.bridge.take()
+        });
+        if let Some(stream) = bridge {
+            // It may be gone already, which is what is wanted.
+            drop(stream.shutdown(std::net::Shutdown::Both));
+        }
+    }
+
+    /// Drops the bridge, as a host does that is restarted while its VM lives on. Requests on
+    /// their way stay outstanding: a guest may answer them on the next bridge (protocol.md 12.1).
+    /// The guest's dials are refused until [`Self::accept_bridge`].
+    pub fn drop_bridge(&self) {
+        let bridge = self.shared().update(|state| {
+            state.bridge_number += 1;
+            state.bridge.take()
+        });
+        if let Some(stream) = bridge {
+            // It may be gone already, which is what is wanted.
+            drop(stream.shutdown(std::net::Shutdown::Both));
+        }
+    }
+
+    /// Listens for the next bridge, and waits for the guest to dial it.
+    pub fn accept_bridge(&self, limit: Duration) -> Result<(), HostError> {
+        open_bridge(&self.0.ports, self.shared(), self.0.strict)
+            .map_err(HostError::io("listening on the bridge port again"))?;
+        let doing = "waiting for the guest to dial the bridge port again";
+        self.shared()
+            .wait(doing, limit, |state| state.bridge.is_some().then_some(()))
+    }
+
+    /// Listens on a port of the host for one connection, which `taker` gets on the accepting
+    /// thread: it must not block. A port that is open already is an error.
+    pub fn on_dial(
+        &self,
+        port: u32,
+        taker: impl FnOnce(UnixStream) + Send + 'static,
+    ) -> Result<(), HostError> {
+        let opened = self.0.ports.open(port, Box::new(taker));
+        opened.map_err(HostError::io(format!("listening on port {port}")))
+    }
+
+    /// Listens no more; no-op when the connection came.
+    pub fn off_dial(&self, port: u32) {
+        self.0.ports.close(port);
+    }
+
+    /// Who takes notes of this guest.
+    pub fn trace(&self) -> Recorder {
+        self.shared().lock().trace.clone()
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.0.shared
+    }
+
+    /// Held by who writes to the bridge: frames must not mix.
+    pub(crate) fn writer(&self) -> &Arc<Mutex<()>> {
+        &self.0.writer
+    }
+
+    /// Listens on a fresh stdio port, for a request that names it.
+    pub fn open_stream(&self) -> Result<u32, HostError> {
+        let port = self.0.next_port.fetch_add(1, Ordering::Relaxed);
+        let to = self.shared().clone();
+        let taker = move |stream| {
+            to.update(|state| state.streams.insert(port, stream));
+        };
+        let doing = format!("listening on stdio port {port:#x}");
+        self.0
+            .ports
+            .open(port, Box::new(taker))
+            .map_err(HostError::io(doing))?;
+        Ok(port)
+    }
+
+    /// Waits for the connection to a stdio port, and takes it.
+    pub fn take_stream(&self, port: u32, limit: Duration) -> Result<UnixStream, HostError> {
+        let doing =
+            format!("the guest reported success; waiting for its dial to stdio port {port:#x}");
+        self.shared()
+            .wait(&doing, limit, |state| state.streams.remove(&port))
+    }
+
+    /// Whether the guest has dialled a stdio port whose connection nobody has taken.
+    pub fn has_stream(&self, port: u32) -> bool {
+        self.shared().lock().streams.contains_key(&port)
+    }
+
+    /// Listens no more at a stdio port, and drops the connection that nobody has taken.
+    pub fn close_stream(&self, port: u32) {
+        self.0.ports.close(port);
+        self.shared()
+            .update(|state| drop(state.streams.remove(&port)));
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Readers hold the state, not the handle: the end lets nobody wait for nothing.
+        self.shared.end(End::Stopped);
+        if let Some(stream) = self.shared.update(|state| state.bridge.take()) {
+            drop(stream.shutdown(std::net::Shutdown::Both));
+        }
+    }
+}
+
+/// Listens for one connection of the bridge.
+fn open_bridge(ports: &Ports, shared: &Shared, strict: bool) -> std::io::Result<()> {
+    let to = shared.clone();
+    let taker = move |stream: UnixStream| {
+        let read = stream
+            .set_write_timeout(Some(WRITE_LIMIT))
+            .and_then(|()| stream.try_clone());
+        let Ok(read) = read else {
+            return to.end(End::BridgeClosed);
+        };
+        let number = to.update(|state| {
+            state.bridge_at = Some(Instant::now());
+            state.bridge = Some(Arc::new(stream));
+            state.bridge_number
+        });
+        reader("bridge", move || bridge::read(&to, read, number, strict));
+    };
+    ports.open(BRIDGE_PORT, Box::new(taker))
+}
+
+fn reader(name: &str, run: impl FnOnce() + Send + 'static) {
+    // Detached: it ends with its stream, which ends with the VM.
+    if let Err(e) = std::thread::Builder::new().name(name.into()).spawn(run) {
+        log::error!("no thread for the {name} channel: {e}");
+    }
+}
+
+fn give_entropy(shared: &Shared, mut stream: UnixStream, hold: Duration) {
+    let mut bytes = [0; ENTROPY_BYTES];
+    let given = std::fs::File::open("/dev/urandom")
+        .and_then(|mut source| source.read_exact(&mut bytes))
+        // A socket buffer takes that much at once.
+        .and_then(|()| std::io::Write::write_all(&mut stream, &bytes));
+    if let Err(e) = given {
+        log::warn!("the entropy channel failed: {e}");
+    }
+    std::thread::sleep(hold);
+    // Before the connection closes, which is what the guest waits for.
+    shared.update(|state| state.entropy_at = Some(Instant::now()));
+}
+
+fn read_log(shared: &Shared, stream: UnixStream, mut sink: Option<LogSink>, strict: bool) {
+    let outcome = read_all(stream, |record| {
+        if let Some(sink) = &mut sink {
+            sink(&record);
+        }
+        shared.keep(record);
+    });
+    shared.update(|state| state.log_closed = true);
+    if let Err(bad) = outcome {
+        let violation = format!("the log channel (port 109) carries what is not a record: {bad}");
+        if strict {
+            shared.end(End::Violation(violation));
+        } else {
+            shared.update(|state| state.tolerated.push(violation));
+        }
+    }
+}

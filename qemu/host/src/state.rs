@@ -1,0 +1,235 @@
+//! What the host knows of one guest, under one lock. Threads that read sockets put facts in;
+//! callers wait here, each with a deadline, and all of them learn of the end at once.
+
+use std::collections::{HashMap, VecDeque};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value};
+
+use crate::end::{End, HostError};
+use crate::log::Record;
+use crate::trace::{Recorder, SpanId};
+
+/// Log records kept for reports.
+const KEPT_RECORDS: usize = 1000;
+
+/// An answer as it came.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// The type of its frame.
+    pub message: u32,
+    pub payload: Vec<u8>,
+    /// The payload read as a host reads it: known members by their canonical names, no nulls.
+    pub members: Map<String, Value>,
+}
+
+impl Answer {
+    /// `Result` as the HRESULT it stands for; 0 is success. `u32::MAX` when it has none.
+    pub fn code(&self) -> u32 {
+        let result = self.members.get("Result").and_then(Value::as_i64);
+        // Strict mode has seen that it fits.
+        result.map_or(u32::MAX, |code| code as u32)
+    }
+
+    /// The payload as text, for a report.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.payload).into_owned()
+    }
+
+    /// `ActivityId`, if the answer has one.
+    pub fn activity(&self) -> Option<&str> {
+        self.members.get("ActivityId").and_then(Value::as_str)
+    }
+}
+
+pub(crate) struct Call {
+    pub message: u32,
+    /// Its span in the timeline.
+    pub span: Option<SpanId>,
+    pub answer: Option<Answer>,
+    /// Nobody will fetch the answer; it is dropped when it comes.
+    pub forgotten: bool,
+}
+
+/// An exit notification as it came.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Notification {
+    pub container: String,
+    pub members: Map<String, Value>,
+    pub at: Instant,
+}
+
+#[derive(Default)]
+pub(crate) struct State {
+    pub end: Option<End>,
+    pub calls: HashMap<u64, Call>,
+    pub next_call: u64,
+    /// Containers of this bridge, and the notification each had.
+    pub containers: HashMap<String, Option<Notification>>,
+    pub streams: HashMap<u32, UnixStream>,
+    pub entropy_at: Option<Instant>,
+    pub log_at: Option<Instant>,
+    pub bridge_at: Option<Instant>,
+    pub bridge: Option<Arc<UnixStream>>,
+    /// Counts the bridges that this side has dropped.
+    pub bridge_number: u32,
+    /// The guest was told to power off: the bridge may go away.
+    pub leaving: bool,
+    /// Violations met with strict mode off.
+    pub tolerated: Vec<String>,
+    pub records: VecDeque<Record>,
+    /// Records that made place for others.
+    pub dropped_records: u64,
+    /// No record comes any more.
+    pub log_closed: bool,
+    /// Takes notes for a timeline.
+    pub trace: Recorder,
+}
+
+/// The last records of the guest's log, from a number on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tail {
+    pub records: Vec<Record>,
+    /// The number of the record that comes next.
+    pub next: u64,
+    /// Records from that number on that are kept no more.
+    pub missed: u64,
+}
+
+impl State {
+    pub fn tail(&self, from: u64) -> Tail {
+        let missed = self.dropped_records.saturating_sub(from);
+        let skipped = from.saturating_sub(self.dropped_records);
+        let skipped = usize::try_from(skipped).unwrap_or(usize::MAX);
+        Tail {
+            records: self.records.iter().skip(skipped).cloned().collect(),
+            next: self.dropped_records + self.records.len() as u64,
+            missed,
+        }
+    }
+}
+
+#[derive(Clone, Default)]
+pub(crate) struct Shared(Arc<(Mutex<State>, Condvar)>);
+
+impl Shared {
+    pub fn lock(&self) -> MutexGuard<'_, State> {
+        // The state is plain data, whole after every statement: a panic elsewhere cannot tear it.
+        self.0 .0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn update<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let result = change(&mut self.lock());
+        self.0 .1.notify_all();
+        result
+    }
+
+    /// Ends the run unless something else did before.
+    pub fn end(&self, end: End) {
+        self.update(|state| {
+            state.end.get_or_insert(end);
+        });
+    }
+
+    pub fn keep(&self, record: Record) {
+        self.update(|state| {
+            state.trace.guest_record(&record);
+            if state.records.len() == KEPT_RECORDS {
+                state.records.pop_front();
+                state.dropped_records += 1;
+            }
+            state.records.push_back(record);
+        });
+    }
+
+    /// Waits until `ready` gives something. Facts that are there count even after the end.
+    pub fn wait<T>(
+        &self,
+        doing: &str,
+        limit: Duration,
+        mut ready: impl FnMut(&mut State) -> Option<T>,
+    ) -> Result<T, HostError> {
+        let deadline = Instant::now() + limit;
+        let mut state = self.lock();
+        loop {
+            if let Some(found) = ready(&mut state) {
+                return Ok(found);
+            }
+            let doing = || doing.to_owned();
+            if let Some(end) = state.end.clone() {
+                return Err(HostError::Ended {
+                    doing: doing(),
+                    end,
+                });
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(HostError::Timeout {
+                    doing: doing(),
+                    after: limit,
+                });
+            }
+            state = match self.0 .1.wait_timeout(state, left) {
+                Ok((guard, _)) => guard,
+                Err(poisoned) => poisoned.into_inner().0,
+            };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::Level;
+    use std::sync::mpsc;
+
+    fn record(message: String) -> Record {
+        Record {
+            level: Level::Info,
+            time: String::new(),
+            message,
+            complete: false,
+            fields: Map::new(),
+        }
+    }
+
+    #[test]
+    fn a_reader_of_the_log_learns_what_it_missed() {
+        let shared = Shared::default();
+        for number in 0..KEPT_RECORDS + 5 {
+            shared.keep(record(number.to_string()));
+        }
+        let first = |from: u64| {
+            let tail = shared.lock().tail(from);
+            assert_eq!(tail.next, KEPT_RECORDS as u64 + 5);
+            let first = tail.records.first().map(|r| r.message.clone());
+            (first, tail.missed)
+        };
+        assert_eq!(first(0), (Some("5".into()), 5));
+        assert_eq!(first(3), (Some("5".into()), 2));
+        assert_eq!(first(7), (Some("7".into()), 0));
+        assert_eq!(first(KEPT_RECORDS as u64 + 5), (None, 0));
+    }
+
+    #[test]
+    fn a_log_record_wakes_who_waits_for_it() {
+        let shared = Shared::default();
+        let (looked, first) = mpsc::channel();
+        let waiter = shared.clone();
+        let limit = Duration::from_secs(60);
+        let begun = Instant::now();
+        let waiting = std::thread::spawn(move || {
+            waiter.wait("waiting", limit, |state| {
+                looked.send(()).unwrap();
+                state.records.front().map(|r| r.message.clone())
+            })
+        });
+        // It has looked in vain, and holds the lock until it sleeps.
+        first.recv().unwrap();
+        shared.keep(record("here".into()));
+        assert_eq!(waiting.join().unwrap().unwrap(), "here");
+        assert!(begun.elapsed() < limit / 2);
+    }
+}

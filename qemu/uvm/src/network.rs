@@ -1,0 +1,37 @@
+//! What a Windows host would send for an adapter of the VM's network (protocol.md 7.8), except that
+//! the adapter is known by its MAC address where there is no VMBus.
+
+use serde_json::{json, Value};
+use uvm_vm::network::{Nic, HOST, HOST_V6, NAME_SERVER};
+
+/// Settings without any address.
+pub fn bare(nic: Nic, namespace: &str) -> Value {
+    json!({
+        "NamespaceID": namespace,
+        "ID": nic.id(),
+        "MacAddress": nic.mac().replace(':', "-").to_uppercase(),
+    })
+}
+
+/// Settings with addresses of both families, gateways and the name server.
+pub fn settings(nic: Nic, namespace: &str) -> Value {
+    let mut settings = bare(nic, namespace);
+    let more = json!({
+        "IPAddress": nic.ipv4().to_string(),
+        "PrefixLength": 24,
+        "GatewayAddress": HOST.to_string(),
+        "IPv6Address": nic.ipv6().to_string(),
+        "IPv6PrefixLength": 64,
+        "IPv6GatewayAddress": HOST_V6.to_string(),
+        "DNSServerList": NAME_SERVER.to_string(),
+    });
+    for (name, value) in more.as_object().into_iter().flatten() {
+        settings[name] = value.clone();
+    }
+    settings
+}
+
+/// Names the network namespace of a container in its spec.
+pub fn join(spec: &mut Value, namespace: &str) {
+    spec["windows"] = json!({"network": {"networkNamespace": namespace}});
+}

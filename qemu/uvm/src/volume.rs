@@ -1,0 +1,162 @@
+//! What a container gets beside its root file system: directories and disk images of this
+//! machine, attached to the VM and bound into the container by its spec.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{json, Value};
+
+use crate::attachment::{AttachError, Attachment};
+use crate::Uvm;
+
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    #[error("{text:?} is not of the form {form}")]
+    Form { text: String, form: &'static str },
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+}
+
+/// One thing for a container, as the command line names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    source: Source,
+    /// Its place in the container.
+    target: String,
+    read_only: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Source {
+    /// A directory, or a file in one.
+    Share(PathBuf),
+    /// A disk image.
+    Disk(PathBuf),
+}
+
+impl Volume {
+    /// `HOST:CONTAINER[:ro]`
+    pub fn share(text: &str) -> Result<Self, VolumeError> {
+        Self::parse(text, "HOST:CONTAINER[:ro]", Source::Share)
+    }
+
+    /// `FILE:PATH[:ro]`
+    pub fn disk(text: &str) -> Result<Self, VolumeError> {
+        Self::parse(text, "FILE:PATH[:ro]", Source::Disk)
+    }
+
+    /// The file or directory of this machine.
+    pub fn source(&self) -> &Path {
+        match &self.source {
+            Source::Share(path) | Source::Disk(path) => path,
+        }
+    }
+
+    pub fn target(&self) -> &str {
+        &self.target
+    }
+
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    fn parse(
+        text: &str,
+        form: &'static str,
+        source: impl FnOnce(PathBuf) -> Source,
+    ) -> Result<Self, VolumeError> {
+        let (rest, read_only) = match text.strip_suffix(":ro") {
+            Some(rest) => (rest, true),
+            None => (text.strip_suffix(":rw").unwrap_or(text), false),
+        };
+        match rest.rsplit_once(':') {
+            Some((from, target)) if !from.is_empty() && target.starts_with('/') => Ok(Self {
+                source: source(from.into()),
+                target: target.to_owned(),
+                read_only,
+            }),
+            _ => Err(VolumeError::Form {
+                text: text.to_owned(),
+                form,
+            }),
+        }
+    }
+}
+
+/// A volume in the VM.
+pub struct Mounted {
+    /// For the container's spec.
+    pub mount: Value,
+    attachment: Attachment,
+}
+
+impl Mounted {
+    /// Gives the VM the volume with this number of container `id`.
+    pub fn new(vm: &Uvm, id: &str, number: usize, volume: &Volume) -> Result<Self, VolumeError> {
+        // As hosts place them.
+        let path = format!("/run/gcs/c/{id}/mounts/m{number}");
+        let (attachment, inside) = match &volume.source {
+            Source::Share(host) => {
+                let (directory, file) = resolve(host)?;
+                let share = Attachment::share(vm, &directory, &path, volume.read_only)?;
+                (
+                    share,
+                    file.map_or(path.clone(), |file| format!("{path}/{file}")),
+                )
+            }
+            Source::Disk(file) => {
+                let disk = Attachment::disk(vm, file, &path, volume.read_only)?;
+                (disk, path)
+            }
+        };
+        let access = if volume.read_only { "ro" } else { "rw" };
+        Ok(Self {
+            mount: json!({"destination": volume.target, "type": "none", "source": inside,
+                "options": ["rbind", access]}),
+            attachment,
+        })
+    }
+
+    /// Takes it away again; the container must be gone.
+    pub fn remove(mut self, vm: &Uvm) -> Result<(), VolumeError> {
+        Ok(self.attachment.remove(vm)?)
+    }
+}
+
+/// The directory to be shared, and the file in it if it is one that is wanted.
+fn resolve(host: &Path) -> Result<(PathBuf, Option<String>), AttachError> {
+    let failed = |source| AttachError::Source {
+        path: host.display().to_string(),
+        source,
+    };
+    let path = host.canonicalize().map_err(failed)?;
+    if path.is_dir() {
+        return Ok((path, None));
+    }
+    let file = path
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned());
+    let directory = path.parent().unwrap_or(Path::new("/")).to_owned();
+    Ok((directory, file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn command_lines_name_volumes() {
+        let share = |text| Volume::share(text).map(|v| (v.source, v.target, v.read_only));
+        let path = |path: &str| Source::Share(path.into());
+        assert_eq!(share("/a:/b").unwrap(), (path("/a"), "/b".into(), false));
+        assert_eq!(share("a:/b:ro").unwrap(), (path("a"), "/b".into(), true));
+        assert_eq!(
+            share("/a:b:/c:rw").unwrap(),
+            (path("/a:b"), "/c".into(), false)
+        );
+        for wrong in ["", "/a", "/a:", "/a:b", ":/b", "/a:ro", ":ro"] {
+            assert!(share(wrong).is_err(), "{wrong}");
+        }
+        let disk = Volume::disk("x.vhdx:/data:ro").unwrap();
+        assert_eq!(disk.source, Source::Disk("x.vhdx".into()));
+    }
+}

@@ -1,0 +1,181 @@
+//! What this machine offers: the accelerator and the vsock, each with the reason for the choice.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::profile::{Accel, Profile, VsockWire, VsockWish};
+use crate::vm::{Vm, VmEnd};
+
+pub const KVM: &str = "/dev/kvm";
+pub const VHOST_VSOCK: &str = "/dev/vhost-vsock";
+/// A kernel without a root file system comes to its panic in a second or two.
+const PROBE_LIMIT: Duration = Duration::from_secs(20);
+
+/// Which accelerator is wanted. TCG is the default: it works everywhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum AccelWish {
+    /// KVM if a kernel boots on it, else TCG.
+    Auto,
+    Kvm,
+    #[default]
+    Tcg,
+}
+
+/// A choice and why it was made, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice<T> {
+    pub chosen: T,
+    pub why: String,
+}
+
+fn chose<T>(chosen: T, why: impl Into<String>) -> Choice<T> {
+    Choice {
+        chosen,
+        why: why.into(),
+    }
+}
+
+/// Chooses the accelerator. `Auto` boots `kernel` on KVM: that the node is there, and even that
+/// it opens, does not mean that a kernel runs on it.
+pub fn accel(wish: AccelWish, kernel: &Path) -> Choice<Accel> {
+    accel_with(wish, || openable(KVM), || probe_kvm(kernel))
+}
+
+fn accel_with(
+    wish: AccelWish,
+    open: impl FnOnce() -> io::Result<()>,
+    probe: impl FnOnce() -> Result<(), String>,
+) -> Choice<Accel> {
+    match wish {
+        AccelWish::Tcg => chose(Accel::Tcg, "as asked for"),
+        AccelWish::Kvm => chose(Accel::Kvm, "as asked for, unproved"),
+        AccelWish::Auto => match open() {
+            Err(e) => chose(Accel::Tcg, format!("{KVM}: {e}")),
+            Ok(()) => match probe() {
+                Ok(()) => chose(Accel::Kvm, "a kernel boots on it"),
+                Err(e) => chose(Accel::Tcg, format!("a kernel does not boot with KVM: {e}")),
+            },
+        },
+    }
+}
+
+/// Boots the kernel on KVM without an initrd: it must come as far as its own panic.
+fn probe_kvm(kernel: &Path) -> Result<(), String> {
+    let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let log = dir.path().join("console.log");
+    let profile = Profile::new(kernel, None);
+    let vm = Vm::start(&profile, Accel::Kvm, VsockWire::None, &log, |_| {})
+        .map_err(|e| e.to_string())?;
+    match vm.wait(PROBE_LIMIT) {
+        Ok(VmEnd::Panic(text)) if text.contains("VFS") => Ok(()),
+        Ok(end) => Err(end.to_string()),
+        Err(_) => Err(format!("nothing happened in {PROBE_LIMIT:?}")),
+    }
+}
+
+/// What carries the vsock of one VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VsockKind {
+    None,
+    Device,
+    Kernel,
+}
+
+pub fn vsock(wish: VsockWish) -> Choice<VsockKind> {
+    vsock_with(wish, || openable(VHOST_VSOCK))
+}
+
+fn vsock_with(wish: VsockWish, open: impl FnOnce() -> io::Result<()>) -> Choice<VsockKind> {
+    match wish {
+        VsockWish::None => chose(VsockKind::None, "as asked for"),
+        VsockWish::Device => chose(VsockKind::Device, "as asked for"),
+        VsockWish::Kernel => chose(VsockKind::Kernel, "as asked for"),
+        VsockWish::Auto => match open() {
+            Ok(()) => chose(
+                VsockKind::Kernel,
+                format!("{VHOST_VSOCK} is there and opens"),
+            ),
+            Err(e) => chose(VsockKind::Device, format!("{VHOST_VSOCK}: {e}")),
+        },
+    }
+}
+
+fn openable(path: &str) -> io::Result<()> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .map(drop)
+}
+
+/// The kHz of this machine's time stamp counter, for a microvm.
+pub fn tsc_khz() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix("cpu MHz")?.split(':').nth(1))?;
+    let mhz: f64 = value.trim().parse().ok()?;
+    // A frequency is positive and far below 2^53 Hz.
+    Some((mhz * 1000.0).round() as u64)
+}
+
+/// Looks a program up in PATH.
+pub fn program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    // Also where e2fsprogs are, which an ordinary user's PATH leaves out.
+    let more = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    std::env::split_paths(&path)
+        .chain(more)
+        .map(|dir| dir.join(name))
+        .find(|file| {
+            use std::os::unix::fs::PermissionsExt;
+            file.metadata()
+                .is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn denied() -> io::Result<()> {
+        Err(io::ErrorKind::PermissionDenied.into())
+    }
+
+    #[test]
+    fn a_kvm_that_opens_is_still_put_to_the_proof() {
+        let never = || panic!("must not be looked at");
+        let auto = |open: fn() -> io::Result<()>, probe: Result<(), String>| {
+            accel_with(AccelWish::Auto, open, || probe)
+        };
+        assert_eq!(auto(|| Ok(()), Ok(())).chosen, Accel::Kvm);
+        let hangs = auto(|| Ok(()), Err("nothing happened".into()));
+        assert_eq!(hangs.chosen, Accel::Tcg);
+        assert!(hangs.why.contains("nothing happened"));
+        let closed = accel_with(AccelWish::Auto, denied, never);
+        assert_eq!(closed.chosen, Accel::Tcg);
+        assert!(closed.why.starts_with("/dev/kvm: "), "{}", closed.why);
+        assert_eq!(
+            accel_with(AccelWish::Tcg, || panic!("looked"), never).chosen,
+            Accel::Tcg
+        );
+    }
+
+    #[test]
+    fn the_kernels_vsock_is_taken_when_it_opens() {
+        assert_eq!(
+            vsock_with(VsockWish::Auto, || Ok(())).chosen,
+            VsockKind::Kernel
+        );
+        assert_eq!(
+            vsock_with(VsockWish::Auto, denied).chosen,
+            VsockKind::Device
+        );
+        assert_eq!(
+            vsock_with(VsockWish::Device, || panic!("looked")).chosen,
+            VsockKind::Device
+        );
+    }
+}

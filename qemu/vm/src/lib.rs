@@ -1,0 +1,21 @@
+//! QEMU as a child process, and nothing of what runs in it.
+//!
+//! ```text
+//! Profile ── command_line ── QEMU ─┬─ qmp      plugs disks and memory, hears events
+//!                                  ├─ console  kept, searched for a panic
+//!                                  └─ the end  why it ended, told once it is known
+//! ```
+//!
+//! How a guest's vsock reaches this machine is told by a [`profile::VsockWire`]; who listens there
+//! is not this crate's business.
+
+pub mod choice;
+pub mod console;
+pub mod network;
+pub mod profile;
+pub mod qmp;
+mod sys;
+mod vm;
+
+pub use sys::child;
+pub use vm::{Vm, VmEnd, VmError, QEMU};
