@@ -1,24 +1,25 @@
-# Entry points; the work is in image/scripts and kernel-config. `make help` lists them.
+# Entry points; the work is done by the scripts beside each product, and those that all need are in .ci.
+# `make help` lists the targets.
 SHELL := /bin/bash
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
-.PHONY: run build init image stock disk kernel kernel-check host dist dist-check test test-vm check bench clean help
+.PHONY: run build init image stock disk kernel kernel-check host dist dist-check test test-vm check fresh-check bench clean help
 
 # As typed, dollar signs and quotes included; recipes read the environment, not make's expansion.
 override CMD := $(value CMD)
 override IMAGE := $(value IMAGE)
-export CMD IMAGE GUEST_PROFILE HOST_PROFILE GUEST_TOOLCHAIN KERNEL_DEBUG KERNEL_SOURCE KERNEL_CONFIG STOCK_KERNEL IMAGE_FORMAT IMAGE_XFS
+export CMD IMAGE GUEST_PROFILE HOST_PROFILE GUEST_TOOLCHAIN KERNEL_DEBUG KERNEL_SOURCE KERNEL_CONFIG STOCK_KERNEL IMAGE_FORMAT IMAGE_XFS RELEASE
 
 fragments := $(addprefix kernel-config/,base.config netfilter.config hyperv.config qemu.config) \
 	$(if $(KERNEL_DEBUG),kernel-config/debug.config)
 
 run: build ## boot a utility VM and run a container in it: IMAGE=, CMD='sh -c "cat; exit 7"'
-	@image/scripts/run.sh
+	@qemu/run.sh
 
 build: init image kernel host ## all of out/: the guest, the initrds, the kernel, the host tool
 
 init: ## out/init, the guest's program, and out/bringup: GUEST_PROFILE=guest-dev builds in seconds
-	@image/scripts/guest.sh
+	@init/guest.sh
 
 image: init host ## out/initrd.img, out/initrd-debug.img, out/initrd-bringup.img and their manifests; IMAGE_XFS=1: out/initrd-xfs.img
 	@image/scripts/image.sh
@@ -43,7 +44,7 @@ kernel-check: kernel ## the kernel has what LCOW needs, and each option asked fo
 endif
 
 host: ## out/uvm, the host tool
-	@image/scripts/host.sh
+	@qemu/host.sh
 
 dist: init image kernel ## out/dist, what a Windows host needs: kernel, initrd, root disks, hashes, licences, INSTALL.md
 	@image/scripts/dist.sh
@@ -55,13 +56,16 @@ dist-check: dist ## make out/dist again from nothing, in another place, and comp
 test: export IMAGE_XFS := 1
 test: build kernel-check disk ## set up and run every test
 	@image/scripts/stock.sh || echo "==> going on without a packaged kernel: its test is SKIPPED" >&2
-	@image/scripts/test.sh
+	@.ci/test.sh
 
 test-vm: build ## only the tests of the host side, most of which boot a VM
-	@image/scripts/test.sh -p qemu -p 'uvm*'
+	@.ci/test.sh -p qemu -p 'uvm*'
 
 check: ## formatting and lints
-	@image/scripts/lint.sh
+	@.ci/lint.sh
+
+fresh-check: ## `make run` and `make test` on a fresh Debian 12 and 13 (an hour, as root): RELEASE=bookworm|trixie
+	@.ci/fresh-check.sh
 
 bench: build ## measure against the floors: a table, out/bench.json, out/bench.svg
 	@qemu/bench/floor/build.sh out/floor

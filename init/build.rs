@@ -1,5 +1,5 @@
 //! Passes on how the guest is linked. The flags are for the program alone (`GUEST_LINK`, set by
-//! `image/scripts/guest.sh`): as rustc's own they would be part of every crate's identity.
+//! `init/guest.sh`): as rustc's own they would be part of every crate's identity.
 
 fn main() {
     println!("cargo::rerun-if-env-changed=GUEST_LINK");

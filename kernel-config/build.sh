@@ -5,7 +5,7 @@
 # are the same.
 # KERNEL_DEBUG=1    adds debug.config
 # KERNEL_SOURCE=F   a linux source tree as .tar.xz instead of Debian's package
-. "$(dirname "$0")/../image/scripts/common.sh"
+. "$(dirname "$0")/../.ci/common.sh"
 
 here=$top/kernel-config
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/lcow-uvm
@@ -15,7 +15,7 @@ fragments=("$here/base.config" "$here/netfilter.config" "$here/hyperv.config" "$
 patches=("$here"/*.patch)
 [ -z "${KERNEL_DEBUG:-}" ] || fragments+=("$here/debug.config")
 
-"$top/image/scripts/packages.sh" kernel
+"$top/.ci/packages.sh" kernel
 
 # --- cached? ------------------------------------------------------------------------------------
 recipe=1 # raise it when the commands below build something else from the same inputs
@@ -54,7 +54,7 @@ if [ -n "${KERNEL_SOURCE:-}" ]; then
     version=$(sha256sum <"$KERNEL_SOURCE" | cut -c1-16)
 else
     have apt-cache || die "no apt here to get Debian's linux-source-6.12 from: give a kernel source with KERNEL_SOURCE=linux-6.12.N.tar.xz"
-    pick_package || { "$top/image/scripts/packages.sh" --refresh && pick_package; } ||
+    pick_package || { "$top/.ci/packages.sh" --refresh && pick_package; } ||
         die "apt knows neither linux-source-6.12 nor linux-source-6.1: add bookworm-security to the apt sources"
     if [ "$package" = linux-source-6.1 ]; then
         say "WARNING: linux-source-6.12 is not to be had (bookworm-security has it); 6.1 delays vsock accepts by up to a tick, and options of 6.12 alone are left out"

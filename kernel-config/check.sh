@@ -2,7 +2,7 @@
 # Fails when a symbol named in a fragment is not in the kernel configuration with that value.
 # Use: check.sh CONFIG FRAGMENT...     `=n` means that the symbol is absent or "is not set".
 # A later fragment may change what an earlier one asked.
-. "$(dirname "$0")/../image/scripts/common.sh"
+. "$(dirname "$0")/../.ci/common.sh"
 
 [ $# -ge 2 ] || die "check.sh needs a kernel configuration and at least one fragment"
 config=$1

@@ -10,7 +10,7 @@
 #   link           what the linker adds: tables, padding, kallsyms, members of libraries
 # and the lines together are `size vmlinux`. Not seen are lines of C between #ifdef: they are in the
 # sums of the files that they stand in. Nor does an option carry those that it selects.
-. "$(dirname "$0")/../image/scripts/common.sh"
+. "$(dirname "$0")/../.ci/common.sh"
 
 [ $# = 1 ] && [ -r "$1/vmlinux.a" ] && [ -r "$1/vmlinux" ] && [ -r "$1/.config" ] ||
     die "costs.sh needs the tree of a kernel that was built there"

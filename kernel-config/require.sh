@@ -2,7 +2,7 @@
 # Checks a kernel configuration, ours or anybody's, against lcow.requirements.
 # Use: require.sh [--all] CONFIG [TABLE]   (CONFIG: plain or gzip, such as /boot/config-* or /proc/config.gz)
 # Fails when an option of level `must` is missing; with --all, also one of level `want`.
-. "$(dirname "$0")/../image/scripts/common.sh"
+. "$(dirname "$0")/../.ci/common.sh"
 
 all=
 [ "${1:-}" != --all ] || { all=1; shift; }

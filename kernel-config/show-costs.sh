@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Prints what each option that the fragments ask for costs, section by section, most bytes first.
 # Use: show-costs.sh COSTS FRAGMENT...     COSTS is the table that costs.sh makes.
-. "$(dirname "$0")/../image/scripts/common.sh"
+. "$(dirname "$0")/../.ci/common.sh"
 
 costs=${1:-}
 shift || die "show-costs.sh needs a table of costs and fragments"

@@ -3,11 +3,11 @@
 # One UEFI program holds kernel, initrd and kernel line.
 # DISK_INITRD=F    another initrd than out/initrd-bringup.img, which has a shell
 # DISK_OPTIONS=T   more kernel options
-. "$(dirname "$0")/common.sh"
+. "$(dirname "$0")/../../.ci/common.sh"
 
 initrd=${DISK_INITRD:-$out/initrd-bringup.img}
 stub=/usr/lib/systemd/boot/efi/linuxx64.efi.stub
-"$top/image/scripts/packages.sh" disk
+"$top/.ci/packages.sh" disk
 [ -e "$stub" ] || die "there is no $stub: it comes with systemd-boot (Debian: systemd-boot-efi)"
 [ -e "$initrd" ] || die "no $initrd: run 'make image'"
 [ -e "$out/bzImage" ] || die "no out/bzImage: run 'make kernel'"

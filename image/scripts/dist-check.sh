@@ -4,7 +4,7 @@
 # user where this one is root. Says the first file that differs, and where. Exit code 1: one does.
 # DIST_CHECK=DIR         where; it is removed when all is the same (3 GB)
 # DIST_CHECK_CACHE=DIR   where the second build keeps its kernel; else it goes with the rest
-. "$(dirname "$0")/common.sh"
+. "$(dirname "$0")/../../.ci/common.sh"
 
 there=${DIST_CHECK:-$target/dist-check}/a-directory-with-a-longer-name
 [ -e "$out/dist/SHA256SUMS" ] || die "no out/dist: run 'make dist'"

@@ -2,18 +2,18 @@
 # Gathers the shipping set in out/dist, as a whole or not at all; the guest, the initrd and the kernel have
 # been built. What is in it is the table image/dist/dist.json.
 # SOURCE_DATE_EPOCH replaces the date of the commit, as it does in the initrd.
-. "$(dirname "$0")/common.sh"
+. "$(dirname "$0")/../../.ci/common.sh"
 
 tool=$target/image-tool
 work=$target/dist
 list=$top/image/dist/dist.json
 triple=x86_64-unknown-linux-musl
 
-"$top/image/scripts/packages.sh" images
+"$top/.ci/packages.sh" images
 for file in init initrd.img initrd.manifest.json initrd-bringup.img bzImage vmlinux kernel.config kernel.source.json; do
     [ -e "$out/$file" ] || die "no out/$file: run 'make dist', which builds it"
 done
-cargo=$("$top/image/scripts/toolchain.sh" host)
+cargo=$("$top/.ci/toolchain.sh" host)
 mkdir -p "$work"
 
 # What the initrd was made with is what the set is made with.
@@ -40,8 +40,9 @@ arguments=(--locked --manifest-path "$top/Cargo.toml")
 # Debian's compiler they are packages.
 release=$(cut -d' ' -f2 <<<"$rustc")
 installed() { dpkg-query -W -f '${Version}' "$1" 2>/dev/null || echo unknown; }
-case $(sed -n 's/^way=//p' "$target/guest/info" 2>/dev/null) in
-    build-std) musl=$(installed musl-dev) unwinder=$(apt-cache policy libunwind-14-dev | sed -n 's/^ *Candidate: //p') ;;
+info() { sed -n "s/^$1=//p" "$target/guest/info" 2>/dev/null; }
+case $(info way) in
+    build-std) musl=$(installed musl-dev) unwinder=$(info unwinder) ;;
     *) musl="of Rust $release" unwinder="of Rust $release" ;;
 esac
 cat >"$work/others.json" <<JSON

@@ -6,18 +6,18 @@
 # IMAGE_FORMAT=none|gzip|zstd: `none` starts soonest (unpacking 7 MB took 0.06 s of the kernel's clock
 # against 0.29 s and 0.37 s under emulation; below 2 MB there is no difference), the others are
 # smaller.  SOURCE_DATE_EPOCH replaces the date of the commit.
-. "$(dirname "$0")/common.sh"
+. "$(dirname "$0")/../../.ci/common.sh"
 
 format=${IMAGE_FORMAT:-none}
 tool=$target/image-tool
-"$top/image/scripts/packages.sh" images
-[ -x "$tool" ] || "$top/image/scripts/host.sh"
+"$top/.ci/packages.sh" images
+[ -x "$tool" ] || "$top/qemu/host.sh"
 [ -e "$out/init" ] && [ -e "$out/bringup" ] || die "no out/init: run 'make init'"
 
 # A dynamic program comes with the libraries that this machine runs it with.
 more=()
 if [ -n "${IMAGE_XFS:-}" ]; then
-    "$top/image/scripts/packages.sh" xfs
+    "$top/.ci/packages.sh" xfs
     program=$(PATH=$PATH:/usr/sbin:/sbin command -v mkfs.xfs)
     more=(--input "mkfs.xfs=$program")
     while read -r library; do

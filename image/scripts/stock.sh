@@ -3,12 +3,12 @@
 # built, Debian's by default, and with those of its modules that image/profiles/stock.modules lists.
 # STOCK_KERNEL=F   a Debian package (.deb) of a kernel, or a directory that holds boot/ and lib/modules/,
 #                  such as / of a machine that runs it
-. "$(dirname "$0")/common.sh"
+. "$(dirname "$0")/../../.ci/common.sh"
 
 tool=$target/image-tool
 work=$target/stock
-"$top/image/scripts/packages.sh" stock images
-[ -x "$tool" ] || "$top/image/scripts/host.sh"
+"$top/.ci/packages.sh" stock images
+[ -x "$tool" ] || "$top/qemu/host.sh"
 [ -e "$out/init" ] || die "no out/init: run 'make init'"
 mkdir -p "$work"
 
@@ -30,7 +30,7 @@ if [ -d "${STOCK_KERNEL:-}" ]; then
 elif [ -n "${STOCK_KERNEL:-}" ]; then
     unpack "$STOCK_KERNEL"
 else
-    unpack "$("$top/image/scripts/packages.sh" --download stock "$work")"
+    unpack "$("$top/.ci/packages.sh" --download stock "$work")"
 fi
 # The newest, where there are several.
 kernel=$(find "$root/boot" -maxdepth 1 -name 'vmlinuz-*' 2>/dev/null | sort -V | tail -n 1)

@@ -65,6 +65,13 @@ impl Checkout {
         ] {
             copy(&built(name)?, &dir.path().join("out").join(name));
         }
+        // Only where the guest was linked with Debian's.
+        let unwinder = "target/guest/lib";
+        for file in ["libunwind.a", "version"].map(|file| Path::new(unwinder).join(file)) {
+            if top().join(&file).exists() {
+                copy(&top().join(&file), &dir.path().join(&file));
+            }
+        }
         copy(
             &top().join("target/guest/info"),
             &dir.path().join("target/guest/info"),
@@ -185,7 +192,7 @@ fn two_checkouts_give_the_same_set() {
     }
     let again = format!(
         "umask 077; export TZ=Asia/Tokyo LC_ALL=C.UTF-8; rm out/init out/bringup; \
-         GUEST_PROFILE={} image/scripts/guest.sh &&",
+         GUEST_PROFILE={} init/guest.sh &&",
         two.guest_profile()
     );
     let done = two.dist(&user, &again);

@@ -16,13 +16,16 @@ impl Tree {
     fn new() -> Self {
         let top = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         let tree = Self(TempDir::new().unwrap());
-        for folder in ["bin", "out", "image/scripts", "kernel-config"] {
-            fs::create_dir_all(tree.path(folder)).unwrap();
+        for folder in ["bin", "out"] {
+            fs::create_dir(tree.path(folder)).unwrap();
         }
-        for folder in ["image/scripts", "kernel-config"] {
+        for folder in [".ci", "image/scripts", "init", "kernel-config", "qemu"] {
+            fs::create_dir_all(tree.path(folder)).unwrap();
             for file in fs::read_dir(top.join(folder)).unwrap() {
                 let file = file.unwrap();
-                fs::copy(file.path(), tree.path(folder).join(file.file_name())).unwrap();
+                if file.file_type().unwrap().is_file() {
+                    fs::copy(file.path(), tree.path(folder).join(file.file_name())).unwrap();
+                }
             }
         }
         fs::copy(top.join("Makefile"), tree.path("Makefile")).unwrap();
@@ -72,7 +75,7 @@ impl Tree {
     }
 
     fn guest_toolchain(&self) -> Output {
-        self.run("image/scripts/toolchain.sh", &["guest"], &[])
+        self.run(".ci/toolchain.sh", &["guest"], &[])
     }
 }
 
@@ -89,10 +92,7 @@ fn an_installed_musl_target_is_used_and_nobody_else_is_asked() {
     let tree = Tree::new();
     tree.rust(95, true);
     tree.script("bin/rustup", "echo asked >>$(dirname $0)/../asked; exit 1");
-    tree.script(
-        "image/scripts/packages.sh",
-        "echo packages >>$(dirname $0)/../../asked",
-    );
+    tree.script(".ci/packages.sh", "echo packages >>$(dirname $0)/../asked");
     let output = tree.guest_toolchain();
     assert_eq!(
         stdout(&output),
@@ -124,10 +124,7 @@ fn debian_builds_std_when_rustup_refuses_and_rustup_is_asked_once() {
     let tree = Tree::new();
     tree.rust(95, false);
     tree.script("bin/rustup", "echo asked >>$(dirname $0)/../asked; exit 1");
-    tree.script(
-        "image/scripts/packages.sh",
-        "echo \"packages $*\" >&2; exit 9",
-    );
+    tree.script(".ci/packages.sh", "echo \"packages $*\" >&2; exit 9");
     for _ in 0..2 {
         let output = tree.guest_toolchain();
         assert_eq!(output.status.code(), Some(9));
@@ -144,12 +141,9 @@ fn debian_builds_std_when_rustup_refuses_and_rustup_is_asked_once() {
 fn an_old_toolchain_is_not_used_even_with_the_target() {
     let tree = Tree::new();
     tree.rust(63, true);
-    tree.script(
-        "image/scripts/packages.sh",
-        "echo \"packages $*\" >&2; exit 9",
-    );
+    tree.script(".ci/packages.sh", "echo \"packages $*\" >&2; exit 9");
     assert!(stderr(&tree.guest_toolchain()).contains("packages guest"));
-    let host = tree.run("image/scripts/toolchain.sh", &["host"], &[]);
+    let host = tree.run(".ci/toolchain.sh", &["host"], &[]);
     assert!(stderr(&host).contains("packages rust"));
 }
 
@@ -163,7 +157,7 @@ fn without_apt_the_missing_commands_are_named() {
     }
     let path = tree.path("bin");
     let environment = [("PATH", path.to_str().unwrap())];
-    let output = tree.run("image/scripts/packages.sh", &["qemu"], &environment);
+    let output = tree.run(".ci/packages.sh", &["qemu"], &environment);
     let error = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{error}");
     assert_eq!(error.lines().count(), 1, "{error}");
@@ -180,13 +174,12 @@ fn make_run_hands_the_command_over_as_typed_and_keeps_stdout_clean() {
         return;
     }
     let tree = Tree::new();
-    for script in ["guest.sh", "host.sh", "image.sh"] {
+    for script in ["init/guest.sh", "qemu/host.sh", "image/scripts/image.sh"] {
         // Set-up that would eat stdin if it were given any.
-        let body = ". $(dirname $0)/common.sh; say set-up; cat >/dev/null";
-        tree.script(&format!("image/scripts/{script}"), body);
+        tree.script(script, ". .ci/common.sh; say set-up; cat >/dev/null");
     }
     tree.script("kernel-config/build.sh", ":");
-    tree.script("image/scripts/packages.sh", ":");
+    tree.script(".ci/packages.sh", ":");
     let body = "printf '%s\\n' \"$@\" >$(dirname $0)/arguments; cat; exit 7";
     tree.script("out/uvm", body);
     let words = [

@@ -3,9 +3,9 @@
 # IMAGE=  an OCI layout, archive or root file system (default: Debian's busybox)
 # CMD=    a command line, split like a shell does (default: shows the machine)
 exec 3<&0
-. "$(dirname "$0")/common.sh"
+. "$(dirname "$0")/../.ci/common.sh"
 
-"$top/image/scripts/packages.sh" qemu images 3<&-
+"$top/.ci/packages.sh" qemu images 3<&-
 arguments=(run --kernel "$out/vmlinux" --initrd "$out/initrd.img")
 [ -z "${IMAGE:-}" ] || arguments+=(--image "$IMAGE")
 [ -z "${CMD:-}" ] || arguments+=(--command "$CMD")

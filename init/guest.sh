@@ -2,15 +2,15 @@
 # Builds out/init, the guest's only program, and out/bringup, which images for looking around have
 # beside it: static, musl, panics unwind (P-312).
 # GUEST_PROFILE=guest (ships; LTO, minutes) or guest-dev (seconds, larger; for work on the guest).
-. "$(dirname "$0")/common.sh"
+. "$(dirname "$0")/../.ci/common.sh"
 
 profile=${GUEST_PROFILE:-guest}
 triple=x86_64-unknown-linux-musl
 dir=$target/guest          # not the host tools' directory: other flags, other std
 
 case $profile in guest | guest-dev) ;; *) die "GUEST_PROFILE is '$profile', known are guest and guest-dev" ;; esac
-"$top/image/scripts/packages.sh" build
-read -r way cargo < <("$top/image/scripts/toolchain.sh" guest) || exit 1
+"$top/.ci/packages.sh" build
+read -r way cargo < <("$top/.ci/toolchain.sh" guest) || exit 1
 
 flags=(-C target-feature=+crt-static -C relocation-model=static
     # Paths of this machine are neither of use nor of interest in the guest.
@@ -18,19 +18,17 @@ flags=(-C target-feature=+crt-static -C relocation-model=static
 args=(build -p init -p bringup --profile "$profile" --target "$triple" --target-dir "$dir" --locked)
 
 # rustc links std for musl with -lunwind. Debian's static LLVM unwinder does, but was compiled against
-# glibc with fortified printing, whose one symbol musl lacks. The package is unpacked, not installed,
-# when absent: it conflicts with libunwind-dev.
+# glibc with fortified printing, whose one symbol musl lacks. The package is unpacked, not installed:
+# it conflicts with libunwind-dev.
 unwinder() {
-    local lib=$dir/lib from=/usr/lib/llvm-14/lib/libunwind.a work
-    [ -e "$lib/libunwind.a" ] && return 0
+    local lib=$dir/lib package work
+    [ -e "$lib/libunwind.a" ] && [ -e "$lib/version" ] && return 0
+    rm -rf "$lib"
+    mkdir -p "$lib"
+    package=$("$top/.ci/packages.sh" --download unwinder "$lib") || exit 1
     work=$(mktemp -d)
-    if [ ! -e "$from" ]; then
-        say "fetching LLVM's unwinder (libunwind-14-dev)"
-        (cd "$work" && apt-get download libunwind-14-dev >/dev/null 2>&1 && dpkg-deb -x libunwind-14-dev_*.deb .) ||
-            die "could not fetch the Debian package libunwind-14-dev"
-        from=$work/usr/lib/llvm-14/lib/libunwind.a
-    fi
-    cp "$from" "$work/libunwind.a"
+    dpkg-deb -x "$package" "$work"
+    cp "$work"/usr/lib/llvm-*/lib/libunwind.a "$work/libunwind.a" || die "${package##*/} has no libunwind.a"
     cat >"$work/fortify.c" <<'C'
 #include <stdarg.h>
 #include <stdio.h>
@@ -45,9 +43,9 @@ int __fprintf_chk(FILE *stream, int level, const char *format, ...) {
 C
     musl-gcc -Os -c "$work/fortify.c" -o "$work/fortify.o"
     ar rD "$work/libunwind.a" "$work/fortify.o" 2>/dev/null
-    mkdir -p "$lib"
     mv "$work/libunwind.a" "$lib/libunwind.a"
-    rm -rf "$work"
+    dpkg-deb -f "$package" Version >"$lib/version"
+    rm -rf "$work" "$package"
 }
 
 case $way in
@@ -91,4 +89,7 @@ for program in init bringup; do
     install_changed 755 "$built/$program" "$out/$program"
 done
 # For /etc/build-info and the bill of materials.
-printf 'profile=%s\nway=%s\nrustc=%s\n' "$profile" "$way" "$("${RUSTC:-rustc}" --version)" >"$dir/info"
+{
+    printf 'profile=%s\nway=%s\nrustc=%s\n' "$profile" "$way" "$("${RUSTC:-rustc}" --version)"
+    [ "$way" != build-std ] || printf 'unwinder=%s\n' "$(cat "$dir/lib/version")"
+} >"$dir/info"

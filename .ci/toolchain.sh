@@ -28,7 +28,7 @@ host() {
         command -v cargo
         return
     fi
-    "$top/image/scripts/packages.sh" rust
+    "$top/.ci/packages.sh" rust
     if recent /usr/bin/cargo && recent /usr/bin/rustc; then
         echo /usr/bin/cargo
         return
@@ -57,7 +57,7 @@ guest() {
     fi
     [ "${GUEST_TOOLCHAIN:-build-std}" = build-std ] ||
         die "GUEST_TOOLCHAIN=target, but the toolchain has no std for $triple"
-    "$top/image/scripts/packages.sh" guest
+    "$top/.ci/packages.sh" guest
     recent /usr/bin/rustc && recent /usr/bin/cargo ||
         die "/usr/bin/rustc is older than 1.$oldest and cannot build std for $triple: install rustc-web, or a rustup toolchain with that target"
     echo "build-std /usr/bin/cargo"

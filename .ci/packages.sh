@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that a purpose needs and this machine lacks.
-# Use: packages.sh PURPOSE...   (rust build lint guest kernel qemu images tests xfs stock disk)
+# Use: packages.sh PURPOSE...   (rust build lint guest kernel qemu images tests xfs stock disk fresh)
 #      packages.sh --refresh   fetches the lists of packages
-#      packages.sh --download PURPOSE DIR   fetches the purpose's package marked `download` into DIR, without
-#                              installing it, and prints the name of its file
+#      packages.sh --download PURPOSE DIR   fetches the purpose's package that is not installed into DIR,
+#                              and prints the name of its file
 # Nothing missing: no output. Not Debian: names what is missing and installs nothing.
 . "$(dirname "$0")/common.sh"
 
 # purpose | what proves that it is there (a command, or a path) | Debian package | what for
-# `download`: fetched, not installed; the first that there is, or what it stands for
+# `download`: fetched, not installed; the first that there is. `metapackage`: the same, of what it depends on
 table='
 rust    cargo                       cargo-web        builds the host tools
 rust    rustc                       rustc-web        builds the host tools
@@ -26,6 +26,7 @@ guest   /usr/lib/rustlib/src/rust/library/std/src/lib.rs  rust-web-src  the sour
 guest   musl-gcc                    musl-tools       the C side of a static musl program
 guest   ar                          binutils         packs the unwinder
 guest   cc                          gcc              links the build scripts of crates
+guest   dpkg-deb                    dpkg             unpacks the unwinder
 guest   /etc/ssl/certs/ca-certificates.crt  ca-certificates  fetches crates
 kernel  gcc                         gcc              compiles the kernel
 kernel  /usr/include/stdio.h        libc6-dev        compiles the kernel build tools
@@ -58,10 +59,16 @@ tests   /usr/share/ovmf/OVMF.fd     ovmf             UEFI firmware, which boots 
 disk    /usr/lib/systemd/boot/efi/linuxx64.efi.stub  systemd-boot-efi  starts kernel and initrd from one UEFI program
 stock   dpkg-deb                    dpkg             unpacks a packaged kernel
 stock   zcat                        gzip             reads its configuration
-stock   download  linux-image-6.12-amd64,linux-image-amd64  a kernel that somebody else built
+stock   metapackage  linux-image-6.12-amd64,linux-image-amd64  a kernel that somebody else built
+unwinder  download  libunwind-19-dev,libunwind-16-dev,libunwind-14-dev  unwinds panics in the guest
+fresh   debootstrap                 debootstrap      the root file systems of fresh machines
+fresh   unshare                     util-linux       keeps their mounts and processes apart
+fresh   pivot_root                  util-linux       enters them
+fresh   /usr/share/keyrings/debian-archive-keyring.gpg  debian-archive-keyring  checks them
+fresh   git                         git              copies the tree
 '
 
-[ $# -gt 0 ] || die "packages.sh needs a purpose: rust build lint guest kernel qemu images tests xfs stock disk"
+[ $# -gt 0 ] || die "packages.sh needs a purpose: rust build lint guest kernel qemu images tests xfs stock disk fresh"
 
 # A path must exist; a command must be found, also where only root's PATH looks.
 there() {
@@ -91,7 +98,7 @@ if [ "$1" = --refresh ]; then
 fi
 
 candidate() { apt-cache policy "$1" 2>/dev/null | sed -n 's/^ *Candidate: //p' | grep -v '(none)'; }
-# The package that a meta-package stands for, else itself.
+# The package that a meta-package depends on, else itself.
 meant() {
     local of
     of=$(apt-cache depends "$1" 2>/dev/null | sed -n "s/^ *Depends: \(${1%%-*}-.*\)/\1/p" | head -n 1)
@@ -101,9 +108,9 @@ download() { # PURPOSE DIR
     local purpose proof names why name version file
     have apt-get || die "no apt here to get ${1}'s package from"
     while read -r purpose proof names why; do
-        [ "$purpose $proof" = "$1 download" ] || continue
+        case $purpose,$proof in "$1",download | "$1",metapackage) ;; *) continue ;; esac
         for name in ${names//,/ }; do
-            name=$(meant "$name")
+            [ "$proof" = download ] || name=$(meant "$name")
             version=$(candidate "$name") || continue
             file=$2/${name}_${version//:/%3a}_$(dpkg --print-architecture).deb
             if [ ! -e "$file" ]; then
@@ -125,7 +132,7 @@ fi
 
 packages=() proofs=()
 while read -r purpose proof package why; do
-    [ -n "$purpose" ] && [ "$proof" != download ] || continue
+    case $proof in '' | download | metapackage) continue ;; esac
     for wanted in "$@"; do
         if [ "$wanted" = "$purpose" ] && ! there "$proof"; then
             [[ " ${packages[*]-} " == *" $package "* ]] || packages+=("$package")

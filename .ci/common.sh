@@ -4,7 +4,7 @@ set -euo pipefail
 # Nor may set-up eat the container's stdin.
 exec </dev/null
 
-top=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 out=$top/out
 target=$top/target
 

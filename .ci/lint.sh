@@ -2,7 +2,7 @@
 # Formatting and lints of the whole workspace; warnings are errors.
 . "$(dirname "$0")/common.sh"
 
-cargo=$("$top/image/scripts/toolchain.sh" host)
+cargo=$("$top/.ci/toolchain.sh" host)
 cd "$top"
 linters() { "$cargo" fmt --version && "$cargo" clippy --version; } >/dev/null 2>&1
 if ! linters; then
@@ -10,7 +10,7 @@ if ! linters; then
         say "adding rustfmt and clippy to the rustup toolchain"
         rustup component add rustfmt clippy >&2 || true
     else
-        "$top/image/scripts/packages.sh" lint || true
+        "$top/.ci/packages.sh" lint || true
     fi
 fi
 if ! linters; then
