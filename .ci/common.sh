@@ -16,14 +16,14 @@ have() { command -v "$1" >/dev/null 2>&1; }
 # while it lasts.
 # Use: heartbeat WHAT COMMAND...
 heartbeat() {
-    local what=$1 beat status=0
+    local what=$1 begin=$SECONDS beat status=0
     shift
     (
         trap 'kill "$nap" 2>/dev/null; exit 0' TERM
         while :; do
             sleep 60 & nap=$!
             wait "$nap" || exit 0
-            printf '    ... %s: %d s\n' "$what" "$SECONDS" >&2
+            printf '    ... %s: %d s\n' "$what" $((SECONDS - begin)) >&2
         done
     ) &
     beat=$!

@@ -72,7 +72,7 @@ logged() { # LOG COMMAND...
 
 # Runs a step; its time and result go to the table, what it says to a log.
 step() { # NAME COMMAND...
-    local name=$1 log=$work/$release.$1.log begin=$SECONDS status=0 result=passed tests
+    local name=$1 log=$work/$release.${1// /-}.log begin=$SECONDS status=0 result=passed tests
     shift
     say "$release: $name (log: ${log#"$top"/})"
     heartbeat "$release: $name" logged "$log" "$@" || status=$?
