@@ -1,7 +1,7 @@
 //! Every type, member, constant and function of the protocol package has its counterpart.
 //!
 //! `testdata/prot_names.json` lists what the package documents. The tables below say what
-//! stands for it here; `src/prot/COVERAGE.md` and a table in the README show them to people. Write
+//! stands for it here; `src/prot/COVERAGE.md` and a table in `README.md` show them to people. Write
 //! both anew with `UPDATE_COVERAGE=1 cargo test -p gcs --test coverage`.
 
 use std::collections::BTreeMap;
@@ -264,7 +264,7 @@ fn the_coverage_page_shows_these_tables() {
     assert_eq!(there, page, "write it anew with UPDATE_COVERAGE=1");
 }
 
-/// Between this line and the next empty one, the README has the types by module.
+/// Between this line and the next empty one, `README.md` has the types by module.
 const README_TABLE: &str = "| module of `gcs::prot` | types of the package `prot` |\n";
 
 #[test]
@@ -280,7 +280,7 @@ fn the_readme_names_the_module_of_every_type() {
     for (module, names) in modules {
         writeln!(table, "| `{module}` | `{}` |", names.join("` `")).unwrap();
     }
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
     let readme = std::fs::read_to_string(path).unwrap();
     let (before, rest) = readme.split_once(README_TABLE).unwrap();
     let (there, after) = rest.split_once("\n\n").unwrap();
