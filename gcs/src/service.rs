@@ -70,7 +70,6 @@ pub fn run(setup: Setup) -> io::Result<End> {
             both_ways(connect_within(&setup.dialer, BRIDGE_PORT, limit)?)
         })?,
     };
-    crate::log::stamp("bridge");
     // Not before: looking for a clock would keep the bridge waiting.
     if let Some(clock) = setup.clock {
         uvm.keep_time(clock);
@@ -78,7 +77,7 @@ pub fn run(setup: Setup) -> io::Result<End> {
     if let Some(memory) = setup.memory {
         uvm.watch_memory(memory);
     }
-    crate::log::report_boot();
+    stage::report();
     stage::tell(stage::Event::Begins(Stage::Negotiation));
     Service {
         uvm,

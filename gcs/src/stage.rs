@@ -1,8 +1,13 @@
-//! The steps of a boot, each told before it begins and after it ended, so that a machine that
-//! hangs shows where. Nobody listens in an image that ships; the bring-up image's console does.
+//! The steps of a boot. Each is told before it begins and after it has ended, so that a machine
+//! that hangs shows where, and [`report`] logs how long the boot took.
+//!
+//! Nobody listens in an image that ships; the bring-up image's console does.
 
 use std::cell::RefCell;
 use std::fmt::Display;
+use std::time::Duration;
+
+use crate::log::{emit, micros, uptime, Level, Record};
 
 /// A step. [`Stage::ALL`] has them in the order of a boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,27 +32,28 @@ pub enum Stage {
     Negotiation,
 }
 
-/// Name of each step, and what it is about to do.
+/// Each step with its name, the part of the `boot:` record that its time belongs to, and what it
+/// is about to do.
 #[rustfmt::skip]
-const TABLE: [(Stage, &str, &str); 18] = [
-    (Stage::Devices, "devices", "mounting /dev and /proc"),
-    (Stage::KernelLog, "kernel log", "opening /dev/kmsg"),
-    (Stage::BootLine, "boot line", "reading what the host wants started"),
-    (Stage::Modules, "modules", "loading the kernel modules of the image"),
-    (Stage::Calls, "calls", "dialling the host's ports for entropy and log; waits for a vsock transport"),
-    (Stage::Mounts, "mounts", "mounting /run, /tmp, /dev/shm, /dev/pts and /sys"),
-    (Stage::OpenFiles, "open files", "raising the limit of open files"),
-    (Stage::Settings, "settings", "writing kernel settings"),
-    (Stage::ControlGroups, "cgroups", "mounting the control groups"),
-    (Stage::Loopback, "loopback", "bringing the loopback interface up"),
-    (Stage::Overlays, "overlays", "making /etc and /var writable"),
-    (Stage::Shells, "shells", "starting the listener for shells"),
-    (Stage::Probe, "probe", "looking at the machine"),
-    (Stage::Groups, "service groups", "making directories and groups of the service"),
-    (Stage::Entropy, "entropy", "taking random bytes from the host"),
-    (Stage::Log, "log", "connecting the log to the host"),
-    (Stage::Bridge, "bridge", "dialling the bridge, port 0x40000000 of the host"),
-    (Stage::Negotiation, "negotiation", "waiting for the host's NegotiateProtocol"),
+const TABLE: [(Stage, &str, &str, &str); 18] = [
+    (Stage::Devices, "devices", "mounts", "mounting /dev and /proc"),
+    (Stage::KernelLog, "kernel log", "mounts", "opening /dev/kmsg"),
+    (Stage::BootLine, "boot line", "mounts", "reading what the host wants started"),
+    (Stage::Modules, "modules", "mounts", "loading the kernel modules of the image"),
+    (Stage::Calls, "calls", "mounts", "dialling the host's ports for entropy and log; waits for a vsock transport"),
+    (Stage::Mounts, "mounts", "mounts", "mounting /run, /tmp, /dev/shm, /dev/pts and /sys"),
+    (Stage::OpenFiles, "open files", "mounts", "raising the limit of open files"),
+    (Stage::Settings, "settings", "mounts", "writing kernel settings"),
+    (Stage::ControlGroups, "cgroups", "mounts", "mounting the control groups"),
+    (Stage::Loopback, "loopback", "mounts", "bringing the loopback interface up"),
+    (Stage::Overlays, "overlays", "mounts", "making /etc and /var writable"),
+    (Stage::Shells, "shells", "mounts", "starting the listener for shells"),
+    (Stage::Probe, "probe", "mounts", "looking at the machine"),
+    (Stage::Groups, "service groups", "groups", "making directories and groups of the service"),
+    (Stage::Entropy, "entropy", "entropy", "taking random bytes from the host"),
+    (Stage::Log, "log", "log", "connecting the log to the host"),
+    (Stage::Bridge, "bridge", "bridge", "dialling the bridge, port 0x40000000 of the host"),
+    (Stage::Negotiation, "negotiation", "negotiation", "waiting for the host's NegotiateProtocol"),
 ];
 
 impl Stage {
@@ -67,6 +73,11 @@ impl Stage {
 
     /// What the step is about to do.
     pub fn doing(self) -> &'static str {
+        TABLE[self as usize].3
+    }
+
+    /// The part of the boot that the step's time counts for in [`report`].
+    fn part(self) -> &'static str {
         TABLE[self as usize].2
     }
 }
@@ -103,7 +114,7 @@ impl Event<'_> {
 
 /// An event as another program has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Told {
+pub struct StageEvent {
     pub stage: Stage,
     /// Since the machine's start.
     pub micros: u64,
@@ -117,7 +128,7 @@ pub enum What {
     Failed(String),
 }
 
-impl Told {
+impl StageEvent {
     /// Reads a line of [`Event::encode`], without its end.
     pub fn decode(line: &str) -> Option<Self> {
         let mut words = line.strip_prefix(MARK)?.splitn(4, ' ');
@@ -143,6 +154,60 @@ type Listener = Box<dyn FnMut(Event<'_>)>;
 
 thread_local! {
     static LISTENER: RefCell<Option<Listener>> = const { RefCell::new(None) };
+    static TIMELINE: RefCell<Timeline> = const { RefCell::new(Timeline::new()) };
+}
+
+/// When each part of the boot ended.
+struct Timeline {
+    /// Uptime at the process's start; none until [`begin`], and none again after the report.
+    start: Option<Duration>,
+    /// By the names in [`TABLE`], in the order of their first steps.
+    ends: Vec<(&'static str, Duration)>,
+}
+
+impl Timeline {
+    const fn new() -> Self {
+        Self {
+            start: None,
+            ends: Vec::new(),
+        }
+    }
+
+    fn note(&mut self, part: &'static str, now: Duration) {
+        match self.ends.iter_mut().find(|(name, _)| *name == part) {
+            Some((_, end)) => *end = now,
+            None => self.ends.push((part, now)),
+        }
+    }
+
+    fn record(&self) -> Option<Record> {
+        let start = self.start.filter(|_| !self.ends.is_empty())?;
+        let since_start = |end: Duration| micros(end.saturating_sub(start));
+        let ends = self
+            .ends
+            .iter()
+            .map(|(part, end)| (part, since_start(*end)));
+        let told: Vec<String> = ends.clone().map(|(p, us)| format!("{p} {us} us")).collect();
+        let mut record = Record::new(Level::Info, format!("boot: {}", told.join(", ")));
+        record.field("uptime_us", micros(start));
+        for (part, us) in ends {
+            record.field(&format!("{part}_us"), us);
+        }
+        Some(record)
+    }
+}
+
+/// Notes the process's own start, from which the parts of the boot count.
+pub fn begin() {
+    TIMELINE.with_borrow_mut(|timeline| timeline.start = Some(uptime()));
+}
+
+/// Logs `boot: …` once: microseconds from the process's start to the end of each part, and the
+/// machine's uptime at that start. Later calls log nothing.
+pub fn report() {
+    if let Some(record) = TIMELINE.replace(Timeline::new()).record() {
+        emit(record);
+    }
 }
 
 /// Has a listener hear of every step from now on.
@@ -178,6 +243,7 @@ pub fn tell(event: Event<'_>) {
 pub fn run<T, E: Display>(stage: Stage, work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
     tell(Event::Begins(stage));
     let result = work();
+    TIMELINE.with_borrow_mut(|timeline| timeline.note(stage.part(), uptime()));
     match &result {
         Ok(_) => tell(Event::Done(stage)),
         Err(error) => tell(Event::Failed(stage, error)),
@@ -198,9 +264,28 @@ mod tests {
     }
 
     #[test]
+    fn parts_of_the_boot_end_with_their_last_step_and_count_from_the_start() {
+        let at = Duration::from_micros;
+        let mut timeline = Timeline::new();
+        timeline.start = Some(at(500));
+        for (stage, end) in [
+            (Stage::Devices, 600),
+            (Stage::Loopback, 720),
+            (Stage::Log, 900),
+        ] {
+            timeline.note(stage.part(), at(end));
+        }
+        let record = timeline.record().expect("steps have ended");
+        assert_eq!(record.message, "boot: mounts 220 us, log 400 us");
+        assert_eq!(record.fields[0], ("uptime_us".into(), 500.into()));
+        assert_eq!(record.fields[2], ("log_us".into(), 400.into()));
+        assert_eq!(Timeline::new().record(), None);
+    }
+
+    #[test]
     fn another_program_reads_what_was_told() {
         let told = |stage, what| {
-            Some(Told {
+            Some(StageEvent {
                 stage,
                 micros: 1_234_567,
                 what,
@@ -221,7 +306,11 @@ mod tests {
             ),
         ] {
             let line = event.encode(1_234_567);
-            assert_eq!(Told::decode(line.trim_end_matches('\n')), want, "{line:?}");
+            assert_eq!(
+                StageEvent::decode(line.trim_end_matches('\n')),
+                want,
+                "{line:?}"
+            );
         }
         assert_eq!(Event::Text("as it is").encode(7), "as it is\n");
         for bad in [
@@ -232,7 +321,7 @@ mod tests {
             "\u{1}x 1 1 ",
             "\u{1}b 1 x ",
         ] {
-            assert_eq!(Told::decode(bad), None, "{bad:?}");
+            assert_eq!(StageEvent::decode(bad), None, "{bad:?}");
         }
     }
 

@@ -113,7 +113,7 @@ pub fn hook(words: &[OsString]) -> i32 {
         .collect::<Vec<_>>();
     let environment = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    match gcs::hook::run(&words, environment, io::stdin()) {
+    match crate::hook::run(&words, environment, io::stdin()) {
         Ok(()) => 0,
         Err(why) => {
             log::error!("hook of a container: {why}");

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use gcs::config::{FlagError, Flags};
-use gcs::log::{fatal, stamp, Format, Level};
+use gcs::log::{fatal, Format, Level};
 use gcs::stage::{self, Stage};
 use linux_embedded_hal::Delay;
 use nix::errno::Errno;
@@ -99,12 +99,10 @@ fn start(guest: Guest, boot: Boot) -> End {
     if boot.overlays {
         stage::run(Stage::Overlays, || mounts::walk(mounts::OVERLAYS)).ok();
     }
-    stamp("mounts");
     bringup::look_around();
     let mix = || {
         if let Some((port, dialling)) = entropy {
             stage::run(Stage::Entropy, || entropy::fetch(port, dialling)).ok();
-            stamp("entropy");
         }
     };
     match boot.command {
@@ -116,7 +114,6 @@ fn start(guest: Guest, boot: Boot) -> End {
                     Ok::<_, String>(())
                 })
                 .ok();
-                stamp("groups");
             }
             mix();
             become_service(guest, wrapped, flags, streams)
@@ -208,7 +205,6 @@ fn become_service(
         connected
     };
     stage::run(Stage::Log, log).ok();
-    stamp("log");
     match flags {
         Ok(flags) => service::serve(Some(guest), &flags),
         Err(error) => {

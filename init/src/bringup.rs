@@ -19,7 +19,6 @@ use gcs::sys::process::{self, Program};
 use gcs::sys::{fds, pidfd};
 use nix::poll::PollFlags;
 use nix::sys::socket::{recv, send, socketpair, AddressFamily, MsgFlags, SockFlag, SockType};
-use nix::time::{clock_gettime, ClockId};
 use nix::unistd::Pid;
 
 use crate::poweroff::{self, End};
@@ -200,8 +199,7 @@ struct Lines(Option<OwnedFd>);
 
 impl Lines {
     fn hear(&mut self, event: &Event<'_>) {
-        let uptime = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from);
-        let text = event.encode(uptime.as_micros());
+        let text = event.encode(gcs::log::uptime().as_micros());
         let said = self.0.as_ref().map(|socket| say(socket, &text));
         if matches!(said, Some(Err(_))) {
             self.0 = None;

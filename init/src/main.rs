@@ -11,6 +11,7 @@ mod cgroup;
 mod child;
 mod entropy;
 mod guest;
+mod hook;
 mod modules;
 mod mounts;
 mod poweroff;
@@ -32,7 +33,7 @@ const PANICKED: i32 = 101;
 /// Called by the C entry with the process's words. No panic leaves it.
 #[cfg_attr(test, allow(dead_code, reason = "the test harness has its own entry"))]
 fn start(words: Vec<OsString>) -> i32 {
-    gcs::log::stamp("main");
+    gcs::stage::begin();
     let (applet, names) = applets::choose(&words, std::process::id());
     let name = words.first().cloned();
     let words = words.get(names..).unwrap_or_default();

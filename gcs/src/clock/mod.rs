@@ -3,43 +3,37 @@
 //! ```text
 //! PTP device (Hyper-V, KVM) ─┐
 //! port of the host, by flag ─┴→ source: a look ─→ discipline: pure ─→ slew or step, log
-//! PTP device ─→ chronyd, where the image has it
 //! ```
 //!
 //! Small offsets are made up for slowly, large ones (after the host slept, or the VM was paused)
 //! at once. No clock is no fault: it is told once and looked for now and then, since devices
 //! come late and go.
 
-mod chronyd;
 mod discipline;
 pub mod source;
 
 use std::fs::File;
 use std::time::{Duration, Instant};
 
-use nix::unistd::Pid;
-
 use crate::error::Failure;
 use crate::sys::clock;
-use chronyd::Chronyd;
 use discipline::{Correction, Discipline, Fault, News, Sample};
 
 /// What keeps the clock.
 #[derive(Debug)]
 pub struct Clock {
-    way: Way,
+    source: TimeSource,
     discipline: Discipline,
-    /// When there is something to do; never while chronyd runs or the host is asked.
+    /// When there is something to do; never while the host is asked.
     next: Option<Instant>,
     /// The clock was set forward, which nobody has taken note of yet.
     leapt: bool,
 }
 
 #[derive(Debug)]
-enum Way {
+enum TimeSource {
     /// A device is yet to be found.
     Searching,
-    Chronyd(Chronyd, String),
     Device(File),
     Port(u32),
 }
@@ -48,7 +42,7 @@ impl Clock {
     /// `port`: ask the host there instead of a device. Nothing is looked at yet.
     pub fn new(port: Option<u32>) -> Self {
         Self {
-            way: port.map_or(Way::Searching, Way::Port),
+            source: port.map_or(TimeSource::Searching, TimeSource::Port),
             discipline: Discipline::default(),
             next: Some(Instant::now()),
             leapt: false,
@@ -71,49 +65,38 @@ impl Clock {
     /// Does what is due. `Some`: the host is to be asked at this port, for [`Clock::heard`].
     pub fn due(&mut self, now: Instant) -> Option<u32> {
         self.next.take_if(|at| *at <= now)?;
-        if let Way::Searching = self.way {
+        if let TimeSource::Searching = self.source {
             match self.search() {
-                Ok(way) => self.way = way,
+                Ok(found) => self.source = found,
                 Err(fault) => {
                     self.judge(Err(fault), now);
                     return None;
                 }
             }
         }
-        match &mut self.way {
+        match &mut self.source {
             // Just found one, or told that there is none.
-            Way::Searching => {}
-            Way::Chronyd(chronyd, device) => {
-                self.next = chronyd.start(device, now).map(|delay| now + delay);
-            }
-            Way::Device(device) => {
+            TimeSource::Searching => {}
+            TimeSource::Device(device) => {
                 let look = source::look(device);
                 if let Err(Fault::Gone(_)) = look {
                     // Another may come, or the same again.
-                    self.way = Way::Searching;
+                    self.source = TimeSource::Searching;
                 }
                 self.judge(look, now);
             }
-            Way::Port(port) => return Some(*port),
+            TimeSource::Port(port) => return Some(*port),
         }
         None
     }
 
-    fn search(&self) -> Result<Way, Fault> {
+    fn search(&self) -> Result<TimeSource, Fault> {
         let none = "there is no PTP clock of the hypervisor";
         let device = source::device().ok_or_else(|| Fault::Gone(none.into()))?;
-        let way = match Chronyd::find() {
-            Some(chronyd) => Way::Chronyd(chronyd, device.clone()),
-            None => Way::Device(source::open(&device).map_err(|error| {
-                Fault::Gone(format!("opening the PTP clock {device}: {error}"))
-            })?),
-        };
-        let by = matches!(way, Way::Chronyd(..)).then_some(" by chronyd");
-        log::info!(
-            "the time is kept in step with {device}{}",
-            by.unwrap_or_default()
-        );
-        Ok(way)
+        let file = source::open(&device)
+            .map_err(|error| Fault::Gone(format!("opening the PTP clock {device}: {error}")))?;
+        log::info!("the time is kept in step with {device}");
+        Ok(TimeSource::Device(file))
     }
 
     /// What the host answered.
@@ -156,24 +139,9 @@ impl Clock {
         std::mem::take(&mut self.leapt)
     }
 
-    /// A child of the service ended. Whether it was chronyd, which is started again after a while.
-    pub fn on_exit(&mut self, pid: Pid, now: Instant) -> bool {
-        let delay = match &mut self.way {
-            Way::Chronyd(chronyd, _) => chronyd.on_exit(pid, now),
-            _ => None,
-        };
-        if let Some(delay) = delay {
-            self.next = Some(now + delay);
-        }
-        delay.is_some()
-    }
-
     /// One line for the state dump.
     pub fn describe(&self) -> String {
-        match &self.way {
-            Way::Chronyd(chronyd, device) => format!("{device} {chronyd:?}"),
-            way => format!("{way:?} {}", self.discipline.describe()),
-        }
+        format!("{:?} {}", self.source, self.discipline.describe())
     }
 }
 

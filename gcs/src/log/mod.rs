@@ -20,7 +20,6 @@ mod scope;
 mod scrub;
 mod sink;
 mod span;
-mod stamps;
 mod time;
 
 use std::cell::RefCell;
@@ -34,10 +33,9 @@ pub use record::{Origin, Record};
 pub use scope::{Entered, Scope};
 pub use sink::Sink;
 pub use span::Span;
-pub use stamps::{report as report_boot, stamp};
-pub use time::rfc3339;
+pub use time::{micros, rfc3339, uptime};
 
-use crate::bridge::frame::Frame;
+use crate::prot::{MessageId, SequenceId};
 use ring::Ring;
 use serde_json::Value;
 
@@ -262,11 +260,11 @@ pub fn inherit(bequest: Option<&str>) {
 }
 
 /// Records a request as it came, when records of level trace are wanted at all.
-pub fn request(frame: &Frame) {
+pub fn request(message: MessageId, sequence: SequenceId, payload: &[u8]) {
     if log::log_enabled!(log::Level::Trace) {
         let scrubs = with_state(|state| state.scrubs).unwrap_or(true);
-        let payload = scrub::document(&frame.payload, scrubs);
-        log::trace!(payload = payload.as_str(); "request {} {}", frame.id, frame.sequence);
+        let payload = scrub::document(payload, scrubs);
+        log::trace!(payload = payload.as_str(); "request {message} {sequence}");
     }
 }
 

@@ -5,9 +5,7 @@
 
 use std::time::Duration;
 
-use nix::time::{clock_gettime, ClockId};
-
-use super::stamps::micros;
+use super::time::{micros, uptime};
 use super::{emit, Level, Record};
 
 /// Work under way.
@@ -40,10 +38,4 @@ impl Span {
     pub fn elapsed(self) -> Duration {
         uptime().saturating_sub(self.began)
     }
-}
-
-/// Time since the machine's start.
-pub(super) fn uptime() -> Duration {
-    // Fails on no kernel that has epoll.
-    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)
 }

@@ -1,7 +1,20 @@
-//! Wall-clock time as text: RFC 3339 in UTC with nanoseconds, the only form the host's log
-//! reader takes (protocol.md 10.4).
+//! The two times of a record: the wall clock as text, RFC 3339 in UTC with nanoseconds, which is
+//! the only form that the host's log reader takes (protocol.md 10.4), and the machine's uptime.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use nix::time::{clock_gettime, ClockId};
+
+/// Time since the machine's start, including the time that it was suspended.
+pub fn uptime() -> Duration {
+    // Fails on no kernel that has epoll.
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)
+}
+
+/// Whole microseconds.
+pub fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
 
 /// `2026-01-02T03:04:05.000000006Z`. Times before 1970 and after 9999 are clamped: four-digit
 /// years are all that RFC 3339 can say, and a guest's clock may start anywhere.

@@ -11,7 +11,7 @@ use crate::error::Failure;
 use crate::uevent::{self, Matcher, Source, Uevent};
 
 /// VMBus instance of each controller, fixed by the host's VM definition (section 7.1).
-pub(crate) const CONTROLLERS: [&str; 4] = [
+pub const CONTROLLERS: [&str; 4] = [
     "df6d0690-79e5-55b6-a5ec-c1e2f77f580a",
     "0110f83b-de10-5172-a266-78bca56bf50a",
     "b5d2d8d4-3a75-51bf-945b-3444dc6b8579",

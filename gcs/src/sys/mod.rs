@@ -5,7 +5,6 @@
 pub mod bpf;
 pub mod channel;
 pub mod clock;
-pub mod cpuid;
 pub mod dm;
 pub mod fds;
 pub mod loopback;

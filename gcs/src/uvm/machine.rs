@@ -2,8 +2,6 @@
 
 use std::time::Instant;
 
-use nix::unistd::Pid;
-
 use super::{Deadline, Uvm};
 use crate::clock::{source, Clock};
 use crate::memory::{self, Watch};
@@ -82,15 +80,6 @@ impl Uvm {
         if let Some(kept) = &mut self.clock {
             kept.clock.hurry(Instant::now());
             self.clock_wait();
-        }
-    }
-
-    /// A child ended: perhaps the one that keeps the time.
-    pub(super) fn clock_exit(&mut self, pid: Pid) {
-        if let Some(kept) = &mut self.clock {
-            if kept.clock.on_exit(pid, Instant::now()) {
-                self.clock_wait();
-            }
         }
     }
 

@@ -258,7 +258,6 @@ impl Uvm {
 
     /// A child ended. The only caller is the loop's reaper.
     pub fn on_exit(&mut self, pid: Pid, status: ExitStatus) {
-        self.clock_exit(pid);
         match self.children.remove(&pid) {
             Some(Child::Task(key)) => self.task_exited(key, status),
             Some(Child::Program(key)) => self.program_exited(key, status),

@@ -26,7 +26,7 @@ impl Uvm {
         let base = incoming.base;
         let ticket = self.outbox.open(frame.id, frame.sequence, &base);
         let _about = ticket.scope.enter();
-        crate::log::request(frame);
+        crate::log::request(frame.id, frame.sequence, &frame.payload);
         log::debug!(
             "{} {} for {:?}",
             frame.id,

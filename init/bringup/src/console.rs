@@ -13,7 +13,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use gcs::stage::{Stage, Told, What, MARK};
+use gcs::stage::{Stage, StageEvent, What, MARK};
 use gcs::sys::pidfd::pause;
 use linux_embedded_hal::Serial;
 use nix::sys::termios::{self, BaudRate, InputFlags, LocalFlags, OutputFlags, SetArg};
@@ -85,7 +85,7 @@ impl Lines {
                 break;
             };
             let behind = rest.split_off(at);
-            match Told::decode(rest.trim_end_matches('\n')) {
+            match StageEvent::decode(rest.trim_end_matches('\n')) {
                 Some(told) => self.step(&mut out, &told),
                 None => {
                     self.end_line(&mut out);
@@ -97,7 +97,7 @@ impl Lines {
         out
     }
 
-    fn step(&mut self, out: &mut String, told: &Told) {
+    fn step(&mut self, out: &mut String, told: &StageEvent) {
         let (stage, now) = (told.stage, told.micros);
         let name = stage.name();
         let time = format!("[{:5}.{:06}]", now / 1_000_000, now % 1_000_000);

@@ -10,9 +10,10 @@
 //! ```
 
 mod console;
+mod probe;
 mod shells;
+mod sys;
 
-use std::ffi::OsString;
 use std::io;
 use std::process::ExitCode;
 
@@ -23,23 +24,22 @@ use: bringup probe [OPTIONS]        what this machine has and lacks (--help)
      bringup vsocksh PORT           a shell for each connection to a vsock port";
 
 /// A wrong command line.
-const BAD_WORDS: u8 = 2;
+const BAD_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let words: Vec<String> = std::env::args_os()
-        .map(OsString::into_string)
-        .map(|word| word.unwrap_or_else(|word| word.to_string_lossy().into_owned()))
+    let args: Vec<String> = std::env::args_os()
+        .map(|arg| arg.to_string_lossy().into_owned())
         .collect();
-    let name = |word: &String| word.rsplit('/').next().unwrap_or_default().to_owned();
-    // By its own name, or by its first word.
-    let (name, words) = match words.first().map(name).as_deref() {
-        Some("probe") => ("probe".to_owned(), words.get(1..)),
-        _ => (words.get(1).cloned().unwrap_or_default(), words.get(2..)),
+    let file_name = |arg: &String| arg.rsplit('/').next().unwrap_or_default().to_owned();
+    // By its own name, or by its first argument.
+    let (name, args) = match args.first().map(file_name).as_deref() {
+        Some("probe") => ("probe".to_owned(), args.get(1..)),
+        _ => (args.get(1).cloned().unwrap_or_default(), args.get(2..)),
     };
-    let words = words.unwrap_or_default();
-    let done = match (name.as_str(), words) {
-        ("probe", words) => {
-            let code = gcs::probe::run(words, &mut io::stdout(), &mut io::stderr());
+    let args = args.unwrap_or_default();
+    let done = match (name.as_str(), args) {
+        ("probe", args) => {
+            let code = probe::run(args, &mut io::stdout(), &mut io::stderr());
             return u8::try_from(code).unwrap_or(u8::MAX).into();
         }
         ("console", [port, baud]) => console::copy(port.as_ref(), baud.parse().unwrap_or(115_200)),
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
         ("vsocksh", [port]) => shells::listen(port),
         _ => {
             eprintln!("{USAGE}");
-            return BAD_WORDS.into();
+            return BAD_USAGE.into();
         }
     };
     match done {

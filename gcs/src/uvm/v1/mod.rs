@@ -49,7 +49,7 @@ impl Uvm {
         let (base, request) = codec::decode_v1(frame);
         let ticket = self.outbox.open(frame.id, frame.sequence, &base);
         let _about = ticket.scope.enter();
-        crate::log::request(frame);
+        crate::log::request(frame.id, frame.sequence, &frame.payload);
         log::debug!("{} {} (V1)", frame.id, frame.sequence);
         let permitted = self.admit_v1(frame.id).and(request).and_then(|request| {
             let act = match &request {

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::tree::{Tree, CID};
-use crate::storage::scsi::CONTROLLERS;
+use gcs::storage::scsi::CONTROLLERS;
 
 const VMBUS: &str = "/sys/bus/vmbus/devices";
 /// hv_sock connections are offers whose class is the port and this (hv_sock's service ids).

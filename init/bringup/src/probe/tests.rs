@@ -5,16 +5,19 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use gcs::probe::{report, run, Directory, Level, Record, Report};
 use serde_json::Value;
 
-const REQUIREMENTS: &str = include_str!("../../../kernel-config/lcow.requirements");
+use super::tree::{Directory, Record};
+use super::verdict::Level;
+use super::{report, run, Report};
+
+const REQUIREMENTS: &str = include_str!("../../../../kernel-config/lcow.requirements");
 const CONFIG: &str = "/probe/config";
 const HYPERV: &str = "hyperv-made-up";
 
 fn beside(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/probe")
+        .join("machines")
         .join(name)
 }
 
@@ -294,10 +297,10 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     out
 }
 
-fn command(words: &[&str]) -> (i32, String, String) {
-    let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+fn command(args: &[&str]) -> (i32, String, String) {
+    let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
     let (mut out, mut complaints) = (Vec::new(), Vec::new());
-    let code = run(&words, &mut out, &mut complaints);
+    let code = run(&args, &mut out, &mut complaints);
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (code, text(out), text(complaints))
 }
@@ -334,15 +337,15 @@ fn the_command_ends_with_what_scripts_need() {
         report(&load(document(HYPERV))).document()
     );
 
-    for (words, complaint) in [
+    for (args, complaint) in [
         (&["--nonsense"][..], "there is no option \"--nonsense\""),
         (&["--from"], "--from needs a value"),
         (&["--from", "/no/such/file"], "reading /no/such/file: "),
         (&["--from", &nothing], "is not what probe --record writes"),
     ] {
-        let (code, out, said) = command(words);
-        assert_eq!((code, out.as_str()), (2, ""), "{words:?}");
-        assert!(said.contains(complaint), "{words:?}: {said}");
+        let (code, out, said) = command(args);
+        assert_eq!((code, out.as_str()), (2, ""), "{args:?}");
+        assert!(said.contains(complaint), "{args:?}: {said}");
     }
     let (code, usage, _) = command(&["--help"]);
     assert!(code == 0 && usage.starts_with("use: probe"));

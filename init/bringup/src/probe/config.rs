@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::tree::{Tree, CONFIG};
 
-const REQUIREMENTS: &str = include_str!("../../../kernel-config/lcow.requirements");
+const REQUIREMENTS: &str = include_str!("../../../../kernel-config/lcow.requirements");
 /// A configuration has some 300 KB.
 const MOST_BYTES: usize = 4 << 20;
 /// Of the table; what belongs to a machine under QEMU is not missed on Hyper-V.

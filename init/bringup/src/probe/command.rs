@@ -5,7 +5,8 @@ use std::io::Write;
 use serde_json::Value;
 
 use super::tree::{Directory, Machine, Record, Recorder, Tree};
-use super::{report, text, Level, Report};
+use super::verdict::{Finding, Level};
+use super::{report, Report};
 
 const USAGE: &str = "\
 use: probe [--json | --record] [--root DIR | --from FILE]
@@ -17,9 +18,10 @@ Says what this machine has for a guest of a Windows host, what is missing, and w
 ends with 0, or with 1 when something is missing that a guest cannot do without
 ";
 
-/// Something is missing; and a command line or file that is none.
+/// Something is missing that a guest cannot do without.
 const MISSING: i32 = 1;
-const BAD_WORDS: i32 = 2;
+/// A wrong command line, or a file that is no record.
+const BAD_USAGE: i32 = 2;
 
 enum Form {
     Text,
@@ -28,29 +30,29 @@ enum Form {
 }
 
 /// Runs the command; gives its exit code.
-pub fn run(words: &[String], out: &mut impl Write, complaints: &mut impl Write) -> i32 {
-    match probe(words) {
+pub fn run(args: &[String], out: &mut impl Write, complaints: &mut impl Write) -> i32 {
+    match probe(args) {
         Ok((text, code)) => match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
             Ok(()) => code,
             // The reader has gone; there is no one to tell.
-            Err(_) => BAD_WORDS,
+            Err(_) => BAD_USAGE,
         },
         Err(text) => {
             complaints
                 .write_all(format!("probe: {text}\n").as_bytes())
                 .ok();
-            BAD_WORDS
+            BAD_USAGE
         }
     }
 }
 
-fn probe(words: &[String]) -> Result<(String, i32), String> {
+fn probe(args: &[String]) -> Result<(String, i32), String> {
     let mut form = Form::Text;
     let mut tree: Box<dyn Tree> = Box::new(Machine::new());
-    let mut words = words.iter();
-    while let Some(word) = words.next() {
-        let mut value = || words.next().ok_or(format!("{word} needs a value\n{USAGE}"));
-        match word.as_str() {
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().ok_or(format!("{arg} needs a value\n{USAGE}"));
+        match arg.as_str() {
             "--json" => form = Form::Json,
             "--record" => form = Form::Record,
             "--root" => tree = Box::new(Directory(value()?.into())),
@@ -63,10 +65,9 @@ fn probe(words: &[String]) -> Result<(String, i32), String> {
         Form::Record => (record(tree.as_ref())?, 0),
         Form::Json | Form::Text => {
             let report = report(tree.as_ref());
-            let document = report.document();
             let text = match form {
-                Form::Json => format!("{document:#}\n"),
-                _ => text::render(&document),
+                Form::Json => format!("{:#}\n", report.document()),
+                _ => report.text(),
             };
             (text, code(&report))
         }
@@ -74,7 +75,7 @@ fn probe(words: &[String]) -> Result<(String, i32), String> {
 }
 
 fn code(report: &Report) -> i32 {
-    let missing = |finding: &super::Finding| finding.level == Level::Missing;
+    let missing = |finding: &Finding| finding.level == Level::Missing;
     match report.verdict.iter().any(missing) {
         true => MISSING,
         false => 0,

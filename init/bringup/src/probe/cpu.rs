@@ -210,7 +210,7 @@ fn letters(registers: &[u32]) -> String {
 pub fn registers() -> String {
     let mut text = String::new();
     let mut take = |leaf: u32| {
-        let [a, b, c, d] = crate::sys::cpuid::leaf(leaf)?;
+        let [a, b, c, d] = crate::sys::cpuid(leaf)?;
         // Writing to a string cannot fail.
         writeln!(text, "{leaf:08x} 00000000 {a:08x} {b:08x} {c:08x} {d:08x}").ok();
         Some([a, b, c, d])

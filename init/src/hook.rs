@@ -1,10 +1,13 @@
-//! `generichook`: an OCI hook that runs another program with what is known of the container put
-//! into its words (protocol 5.13). A GPU is set up so, by the tool of its vendor.
+//! `generichook`: an OCI hook that runs another program and puts what is known of the container
+//! into its arguments (protocol 5.13). This is how a GPU's own tool sets it up for a container.
 //!
 //! ```text
 //! engine ── state (JSON) on stdin ──▶ generichook PROGRAM ARG... ──▶ PROGRAM, {{pid}} filled in
 //! ```
-#![allow(clippy::disallowed_methods)] // A process of its own, which waits for its child.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a process of its own, which waits for its child"
+)]
 
 use std::fs;
 use std::io::Read;
@@ -19,12 +22,12 @@ const QUOTE: usize = 4096;
 /// Names a file that the program writes its own log to.
 const LOG_FILE: &str = "GENERIC_HOOK_LOG_DEBUG_FILE";
 
-/// Runs the program that `words` name, with the state that `stdin` has.
+/// Runs the program that `args` name, with the container's state that it reads from `stdin`.
 ///
 /// # Errors
-/// No state, a word that cannot be filled in, or a program that fails; with what it said.
+/// There is no state, a placeholder cannot be filled in, or the program fails; with its output.
 pub fn run(
-    words: &[String],
+    args: &[String],
     environment: impl Iterator<Item = (String, String)>,
     stdin: impl Read,
 ) -> Result<(), String> {
@@ -35,11 +38,11 @@ pub fn run(
         .map_err(|e| format!("read the state of the container: {e}"))?;
     let state: Value = serde_json::from_slice(&text)
         .map_err(|e| format!("decode the state of the container: {e}"))?;
-    let words = words
+    let args = args
         .iter()
-        .map(|word| fill(word, &state))
+        .map(|arg| fill(arg, &state))
         .collect::<Result<Vec<_>, _>>()?;
-    let [program, arguments @ ..] = words.as_slice() else {
+    let [program, arguments @ ..] = args.as_slice() else {
         return Err("no program to run".into());
     };
     let environment = environment
@@ -68,16 +71,16 @@ fn tail(bytes: &[u8]) -> String {
 }
 
 /// Puts the state's values in the places of `{{id}}`, `{{pid}}` and `{{annotation "name"}}`.
-fn fill(word: &str, state: &Value) -> Result<String, String> {
+fn fill(text: &str, state: &Value) -> Result<String, String> {
     let mut filled = String::new();
-    let mut rest = word;
+    let mut rest = text;
     while let Some((before, after)) = rest.split_once("{{") {
-        let (inside, behind) = after
+        let (inside, remainder) = after
             .split_once("}}")
-            .ok_or_else(|| format!("{word:?} has no \"}}}}\""))?;
+            .ok_or_else(|| format!("{text:?} has no \"}}}}\""))?;
         filled.push_str(before);
         filled.push_str(&value_of(inside.trim(), state)?);
-        rest = behind;
+        rest = remainder;
     }
     filled.push_str(rest);
     Ok(filled)
@@ -110,20 +113,20 @@ mod tests {
 
     const STATE: &str = r#"{"id": "c1", "pid": 42, "annotations": {"a.b": "x y"}}"#;
 
-    fn run_with(words: &[&str], environment: &[(&str, &str)]) -> Result<(), String> {
-        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+    fn run_with(args: &[&str], environment: &[(&str, &str)]) -> Result<(), String> {
+        let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
         let environment = environment
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        run(&words, environment, STATE.as_bytes())
+        run(&args, environment, STATE.as_bytes())
     }
 
     #[test]
-    fn words_and_environment_are_filled_in() {
+    fn arguments_and_environment_are_filled_in() {
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("out");
         let script = "echo \"$0 $1 $VALUE\" > $OUT";
-        let words = [
+        let args = [
             "/bin/sh",
             "-c",
             script,
@@ -135,7 +138,7 @@ mod tests {
             ("VALUE", "{{id}}"),
             ("PATH", "/bin:/usr/bin"),
         ];
-        run_with(&words, &environment).unwrap();
+        run_with(&args, &environment).unwrap();
         assert_eq!(fs::read_to_string(out).unwrap(), "--pid=42 c1-x y c1\n");
     }
 
@@ -144,19 +147,19 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
         fs::write(&log, "in the log").unwrap();
-        let words = ["/bin/sh", "-c", "echo out; echo err >&2; exit 3"];
-        let why = run_with(&words, &[(LOG_FILE, log.to_str().unwrap())]).unwrap_err();
+        let args = ["/bin/sh", "-c", "echo out; echo err >&2; exit 3"];
+        let why = run_with(&args, &[(LOG_FILE, log.to_str().unwrap())]).unwrap_err();
         for part in ["out\n", "err\n", "in the log", "3"] {
             assert!(why.contains(part), "{why}");
         }
-        for (words, part) in [
+        for (args, part) in [
             (&["/no/such/program"][..], "/no/such/program"),
             (&[], "no program"),
             (&["/bin/true", "{{name}}"], "name"),
             (&["/bin/true", "{{annotation \"c\"}}"], "annotation"),
             (&["/bin/true", "{{pid"], "}}"),
         ] {
-            let why = run_with(words, &[]).unwrap_err();
+            let why = run_with(args, &[]).unwrap_err();
             assert!(why.contains(part), "{why}");
         }
         assert!(run(&[], std::iter::empty(), &b"{"[..]).is_err());
