@@ -5,8 +5,8 @@ set -euo pipefail
 exec </dev/null
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-out=$top/out
-target=$top/target
+# shellcheck disable=SC2034 # for those who source this
+out=$top/out target=$top/target
 
 say() { printf '==> %s\n' "$*" >&2; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that a purpose needs and this machine lacks.
-# Use: packages.sh PURPOSE...   (rust build lint guest kernel qemu images tests xfs stock disk fresh)
+# Use: packages.sh PURPOSE...   (rust build lint guest kernel qemu images tests xfs stock disk
+#                           scripts fresh)
 #      packages.sh --refresh   fetches the lists of packages
 #      packages.sh --download PURPOSE DIR   fetches the purpose's package that is not installed into DIR,
 #                              and prints the name of its file
@@ -28,6 +29,7 @@ guest   ar                          binutils         packs the unwinder
 guest   cc                          gcc              links the build scripts of crates
 guest   dpkg-deb                    dpkg             unpacks the unwinder
 guest   /etc/ssl/certs/ca-certificates.crt  ca-certificates  fetches crates
+scripts shellcheck                  shellcheck       checks the scripts
 kernel  gcc                         gcc              compiles the kernel
 kernel  /usr/include/stdio.h        libc6-dev        compiles the kernel build tools
 kernel  make                        make             compiles the kernel
@@ -68,7 +70,7 @@ fresh   /usr/share/keyrings/debian-archive-keyring.gpg  debian-archive-keyring  
 fresh   git                         git              copies the tree
 '
 
-[ $# -gt 0 ] || die "packages.sh needs a purpose: rust build lint guest kernel qemu images tests xfs stock disk fresh"
+[ $# -gt 0 ] || die "packages.sh needs a purpose: rust build lint guest kernel qemu images tests xfs stock disk scripts fresh"
 
 # A path must exist; a command must be found, also where only root's PATH looks.
 there() {

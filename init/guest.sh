@@ -54,7 +54,7 @@ case $way in
         # Building std is unstable, and asked of a stable compiler by RUSTC_BOOTSTRAP.
         export RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1
         flags+=(-C linker=musl-gcc -C link-self-contained=no -L "$dir/lib")
-        args+=(-Z build-std=std,panic_unwind -Z build-std-features=panic-unwind)
+        args+=(-Z "build-std=std,panic_unwind" -Z build-std-features=panic-unwind)
         ;;
     target)
         # The linker that comes with the toolchain makes one of functions that are the same: 1 % less.

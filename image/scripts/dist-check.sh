@@ -31,7 +31,7 @@ if [ "$who" = root ] && have setpriv; then
     who=nobody
     chown -R nobody: "$there"
     again=(setpriv --securebits=+no_setuid_fixup --reuid=nobody --regid="$(id -g nobody)" --clear-groups
-        --inh-caps=-all,+dac_read_search --ambient-caps=+dac_read_search "${again[@]}")
+        "--inh-caps=-all,+dac_read_search" "--ambient-caps=+dac_read_search" "${again[@]}")
 fi
 say "dist-check: all of it again as $who in ${there#"$top"/}"
 (cd "$there/tree" && umask 077 && heartbeat "dist-check" "${again[@]}" make -s dist >&2) ||
