@@ -14,6 +14,7 @@ pub mod bridge;
 pub mod bundle;
 pub mod clock;
 pub mod config;
+pub mod engine;
 pub mod error;
 pub mod kmsg;
 pub mod log;

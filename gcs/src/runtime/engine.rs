@@ -16,7 +16,6 @@ use serde_json::Value;
 
 use super::console::{own_stdio, Console};
 use super::executor::Program;
-use super::seccomp::Filter;
 use super::state::{self, failed, Init};
 use super::trace::Trace;
 use super::{cgroup, devices, normal, Order, Report, Roots, ORDER_FD, REPORT_FD, REPORT_MAX};
@@ -153,7 +152,7 @@ fn build(
         .map_err(|why| Failure::unspecified(format!("{}: {why}", source.display())))?;
     let root = Path::new(config["root"]["path"].as_str().unwrap_or_default());
     fs::read_dir(root).map_err(|e| failed("open the root file system", root, &e))?;
-    let filter = Filter::of(normal::seccomp(&config)).map_err(Failure::unspecified)?;
+    let filter = normal::filter(&config).map_err(Failure::unspecified)?;
     write_json(&dir.join(state::CONFIG), &config)?;
     own_stdio(&config["process"], &config["linux"])?;
 
@@ -232,9 +231,12 @@ fn restrict_devices(roots: &Roots, id: &str, config: &Value) -> Result<(), Failu
     let program = devices::parse(rules)
         .and_then(|rules| devices::program(&rules))
         .map_err(Failure::unspecified)?;
-    bpf::attach_device_program(dir, &program).map_err(|e| {
-        Failure::unspecified(format!("attach the device rules to {}: {e}", dir.display()))
-    })
+    let group = File::open(dir).map_err(|e| failed("open", dir, &e))?;
+    bpf::load_device_program(&program)
+        .and_then(|program| bpf::attach_device_program(group.as_fd(), program.as_fd()))
+        .map_err(|e| {
+            Failure::unspecified(format!("attach the device rules to {}: {e}", dir.display()))
+        })
 }
 
 /// A new network namespace begins with its loopback down; one that is joined is its owner's.
@@ -273,7 +275,7 @@ fn exec(
     }
     let config: Value = read_json(&dir.join(state::CONFIG))?;
     let process = normal::exec(process, &config).map_err(Failure::unspecified)?;
-    let filter = Filter::of(normal::seccomp(&config)).map_err(Failure::unspecified)?;
+    let filter = normal::filter(&config).map_err(Failure::unspecified)?;
     own_stdio(&process, &config["linux"])?;
 
     // The engine leaves a socket behind for every exec, and runs them in started

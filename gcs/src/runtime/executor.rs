@@ -21,8 +21,8 @@ use libcontainer::workload::{
 };
 use nix::unistd::{access, AccessFlags};
 
-use super::seccomp::Filter;
 use super::{ORDER_FD, REPORT_FD};
+use crate::engine::seccomp;
 use crate::sys::seccomp::Execution;
 use crate::sys::{channel, fds, pidfd};
 
@@ -32,13 +32,13 @@ pub(super) struct Program {
     /// failure the engine itself reports.
     pub failure: Option<Rc<File>>,
     /// The container's seccomp profile.
-    filter: Option<Rc<Filter>>,
+    filter: Option<Rc<seccomp::Program>>,
     /// `HOME` as the engine looked it up, used when the environment has none.
     home: Rc<RefCell<Option<String>>>,
 }
 
 impl Program {
-    pub fn new(failure: Option<Rc<File>>, filter: Option<Filter>) -> Self {
+    pub fn new(failure: Option<Rc<File>>, filter: Option<seccomp::Program>) -> Self {
         Self {
             failure,
             filter: filter.map(Rc::new),

@@ -25,8 +25,6 @@ mod engine;
 mod executor;
 #[cfg(any(feature = "engine", test))]
 mod normal;
-#[cfg(any(feature = "engine", test))]
-mod seccomp;
 mod state;
 mod statistics;
 #[cfg(feature = "engine")]

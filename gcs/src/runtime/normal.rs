@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{json, Map, Value};
 
 use super::devices;
-use super::seccomp::Filter;
+use crate::engine::seccomp::{self, Program};
 
 /// Where the control groups are, and the hierarchies of v1 in which a container has one.
 pub(super) struct Cgroups<'a> {
@@ -53,9 +53,9 @@ pub(super) fn container(
     let own = process["capabilities"].clone();
 
     let linux = object(top, "linux")?;
-    let seccomp = linux.remove("seccomp").unwrap_or_default();
+    let profile = linux.remove("seccomp").unwrap_or_default();
     // The engine would not enforce it.
-    Filter::of(&seccomp)?;
+    compiled(&profile)?;
     // "rslave" and "slave" are one: the engine only ever works recursively.
     if let Some(Value::String(propagation)) = linux.get_mut("rootfsPropagation") {
         if let Some(plain) = propagation.strip_prefix('r') {
@@ -75,10 +75,10 @@ pub(super) fn container(
     resources.insert("devices".into(), rules.into());
 
     let process = object(top, "process")?;
-    keep_filtering(process, &seccomp);
+    keep_filtering(process, &profile);
     top.insert(
         OURS.into(),
-        json!({"seccomp": seccomp, "capabilities": own}),
+        json!({"seccomp": profile, "capabilities": own}),
     );
     Ok(spec)
 }
@@ -88,8 +88,20 @@ pub(super) fn container(
 const OURS: &str = "gcs";
 
 /// The seccomp profile of the container of engine configuration `config`; null without one.
-pub(super) fn seccomp(config: &Value) -> &Value {
+fn profile(config: &Value) -> &Value {
     &config[OURS]["seccomp"]
+}
+
+/// That profile compiled.
+#[cfg(feature = "engine")]
+pub(super) fn filter(config: &Value) -> Result<Option<Program>, String> {
+    compiled(profile(config))
+}
+
+fn compiled(profile: &Value) -> Result<Option<Program>, String> {
+    (!profile.is_null())
+        .then(|| seccomp::compile(profile))
+        .transpose()
 }
 
 /// Without `no_new_privs` only CAP_SYS_ADMIN may load a filter: the process keeps it until its
@@ -127,7 +139,7 @@ pub(super) fn exec(process: &Value, config: &Value) -> Result<Value, String> {
     }
     defaults(fields);
     unlabelled(fields)?;
-    keep_filtering(fields, seccomp(config));
+    keep_filtering(fields, profile(config));
     Ok(process)
 }
 
@@ -344,10 +356,10 @@ mod tests {
     }
     #[test]
     fn a_filter_needs_a_capability_until_the_program_runs() {
-        let profile = json!({"defaultAction": "SCMP_ACT_ALLOW"});
+        let given = json!({"defaultAction": "SCMP_ACT_ALLOW"});
         let spec = |no_new_privileges: bool| {
             let spec = json!({
-                "root": {"path": "/"}, "linux": {"seccomp": profile},
+                "root": {"path": "/"}, "linux": {"seccomp": given},
                 "process": {"noNewPrivileges": no_new_privileges, "capabilities": {"bounding": ["CAP_KILL"], "effective": ["CAP_KILL"]}},
             });
             container(&spec, Path::new("/b")).unwrap()
@@ -358,8 +370,8 @@ mod tests {
         assert_eq!(config["process"]["capabilities"], held);
         assert_eq!(spec(true)["process"]["capabilities"], own);
         assert_eq!(
-            (seccomp(&config), config["linux"].get("seccomp")),
-            (&profile, None)
+            (profile(&config), config["linux"].get("seccomp")),
+            (&given, None)
         );
         // What an exec takes over is what the spec says.
         assert_eq!(exec(&json!({}), &config).unwrap()["capabilities"], held);

@@ -1,9 +1,7 @@
 //! `bpf(2)`, as far as cgroup device programs need it: load and attach.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 const PROG_LOAD: i32 = 5;
 const PROG_ATTACH: i32 = 8;
@@ -109,14 +107,12 @@ struct AttachAttr {
     flags: u32,
 }
 
-/// Makes `program` decide about the devices of the cgroup (v2) at `group`, beside the
-/// programs already there. The kernel drops it with the group.
-pub fn attach_device_program(group: &Path, program: &[Insn]) -> io::Result<()> {
-    let program = load(program)?;
-    let group = File::open(group)?;
+/// Makes `program` decide about the devices of the cgroup (v2) `group`, beside the programs
+/// already there. The kernel drops it with the group.
+pub fn attach_device_program(group: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let attr = AttachAttr {
-        target: raw(&group),
-        program: raw(&program),
+        target: raw(group),
+        program: raw(program),
         kind: ATTACH_CGROUP_DEVICE,
         flags: FLAG_ALLOW_MULTI,
     };
@@ -124,7 +120,9 @@ pub fn attach_device_program(group: &Path, program: &[Insn]) -> io::Result<()> {
     unsafe { bpf(PROG_ATTACH, &attr) }.map(drop)
 }
 
-fn load(program: &[Insn]) -> io::Result<OwnedFd> {
+/// Has the kernel verify `program` and keep it for as long as the descriptor is open or it is
+/// attached.
+pub fn load_device_program(program: &[Insn]) -> io::Result<OwnedFd> {
     let license = c"MIT";
     let mut attr = LoadAttr {
         kind: PROG_TYPE_CGROUP_DEVICE,
@@ -141,9 +139,9 @@ fn load(program: &[Insn]) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-fn raw(fd: &impl AsFd) -> u32 {
+fn raw(fd: BorrowedFd<'_>) -> u32 {
     // An open fd is never negative.
-    fd.as_fd().as_raw_fd().cast_unsigned()
+    fd.as_raw_fd().cast_unsigned()
 }
 
 /// # Safety

@@ -22,15 +22,6 @@ impl Instruction {
         })
     }
 
-    /// Replaces the jumps that are `from` by `to`.
-    pub fn resolve(&mut self, from: u8, to: u8) {
-        for jump in [&mut self.0.jt, &mut self.0.jf] {
-            if *jump == from {
-                *jump = to;
-            }
-        }
-    }
-
     /// (operation, jump if true, jump if false, value).
     #[must_use]
     pub const fn parts(self) -> (u16, u8, u8, u32) {

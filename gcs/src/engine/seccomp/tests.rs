@@ -10,8 +10,8 @@ const EPERM: u32 = 0x0005_0001;
 const ENOSYS: u32 = 0x0005_0026;
 const KILL: u32 = 0;
 
-/// What the kernel would do: runs the program on one call.
-fn verdict(filter: &Filter, machine: u32, number: u32, args: [u64; 6]) -> u32 {
+/// What the kernel would do: runs the program on one call. With how many instructions it took.
+fn run(filter: &Program, machine: u32, number: u32, args: [u64; 6]) -> (u32, usize) {
     let word = |offset: u32| match offset {
         0 => number,
         4 => machine,
@@ -26,33 +26,34 @@ fn verdict(filter: &Filter, machine: u32, number: u32, args: [u64; 6]) -> u32 {
         other => panic!("reads at {other}"),
     };
     let (mut at, mut accumulator) = (0, 0);
-    loop {
-        let (operation, yes, no, value) = filter.program[at].parts();
+    for taken in 1.. {
+        let (operation, yes, no, value) = filter.instructions[at].parts();
         at += 1;
         let mut jump = |holds| at += usize::from(if holds { yes } else { no });
         match operation {
             0x20 => accumulator = word(value),
             0x54 => accumulator &= value,
+            0x05 => at += value as usize,
             0x15 => jump(accumulator == value),
             0x25 => jump(accumulator > value),
             0x35 => jump(accumulator >= value),
-            0x06 => return value,
+            0x06 => return (value, taken),
             other => panic!("operation {other:x}"),
         }
     }
+    unreachable!("jumps only go forward")
 }
 
-fn filter(profile: Value) -> Filter {
-    Filter::of(&profile).unwrap().unwrap()
+fn verdict(filter: &Program, machine: u32, number: u32, args: [u64; 6]) -> u32 {
+    run(filter, machine, number, args).0
 }
 
-fn call(filter: &Filter, name: &str, args: [u64; 6]) -> u32 {
+fn filter(profile: Value) -> Program {
+    compile(&profile).unwrap()
+}
+
+fn call(filter: &Program, name: &str, args: [u64; 6]) -> u32 {
     verdict(filter, X86_64, names::number(name).unwrap(), args)
-}
-
-#[test]
-fn no_profile_is_no_filter() {
-    assert_eq!(Filter::of(&Value::Null), Ok(None));
 }
 
 #[test]
@@ -221,6 +222,7 @@ fn what_cannot_be_enforced_is_named() {
         )
     };
     for (profile, words) in [
+        (json!(null), "linux.seccomp"),
         (json!([]), "linux.seccomp"),
         (json!({}), "defaultAction"),
         (with("defaultAction", json!("SCMP_ACT_NOTIFY")), "NOTIFY"),
@@ -260,7 +262,7 @@ fn what_cannot_be_enforced_is_named() {
             "\"~\"",
         ),
     ] {
-        let why = Filter::of(&profile).unwrap_err();
+        let why = compile(&profile).unwrap_err();
         assert!(why.contains(words), "{why}");
     }
     // One entry for each pair of neighbours that must not join, far too many conditions.
@@ -270,7 +272,7 @@ fn what_cannot_be_enforced_is_named() {
     let many: Vec<Value> = (0..200)
         .map(|_| json!({"names": ["read"], "action": "SCMP_ACT_KILL", "args": args}))
         .collect();
-    let why = Filter::of(&with("syscalls", json!(many))).unwrap_err();
+    let why = compile(&with("syscalls", json!(many))).unwrap_err();
     assert!(why.contains("instructions"), "{why}");
 }
 
@@ -285,7 +287,128 @@ fn flags_are_those_of_the_kernel() {
     assert_eq!(filter(profile).flags, 7);
 }
 
+/// Lists what container engines allow by default: nearly all, but for what administers the
+/// machine; some by their arguments.
+fn like_that_of_engines() -> Value {
+    let kept = "_sysctl acct add_key bpf clone clone3 create_module delete_module finit_module \
+        fsconfig fsmount fsopen fspick get_kernel_syms init_module io_uring_enter \
+        io_uring_register io_uring_setup iopl ioperm kcmp kexec_file_load kexec_load keyctl \
+        lookup_dcookie mount mount_setattr move_mount move_pages nfsservctl open_by_handle_at \
+        open_tree perf_event_open personality pivot_root quotactl quotactl_fd query_module reboot \
+        request_key setdomainname sethostname setns settimeofday swapoff swapon sysfs syslog \
+        umount2 unshare uselib userfaultfd ustat vhangup";
+    let allowed: Vec<&str> = names::all()
+        .map(|(name, _)| name)
+        .filter(|name| !kept.split_whitespace().any(|other| other == *name))
+        .collect();
+    let mut syscalls = vec![
+        json!({"names": allowed, "action": "SCMP_ACT_ALLOW"}),
+        json!({"names": ["clone"], "action": "SCMP_ACT_ALLOW",
+            "args": [{"index": 0, "value": 0x7e02_0000, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}]}),
+        json!({"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38}),
+    ];
+    syscalls.extend([0_u64, 8, 0x2_0000, 0x2_0008, 0xffff_ffff].map(|value| {
+        json!({"names": ["personality"], "action": "SCMP_ACT_ALLOW",
+            "args": [{"index": 0, "value": value, "op": "SCMP_CMP_EQ"}]})
+    }));
+    json!({"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 1,
+        "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
+        "syscalls": syscalls})
+}
+
+#[test]
+fn the_way_to_every_action_is_short() {
+    let filter = filter(like_that_of_engines());
+    assert!(
+        filter.instructions.len() < 160,
+        "{}",
+        filter.instructions.len()
+    );
+    let numbers = (0..512).chain([0x4000_0000, 0x4000_0100, 0xffff_fffe, u32::MAX]);
+    let worst = numbers
+        .map(|number| run(&filter, X86_64, number, [0; 6]).1)
+        .max();
+    // Two loads and the machine; some 70 intervals by halves; up to five values of an argument.
+    assert!(worst < Some(24), "{worst:?}");
+    for (name, number) in names::all() {
+        let (got, taken) = run(&filter, X86_64, number, [0; 6]);
+        if got == ALLOW && !["clone", "personality"].contains(&name) {
+            assert!(taken <= 11, "{name}: {taken}");
+        }
+    }
+}
+
+/// What the profile says, without a program.
+fn meant(profile: &profile::Profile, number: u32, args: [u64; 6]) -> u32 {
+    use profile::{Call, Test};
+    let holds = |condition: &profile::Condition| {
+        let arg = args[condition.argument as usize];
+        match condition.test {
+            Test::Equal(value) => arg == value,
+            Test::NotEqual(value) => arg != value,
+            Test::Less(value) => arg < value,
+            Test::LessOrEqual(value) => arg <= value,
+            Test::Greater(value) => arg > value,
+            Test::GreaterOrEqual(value) => arg >= value,
+            Test::Masked { mask, value } => arg & mask == value,
+        }
+    };
+    match profile.calls.get(number as usize) {
+        Some(Call::Always(action)) => *action,
+        Some(Call::Rules(rules)) => rules
+            .iter()
+            .find(|rule| rule.conditions.iter().all(holds))
+            .map_or(profile.default, |rule| rule.action),
+        None => ENOSYS,
+    }
+}
+
+/// Values that meet and that just miss one another, in both halves.
+fn values() -> impl Strategy<Value = u64> {
+    let half = prop::sample::select(vec![0_u64, 1, 2, 7, 0x7fff_ffff, 0xffff_fffe, 0xffff_ffff]);
+    (half.clone(), half).prop_map(|(high, low)| high << 32 | low)
+}
+
+fn entries() -> impl Strategy<Value = Value> {
+    let ops = ["EQ", "NE", "LT", "LE", "GT", "GE", "MASKED_EQ"];
+    let arg = (0..6_u64, values(), values(), prop::sample::select(ops.to_vec())).prop_map(
+        |(index, value, two, op)| {
+            json!({"index": index, "value": value, "valueTwo": two, "op": format!("SCMP_CMP_{op}")})
+        },
+    );
+    let names: Vec<&str> = names::all().map(|(name, _)| name).collect();
+    let names = prop::collection::vec(prop::sample::select(names), 1..40);
+    let action = prop::sample::select(vec!["KILL", "TRAP", "LOG", "ALLOW", "KILL_PROCESS"]);
+    (names, action, prop::collection::vec(arg, 1..4)).prop_map(|(names, action, args)| {
+        json!({"names": names, "action": format!("SCMP_ACT_{action}"), "args": args})
+    })
+}
+
 proptest! {
+    /// The program does what the profile says, also where jumps are too long for eight bits.
+    #[test]
+    fn a_program_does_what_its_profile_says(
+        conditional in prop::collection::vec(entries(), 0..6),
+        plain in prop::collection::vec(prop::sample::select(names::all().map(|(n, _)| n).collect::<Vec<_>>()), 0..60),
+        args in prop::collection::vec(prop::array::uniform6(values()), 4),
+    ) {
+        let mut syscalls = conditional;
+        syscalls.push(json!({"names": plain, "action": "SCMP_ACT_LOG"}));
+        let document = json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": syscalls});
+        let Ok(filter) = compile(&document) else {
+            // Too long; another test looks at that.
+            return Ok(());
+        };
+        let profile = profile::Profile::parse(&document).unwrap();
+        for number in 0..names::END as u32 + 2 {
+            for args in &args {
+                let wanted = if profile.calls.is_empty() { EPERM } else { meant(&profile, number, *args) };
+                prop_assert_eq!(verdict(&filter, X86_64, number, *args), wanted, "{}", number);
+            }
+        }
+        prop_assert_eq!(verdict(&filter, I386, 0, [0; 6]), KILL);
+    }
+
     /// Whatever list is allowed, exactly that is allowed.
     #[test]
     fn ranges_cover_what_they_should(allowed in proptest::collection::btree_set(0_u32..120, 0..80)) {

@@ -1,27 +1,27 @@
 //! The profile as typed rules.
 
-use std::collections::BTreeMap;
-
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::names;
 
 /// What the kernel does with a call: the filter's return value (seccomp(2)).
-pub(super) type Verdict = u32;
+pub(super) type Action = u32;
 
-pub(super) const KILL_THREAD: Verdict = 0;
-const KILL_PROCESS: Verdict = 0x8000_0000;
-const TRAP: Verdict = 0x0003_0000;
-pub(super) const ERRNO: Verdict = 0x0005_0000;
-const TRACE: Verdict = 0x7ff0_0000;
-pub(super) const LOG: Verdict = 0x7ffc_0000;
-pub(super) const ALLOW: Verdict = 0x7fff_0000;
+pub(super) const KILL_THREAD: Action = 0;
+const KILL_PROCESS: Action = 0x8000_0000;
+const TRAP: Action = 0x0003_0000;
+pub(super) const ERRNO: Action = 0x0005_0000;
+const TRACE: Action = 0x7ff0_0000;
+pub(super) const LOG: Action = 0x7ffc_0000;
+pub(super) const ALLOW: Action = 0x7fff_0000;
+/// What a kernel answers that does not have the call.
+pub(super) const NO_SUCH_CALL: Action = ERRNO | libc::ENOSYS.cast_unsigned();
 /// `MAX_ERRNO` of the kernel, which cuts larger ones down silently.
 const LARGEST_ERRNO: u64 = 4095;
 
 /// SCMP_ACT_...
-const ACTIONS: [(&str, Verdict); 8] = [
+const ACTIONS: [(&str, Action); 8] = [
     ("ALLOW", ALLOW),
     ("ERRNO", ERRNO),
     ("KILL", KILL_THREAD),
@@ -86,58 +86,67 @@ pub(super) struct Condition {
     pub test: Test,
 }
 
-/// For calls of this number that meet all conditions.
+/// For calls that meet all conditions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Rule {
-    pub number: u32,
     pub conditions: Vec<Condition>,
-    pub verdict: Verdict,
+    pub action: Action,
+}
+
+/// What becomes of one system call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Call {
+    /// The arguments do not matter.
+    Always(Action),
+    /// The first rule that fits counts, and the default when none does.
+    Rules(Vec<Rule>),
 }
 
 /// A profile in which everything is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Profile {
-    pub default: Verdict,
-    /// Calls that always end the same way.
-    pub always: BTreeMap<u32, Verdict>,
-    /// For the other calls, in the order of the profile: the first that fits counts.
-    pub rules: Vec<Rule>,
-    /// The highest number the profile speaks of.
-    pub newest: Option<u32>,
+    pub default: Action,
+    /// By number, up to the highest one that the profile names.
+    pub calls: Vec<Call>,
     /// What the 32-bit calls of the architecture list end with.
-    pub x86: Verdict,
-    pub x32: Verdict,
+    pub x86: Action,
+    pub x32: Action,
     /// Of seccomp(2).
     pub flags: u32,
 }
 
+/// The texts stay where the document has them: a profile has hundreds.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Document {
+struct Document<'a> {
     #[serde(default)]
-    default_action: String,
+    default_action: &'a str,
     default_errno_ret: Option<u64>,
-    architectures: Option<Vec<String>>,
-    flags: Option<Vec<String>>,
-    listener_path: Option<String>,
-    listener_metadata: Option<String>,
-    syscalls: Option<Vec<Entry>>,
+    #[serde(borrow)]
+    architectures: Option<Vec<&'a str>>,
+    #[serde(borrow)]
+    flags: Option<Vec<&'a str>>,
+    listener_path: Option<&'a str>,
+    listener_metadata: Option<&'a str>,
+    #[serde(borrow)]
+    syscalls: Option<Vec<Entry<'a>>>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Entry {
+struct Entry<'a> {
+    #[serde(default, borrow)]
+    names: Vec<&'a str>,
     #[serde(default)]
-    names: Vec<String>,
-    #[serde(default)]
-    action: String,
+    action: &'a str,
     errno_ret: Option<u64>,
-    args: Option<Vec<Argument>>,
+    #[serde(borrow)]
+    args: Option<Vec<Argument<'a>>>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Argument {
+struct Argument<'a> {
     #[serde(default)]
     index: u64,
     #[serde(default)]
@@ -145,20 +154,20 @@ struct Argument {
     #[serde(default)]
     value_two: u64,
     #[serde(default)]
-    op: String,
+    op: &'a str,
 }
 
 impl Profile {
     pub fn parse(document: &Value) -> Result<Self, String> {
         let document =
             Document::deserialize(document).map_err(|e| format!("linux.seccomp: {e}"))?;
-        let given = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
-        if given(&document.listener_path) || given(&document.listener_metadata) {
+        let given = |text: Option<&str>| text.is_some_and(|text| !text.is_empty());
+        if given(document.listener_path) || given(document.listener_metadata) {
             return Err(
                 "linux.seccomp.listenerPath: this guest has no listeners for system calls".into(),
             );
         }
-        let default = verdict(&document.default_action, document.default_errno_ret)
+        let default = action(document.default_action, document.default_errno_ret)
             .map_err(|why| format!("linux.seccomp.defaultAction: {why}"))?;
         let mut flags = 0;
         for name in document.flags.iter().flatten() {
@@ -173,95 +182,99 @@ impl Profile {
                 ));
             }
         }
-        // The kernel of this guest has no 32-bit calls and would say so itself; calls of a
-        // kind that is not listed must not even try.
+        // libseccomp ends a thread that makes calls of a kind that is not listed. For the kinds
+        // that are it would filter by name; the kernel of this guest has no 32-bit calls at all,
+        // so here they end with what such a kernel answers.
         let of = |name: &str| {
-            let listed = architectures.iter().any(|listed| listed == name);
-            if listed {
-                ERRNO | libc::ENOSYS.cast_unsigned()
+            if architectures.contains(&name) {
+                NO_SUCH_CALL
             } else {
                 KILL_THREAD
             }
         };
         let mut profile = Self {
             default,
-            always: BTreeMap::new(),
-            rules: Vec::new(),
-            newest: None,
+            calls: Vec::with_capacity(names::END),
             x86: of("SCMP_ARCH_X86"),
             x32: of("SCMP_ARCH_X32"),
             flags,
         };
+        let mut decided = [false; names::END];
         for (at, entry) in document.syscalls.iter().flatten().enumerate() {
             profile
-                .add(entry)
+                .add(entry, &mut decided)
                 .map_err(|why| format!("linux.seccomp.syscalls[{at}]: {why}"))?;
         }
-        let always = &profile.always;
-        profile
-            .rules
-            .retain(|rule| !always.contains_key(&rule.number));
         Ok(profile)
     }
 
-    fn add(&mut self, entry: &Entry) -> Result<(), String> {
-        let verdict = verdict(&entry.action, entry.errno_ret)?;
-        let args = entry.args.as_deref().unwrap_or_default();
-        let conditions = args.iter().map(condition).collect::<Result<Vec<_>, _>>()?;
-        let mut seen = [0_u32; 6];
-        for condition in &conditions {
-            seen[condition.argument as usize] += 1;
-        }
+    /// Calls in `decided` have had an entry without conditions, next to which those with
+    /// conditions do not count.
+    fn add(&mut self, entry: &Entry<'_>, decided: &mut [bool; names::END]) -> Result<(), String> {
+        let action = action(entry.action, entry.errno_ret)?;
+        let rules = rules(entry.args.as_deref().unwrap_or_default(), action)?;
         for name in &entry.names {
             let Some(number) = names::number(name) else {
                 log::debug!("linux.seccomp: there is no system call {name:?} on this machine");
                 continue;
             };
-            self.newest = self.newest.max(Some(number));
-            if verdict == self.default {
+            let number = number as usize;
+            if number >= self.calls.len() {
+                self.calls.resize(number + 1, Call::Always(self.default));
+            }
+            if action == self.default {
                 continue;
             }
-            let rule = |conditions| Rule {
-                number,
-                conditions,
-                verdict,
-            };
-            if conditions.is_empty() {
-                if self
-                    .always
-                    .insert(number, verdict)
-                    .is_some_and(|other| other != verdict)
-                {
+            let call = &mut self.calls[number];
+            if rules.is_empty() {
+                if decided[number] && *call != Call::Always(action) {
                     return Err(format!("{name} has another action in an entry before"));
                 }
-            } else if seen.iter().any(|count| *count > 1) {
-                // Two tests of one argument are alternatives, as in other runtimes.
-                let each = conditions.iter().map(|condition| rule(vec![*condition]));
-                self.rules.extend(each);
-            } else {
-                self.rules.push(rule(conditions.clone()));
+                decided[number] = true;
+                *call = Call::Always(action);
+            } else if !decided[number] {
+                match call {
+                    Call::Rules(before) => before.extend_from_slice(&rules),
+                    Call::Always(_) => *call = Call::Rules(rules.clone()),
+                }
             }
         }
         Ok(())
     }
 }
 
+/// The rules of an entry with these arguments; none without arguments.
+fn rules(args: &[Argument<'_>], action: Action) -> Result<Vec<Rule>, String> {
+    let conditions = args.iter().map(condition).collect::<Result<Vec<_>, _>>()?;
+    let mut seen = [false; 6];
+    let twice = conditions
+        .iter()
+        .any(|condition| std::mem::replace(&mut seen[condition.argument as usize], true));
+    let rule = |conditions| Rule { conditions, action };
+    Ok(match conditions.len() {
+        0 => Vec::new(),
+        // Two tests of one argument are alternatives, as in other runtimes.
+        _ if twice => conditions.into_iter().map(|one| rule(vec![one])).collect(),
+        _ => vec![rule(conditions)],
+    })
+}
+
 /// An action with the number it carries.
-fn verdict(action: &str, errno: Option<u64>) -> Result<Verdict, String> {
-    if action == "SCMP_ACT_NOTIFY" {
+fn action(name: &str, errno: Option<u64>) -> Result<Action, String> {
+    if name == "SCMP_ACT_NOTIFY" {
         return Err("SCMP_ACT_NOTIFY needs a listener, and this guest has none".into());
     }
-    let known = action.strip_prefix("SCMP_ACT_");
+    let known = name.strip_prefix("SCMP_ACT_");
     let known = known.and_then(|name| ACTIONS.iter().find(|(other, _)| *other == name));
-    let Some((_, verdict)) = known else {
-        return Err(format!("action {action:?} is not known"));
+    let Some((_, action)) = known else {
+        return Err(format!("action {name:?} is not known"));
     };
-    match (*verdict, errno) {
-        (ERRNO | TRACE, None) => Ok(verdict | libc::EPERM.cast_unsigned()),
-        (ERRNO | TRACE, Some(errno @ 0..=LARGEST_ERRNO)) => Ok(verdict | errno as u32),
+    match (*action, errno) {
+        (ERRNO | TRACE, None) => Ok(action | libc::EPERM.cast_unsigned()),
+        (ERRNO | TRACE, Some(errno @ 0..=LARGEST_ERRNO)) => Ok(action | errno as u32),
         (ERRNO | TRACE, Some(errno)) => Err(format!("errno {errno} is above {LARGEST_ERRNO}")),
         (other, None) => Ok(other),
-        (_, Some(_)) => Err(format!("action {action} has no errno")),
+        (_, Some(_)) => Err(format!("action {name} has no errno")),
     }
 }
 
@@ -277,9 +290,9 @@ fn flag(name: &str) -> Result<u32, String> {
     }
 }
 
-fn condition(argument: &Argument) -> Result<Condition, String> {
+fn condition(argument: &Argument<'_>) -> Result<Condition, String> {
     let value = argument.value;
-    let test = match argument.op.as_str() {
+    let test = match argument.op {
         "SCMP_CMP_EQ" => Test::Equal(value),
         "SCMP_CMP_NE" => Test::NotEqual(value),
         "SCMP_CMP_LT" => Test::Less(value),
