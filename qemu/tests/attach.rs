@@ -84,7 +84,7 @@ fn an_attach_that_is_refused_leaves_nothing() {
         file_of(&path, length);
         let file = fs::File::options().write(true).open(&path).unwrap();
         std::os::unix::fs::FileExt::write_all_at(&file, begin, at).unwrap();
-        vm.attach_disk(&path, "raw", false).unwrap().lun
+        vm.plug_disk(&path, "raw", false).unwrap().lun
     };
     let blank = plug("blank", 16 << 20, &[], 0);
     let tiny = plug("tiny", 64 << 10, &[], 0);
@@ -279,7 +279,7 @@ fn a_disk_that_never_comes_delays_no_other() {
     let file = top.path().join("disk");
     ext4(&file, 16 << 20);
     let places: Vec<_> = (0..8)
-        .map(|_| vm.attach_disk(&file, "raw", true).unwrap())
+        .map(|_| vm.plug_disk(&file, "raw", true).unwrap())
         .collect();
     let add = |lun: u8| {
         let path = format!("/run/mounts/scsi/m{lun}");
@@ -421,7 +421,7 @@ fn the_retired_protocol_uses_a_path_once() {
     let top = tempfile::tempdir().unwrap();
     let file = top.path().join("disk");
     ext4(&file, 16 << 20);
-    let lun = || vm.attach_disk(&file, "raw", true).unwrap().lun;
+    let lun = || vm.plug_disk(&file, "raw", true).unwrap().lun;
     let (layer, first, second) = (lun(), lun(), lun());
     let disk = |lun: u8, path: &str| json!({"ContainerPath": path, "Lun": lun, "CreateInUtilityVM": true, "ReadOnly": true});
     vm.register("v1");

@@ -13,8 +13,8 @@ use serde_json::Value;
 use uvm::private_dir::PrivateDir;
 use uvm::{BootOptions, Uvm};
 use uvm_vm::choice::{self, AccelWish};
-use uvm_vm::profile::{Accel, Profile, VsockWire};
-use uvm_vm::Vm;
+use uvm_vm::profile::{Accel, Profile};
+use uvm_vm::{Vm, VsockWire};
 use uvm_vsock::{Device, DeviceConfig, DeviceHandle, Faults};
 
 /// Of the image's `/etc/init.conf`.

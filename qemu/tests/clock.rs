@@ -210,6 +210,7 @@ fn an_address_lent_for_a_day_is_prolonged_after_a_pause() {
     let mut spec = image.spec("pod", &["cat"]);
     join(&mut spec, "pod");
     pod.create(&spec).unwrap();
+    pod.start().unwrap();
     let process = pod.init().open_stdin().start().unwrap();
     // The first looks found nobody.
     let again = "in step with the host's again";

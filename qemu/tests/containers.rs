@@ -7,7 +7,7 @@ use std::io::Read;
 use std::time::{Duration, Instant};
 
 use uvm::Uvm;
-use uvm_host::{Disk, HostError};
+use uvm_host::{HostError, MappedVirtualDisk};
 
 use common::image::Image;
 use common::LONG;
@@ -157,6 +157,7 @@ fn what_cannot_be_run_is_refused_and_the_next_container_runs() {
     let container = image.mount(&vm, "c");
     let refusal = container
         .create(&image.spec("c", &["/no/such/program"]))
+        .and_then(|()| container.start())
         .and_then(|()| container.init().start().map(drop))
         .unwrap_err();
     assert!(
@@ -178,6 +179,7 @@ fn what_cannot_be_run_is_refused_and_the_next_container_runs() {
     container
         .create(&image.spec("c", &["echo", "fine"]))
         .unwrap();
+    container.start().unwrap();
     let out = container.init().limit(LONG).run().unwrap();
     assert_eq!((out.code, out.text().as_str()), (0, "fine\n"));
     container.remove().unwrap();
@@ -194,6 +196,7 @@ fn a_start_that_fails_ends_its_container() {
     let made = vm.external(&["sh", "-c", &script]).run().unwrap();
     assert_eq!(made.code, 0, "{}", made.error_text());
     container.create(&image.spec("c", &["/bad"])).unwrap();
+    container.start().unwrap();
     let refusal = container.init().start().map(drop).unwrap_err();
     assert!(refusal.to_string().contains("/bad"), "{refusal}");
     // Nobody waits for it, so its notification is not kept back for anybody.
@@ -342,7 +345,7 @@ fn a_disk_may_come_late_and_one_that_never_comes_delays_nobody() {
     let (Some(image), Some(vm)) = (Image::open(), common::boot()) else {
         return;
     };
-    let disk = |lun: u8| Disk {
+    let disk = |lun: u8| MappedVirtualDisk {
         controller: 0,
         lun,
         mount_path: format!("/run/mounts/scsi/m{lun}"),
@@ -368,7 +371,7 @@ fn a_disk_may_come_late_and_one_that_never_comes_delays_nobody() {
         );
     }
     let place = vm
-        .attach_disk(&image.image.layers[0].path, "raw", true)
+        .plug_disk(&image.image.layers[0].path, "raw", true)
         .unwrap();
     assert_eq!((place.controller, place.lun), (0, 0));
     late.join().unwrap().unwrap();

@@ -126,6 +126,7 @@ fn a_large_core_delays_no_request_and_the_exit_is_told_once_behind_it() {
     spec["process"]["rlimits"] =
         json!([{"type": "RLIMIT_CORE", "soft": UNLIMITED, "hard": UNLIMITED}]);
     container.create(&spec).unwrap();
+    container.start().unwrap();
     let launch = container.init().limit(LONG).open_stdin();
     let mut process = launch.start().unwrap();
     let mut stdout = process.stdio.stdout.take().unwrap();

@@ -143,7 +143,7 @@ fn rules_of_a_service_lead_packets_to_its_endpoints() {
         })
         .unwrap();
     let programs = "/run/mounts/scsi/m1";
-    vm.add_disk(&uvm_host::Disk {
+    vm.add_disk(&uvm_host::MappedVirtualDisk {
         controller: 0,
         lun: 0,
         mount_path: programs.into(),

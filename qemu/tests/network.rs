@@ -47,6 +47,7 @@ fn running(image: &Image, vm: &Uvm, id: &str, namespace: &str) -> (Container, Pr
     let mut spec = image.spec(id, &["cat"]);
     join(&mut spec, namespace);
     container.create(&spec).unwrap();
+    container.start().unwrap();
     let process = container.init().open_stdin().start().unwrap();
     (container, process)
 }

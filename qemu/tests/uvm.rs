@@ -207,7 +207,7 @@ fn disks_are_mounted_used_and_unplugged() {
         vm.unmount_disk(&disk).unwrap();
     }
     let missing = vm
-        .attach_disk(&dir.path().join("none"), "raw", true)
+        .plug_disk(&dir.path().join("none"), "raw", true)
         .unwrap_err()
         .to_string();
     assert!(missing.contains("No such file"), "{missing}");

@@ -39,7 +39,7 @@ fn persistent_memory_that_comes_late_is_found() {
     {
         assert!(!adding.is_finished(), "it was found before it was there");
     }
-    assert_eq!(vm.attach_pmem(&layer).unwrap(), 0);
+    assert_eq!(vm.plug_pmem(&layer).unwrap(), 0);
     adding.join().unwrap().unwrap();
     let mounts = vm.external(&["cat", "/proc/mounts"]).run().unwrap().text();
     assert!(
@@ -70,7 +70,7 @@ fn the_command_mkfs_ext4_of_hosts_makes_a_scratch_disk() {
     let top = tempfile::tempdir().unwrap();
     let file = top.path().join("scratch");
     fs::File::create(&file).unwrap().set_len(1 << 30).unwrap();
-    let place = vm.attach_disk(&file, "raw", false).unwrap();
+    let place = vm.plug_disk(&file, "raw", false).unwrap();
     // The only one, so its name is the first.
     let options = "-q -E lazy_itable_init=0,nodiscard -O ^has_journal,sparse_super2,^resize_inode";
     let words = format!("mkfs.ext4 {options} /dev/sda");
@@ -79,7 +79,7 @@ fn the_command_mkfs_ext4_of_hosts_makes_a_scratch_disk() {
     vm.modify("MappedVirtualDisk", "Add", appeared).unwrap();
     let made = vm.external(&words).run().unwrap();
     assert_eq!((made.code, made.error_text().as_str()), (0, ""));
-    vm.detach_disk(place).unwrap();
+    vm.eject_disk(place).unwrap();
     let e2fsck = uvm_vm::choice::program("e2fsck").unwrap();
     let checked = Command::new(e2fsck).arg("-fn").arg(&file).output().unwrap();
     assert!(checked.status.success(), "{checked:?}");
@@ -97,7 +97,7 @@ fn the_command_mkfs_ext4_of_hosts_makes_a_scratch_disk() {
 fn add_xfs(vm: &Uvm, dir: &Path, encrypted: bool) -> Result<(), HostError> {
     let file = dir.join("blank");
     fs::File::create(&file).unwrap().set_len(512 << 20).unwrap();
-    let place = vm.attach_disk(&file, "raw", false).unwrap();
+    let place = vm.plug_disk(&file, "raw", false).unwrap();
     let settings = json!({"MountPath": "/run/xfs", "Lun": place.lun, "Encrypted": encrypted,
         "EnsureFilesystem": true, "Filesystem": "xfs"});
     vm.modify("MappedVirtualDisk", "Add", settings)

@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{json, Value};
 
 use super::guest::{each, floor_rounds, succeeds, LIMIT};
 use super::{stream, BenchError, Figure, Plan, Unit};
+use uvm::container::{root, Container, Rootfs};
 use uvm::Uvm;
-use uvm_host::Disk;
 use uvm_images::{Cache, ImageConfig};
 
 const WHOLE: &str = "container, disks to exit";
@@ -57,16 +57,16 @@ pub fn measure(
         let bytes = stream::BYTES.to_string();
         let id = format!("bench-out-{round}");
         let container = bench.create(&id, &["fill", &bytes])?;
-        stdout.samples.push(stream::stdout_of(vm.init(&id))?);
+        stdout.samples.push(stream::stdout_of(container.init())?);
         vm.wait_notification(&id, LIMIT)?;
-        bench.clear(&id, container)?;
+        bench.clear(&container)?;
 
         let id = format!("bench-in-{round}");
         let container = bench.create(&id, &["wait"])?;
-        let (floor, ours) = bench.execs(&id)?;
+        let (floor, ours) = bench.execs(&container)?;
         exec.floor.push(floor);
         exec.samples.push(ours);
-        bench.clear(&id, container)?;
+        bench.clear(&container)?;
     }
     vm.unmount_disk(&floor_root)?;
     Ok(vec![whole, create, run, exec, stdout])
@@ -76,12 +76,6 @@ struct Bench<'a> {
     vm: &'a Uvm,
     layer: std::path::PathBuf,
     scratch: std::path::PathBuf,
-}
-
-/// The disks of one container.
-struct Attached {
-    layer: Disk,
-    scratch: Disk,
 }
 
 struct Times {
@@ -112,58 +106,39 @@ impl<'a> Bench<'a> {
     }
 
     /// Plugs the disks in. That is QEMU's time, not the guest's.
-    fn attach(&self, id: &str) -> Result<Attached, BenchError> {
-        let disk = |file: &Path, read_only, name: &str| {
-            let place = self.vm.attach_disk(file, "raw", read_only)?;
-            Ok::<_, BenchError>(Disk {
-                controller: place.controller,
-                lun: place.lun,
-                mount_path: format!("/run/mounts/scsi/{id}-{name}"),
-                read_only,
-                ensure_filesystem: None,
-            })
-        };
-        Ok(Attached {
-            layer: disk(&self.layer, true, "layer")?,
-            scratch: disk(&self.scratch, false, "scratch")?,
-        })
+    fn plug(&self, id: &str) -> Result<Rootfs, BenchError> {
+        Ok(Rootfs::plug(self.vm, id, &self.scratch, &[&self.layer])?)
     }
 
-    /// From plugged disks to a container whose init has not been started.
-    fn prepare(&self, id: &str, disks: &Attached, words: &[&str]) -> Result<Instant, BenchError> {
-        let (bundle, root) = places(id);
-        let scratch = format!("{}/scratch/{id}", disks.scratch.mount_path);
-        self.vm.add_disk(&disks.layer)?;
-        self.vm.add_disk(&disks.scratch)?;
-        let layers = [disks.layer.mount_path.clone()];
-        self.vm.combine_layers(id, &root, &layers, Some(&scratch))?;
-        let args = [PROGRAM].iter().chain(words).map(|word| word.to_string());
+    fn spec(id: &str, args: &[&str]) -> Value {
+        let args = [PROGRAM].iter().chain(args).map(|arg| (*arg).to_owned());
         let process = uvm_images::Process {
             args: Some(args.collect()),
             ..uvm_images::Process::default()
         };
-        let spec = uvm_images::standalone(&ImageConfig::default(), &process, &root);
-        let creating = Instant::now();
-        self.vm.create(id, &bundle, &spec, &scratch)?;
-        Ok(creating)
+        uvm_images::standalone(&ImageConfig::default(), &process, &root(id))
     }
 
-    fn create(&self, id: &str, words: &[&str]) -> Result<Attached, BenchError> {
-        let disks = self.attach(id)?;
-        self.prepare(id, &disks, words)?;
-        self.vm.start(id)?;
-        Ok(disks)
+    /// A container whose init has not been started.
+    fn create(&self, id: &str, args: &[&str]) -> Result<Container, BenchError> {
+        let container = Container::mount(self.vm.host(), id, self.plug(id)?)?;
+        container.create(&Self::spec(id, args))?;
+        container.start()?;
+        Ok(container)
     }
 
     /// A container that exits at once.
     fn one(&self, id: &str) -> Result<Times, BenchError> {
-        let disks = self.attach(id)?;
+        let rootfs = self.plug(id)?;
+        let spec = Self::spec(id, &["true"]);
         let started = Instant::now();
-        let creating = self.prepare(id, &disks, &["true"])?;
+        let container = Container::mount(self.vm.host(), id, rootfs)?;
+        let creating = Instant::now();
+        container.create(&spec)?;
         let create = creating.elapsed();
         let running = Instant::now();
-        self.vm.start(id)?;
-        let launch = self.vm.init(id).without_stdout().without_stderr();
+        container.start()?;
+        let launch = container.init().without_stdout().without_stderr();
         succeeds(launch, &[PROGRAM, "true"])?;
         self.vm.wait_notification(id, LIMIT)?;
         let times = Times {
@@ -171,18 +146,18 @@ impl<'a> Bench<'a> {
             create,
             run: running.elapsed(),
         };
-        self.clear(id, disks)?;
+        self.clear(&container)?;
         Ok(times)
     }
 
     /// Milliseconds of the floor and of the guest for a process in a running container.
-    fn execs(&self, id: &str) -> Result<(f64, f64), BenchError> {
-        let init = self.vm.init(id).without_stdout().without_stderr().start()?;
+    fn execs(&self, container: &Container) -> Result<(f64, f64), BenchError> {
+        let init = container.init().without_stdout().without_stderr().start()?;
         let pid = init.pid.to_string();
         let words = [PROGRAM, "true"];
         let process = json!({"args": words, "cwd": "/", "env": [], "user": {"uid": 0, "gid": 0}});
         let exec = || {
-            let launch = self.vm.exec(id, &process);
+            let launch = container.exec(&process);
             succeeds(launch.without_stdout().without_stderr(), &words)
         };
         exec()?;
@@ -193,23 +168,15 @@ impl<'a> Bench<'a> {
         }
         let ours = each(started.elapsed(), EXECS_PER_ROUND);
         init.signal(nix::libc::SIGKILL)?;
-        self.vm.wait_notification(id, LIMIT)?;
+        self.vm.wait_notification(container.id(), LIMIT)?;
         Ok((floor, ours))
     }
 
-    /// In the order of a real host (protocol.md 6.11).
-    fn clear(&self, id: &str, disks: Attached) -> Result<(), BenchError> {
-        self.vm.remove_layers(&places(id).1)?;
-        self.vm.unmount_disk(&disks.scratch)?;
-        self.vm.unmount_disk(&disks.layer)?;
-        self.vm.delete(id)?;
+    /// Removes one that has ended.
+    fn clear(&self, container: &Container) -> Result<(), BenchError> {
+        for address in container.release()? {
+            self.vm.unplug_disk(address)?;
+        }
         Ok(())
     }
-}
-
-/// Bundle and root of a container.
-fn places(id: &str) -> (String, String) {
-    let bundle = format!("/run/gcs/c/{id}");
-    let root = format!("{bundle}/rootfs");
-    (bundle, root)
 }

@@ -6,9 +6,9 @@ use serde_json::json;
 
 use super::guest::floor_nanoseconds;
 use super::{stream, BenchError, Figure, Plan, Unit};
-use uvm::attachment::{AttachError, Attachment};
 use uvm::plan9::{Server, NAME};
 use uvm::Uvm;
+use uvm::{attachment::Attachment, AttachError};
 use uvm_vm::profile::Profile;
 
 /// By the server of this crate, which takes messages of any size; the figures differ in nothing

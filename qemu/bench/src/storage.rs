@@ -12,9 +12,9 @@ use super::initrd::FLOOR;
 use super::{BenchError, Figure, Plan, Unit};
 use uvm::Uvm;
 use uvm_host::wire::Rpc;
-use uvm_host::{Disk, UVM_ID};
+use uvm_host::{MappedVirtualDisk, UVM_ID};
 use uvm_images::Cache;
-use uvm_vm::qmp::Place;
+use uvm_vm::qmp::ScsiAddress;
 
 const ONE: &str = "SCSI attach, request to mounted";
 const MANY: &str = "SCSI attach, 32 at once";
@@ -96,16 +96,11 @@ pub fn measure(
     Ok(figures)
 }
 
-/// A formatted disk in its place.
-fn plug(vm: &Uvm, file: &Path) -> Result<Disk, BenchError> {
-    let place = vm.attach_disk(file, "raw", true)?;
-    Ok(Disk {
-        controller: place.controller,
-        lun: place.lun,
-        mount_path: format!("/run/mounts/scsi/bench{}", place.lun),
-        read_only: true,
-        ensure_filesystem: None,
-    })
+/// A formatted disk, plugged in.
+fn plug(vm: &Uvm, file: &Path) -> Result<MappedVirtualDisk, BenchError> {
+    let ScsiAddress { controller, lun } = vm.plug_disk(file, "raw", true)?;
+    let path = format!("/run/mounts/scsi/bench{lun}");
+    Ok(MappedVirtualDisk::new(controller, lun, &path, true))
 }
 
 /// Milliseconds until so many disks are mounted by the guest. Each is plugged in, then asked for,
@@ -157,7 +152,7 @@ fn arrive(vm: &Uvm, file: &Path, count: usize) -> Result<f64, BenchError> {
     let took = started.map_or(Duration::ZERO, |started| started.elapsed());
     process.wait(LIMIT)?;
     for disk in &disks {
-        vm.detach_disk(Place {
+        vm.eject_disk(ScsiAddress {
             controller: disk.controller,
             lun: disk.lun,
         })?;
@@ -165,7 +160,7 @@ fn arrive(vm: &Uvm, file: &Path, count: usize) -> Result<f64, BenchError> {
     Ok(each(took, 1))
 }
 
-fn send(vm: &Uvm, disk: &Disk) -> Result<uvm_host::Pending, BenchError> {
+fn send(vm: &Uvm, disk: &MappedVirtualDisk) -> Result<uvm_host::Pending, BenchError> {
     let settings = json!({"MountPath": disk.mount_path, "Lun": disk.lun, "ReadOnly": true,
         "Controller": disk.controller});
     let body = json!({"Request": {
@@ -187,7 +182,7 @@ fn overlay(vm: &Uvm, count: usize) -> Result<f64, BenchError> {
 }
 
 /// A disk with as many directories as there are layers: to the guest they are the same.
-fn mount_layers(vm: &Uvm, dir: &Path, cache: &Cache) -> Result<Disk, BenchError> {
+fn mount_layers(vm: &Uvm, dir: &Path, cache: &Cache) -> Result<MappedVirtualDisk, BenchError> {
     let root = dir.join("many");
     let most = LAYERS[LAYERS.len() - 1].1;
     let made =

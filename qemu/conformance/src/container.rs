@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{json, Value};
 
-use uvm::container::{bundle, root};
+use uvm::container::{bundle, root, Container as Driven, Rootfs};
 use uvm_host::{HostError, Launch, Output, Process};
 use uvm_images::ImageConfig;
 
@@ -63,9 +63,9 @@ impl<'g> Plan<'g> {
         })
     }
 
-    /// The words of its first process.
-    pub fn args(self, words: &[&str]) -> Self {
-        self.edit(|spec| spec["process"]["args"] = json!(words))
+    /// The arguments of its first process, its program first.
+    pub fn args(self, args: &[&str]) -> Self {
+        self.edit(|spec| spec["process"]["args"] = json!(args))
     }
 
     /// The document that Create will carry, for requests by hand.
@@ -80,11 +80,9 @@ impl<'g> Plan<'g> {
     /// Mounts its root file system. Create is left to the caller, or to [`Mounted::create`].
     pub fn mount(self) -> Checked<Mounted<'g>> {
         self.guest.tools()?;
-        let layers = [TOOLS.to_owned()];
-        let scratch = scratch(&self.id);
-        self.guest
-            .combine_layers(&self.id, &root(&self.id), &layers, Some(&scratch))?;
-        Ok(Mounted(self))
+        let rootfs = Rootfs::of_directories(&[TOOLS], &scratch(&self.id));
+        let driven = Driven::mount(self.guest.host(), &self.id, rootfs)?;
+        Ok(Mounted { plan: self, driven })
     }
 
     /// Mounts and creates it; its program has not been started.
@@ -107,17 +105,18 @@ impl<'g> Plan<'g> {
 }
 
 /// A root file system without a container yet.
-pub struct Mounted<'g>(Plan<'g>);
+pub struct Mounted<'g> {
+    plan: Plan<'g>,
+    driven: Driven,
+}
 
 impl<'g> Mounted<'g> {
     pub fn plan(&self) -> &Plan<'g> {
-        &self.0
+        &self.plan
     }
 
     pub fn create(self) -> Result<Container<'g>, HostError> {
-        let Plan { guest, id, spec } = &self.0;
-        let made = guest.create(id, &bundle(id), spec, &scratch(id));
-        match made {
+        match self.driven.create(&self.plan.spec) {
             Ok(()) => Ok(self.created()),
             Err(refusal) => {
                 self.discard();
@@ -129,46 +128,46 @@ impl<'g> Mounted<'g> {
     /// The container that Create made by hand.
     pub fn created(self) -> Container<'g> {
         Container {
-            guest: self.0.guest,
-            id: self.0.id,
+            guest: self.plan.guest,
+            driven: self.driven,
             removed: false,
         }
     }
 
     /// Takes the mounts away again, as far as they are still there.
     pub fn discard(self) {
-        discard(self.0.guest, &self.0.id);
+        discard(self.plan.guest, &self.plan.id);
     }
 }
 
 /// A created container. Dropping it ends and deletes it.
 pub struct Container<'g> {
     guest: &'g Guest,
-    id: String,
+    driven: Driven,
     removed: bool,
 }
 
 impl Container<'_> {
     pub fn id(&self) -> &str {
-        &self.id
+        self.driven.id()
     }
 
     pub fn bundle(&self) -> String {
-        bundle(&self.id)
+        bundle(self.id())
     }
 
     /// Its root file system, as the VM sees it.
     pub fn root(&self) -> String {
-        root(&self.id)
+        root(self.id())
     }
 
     pub fn scratch(&self) -> String {
-        scratch(&self.id)
+        self.driven.scratch().to_owned()
     }
 
     /// Its first process.
     pub fn init(&self) -> Launch {
-        self.guest.init(&self.id).limit(LIMIT)
+        self.driven.init().limit(LIMIT)
     }
 
     pub fn start(&self) -> Checked<Process> {
@@ -186,7 +185,7 @@ impl Container<'_> {
             "args": ["/bin/sh", "-c", script], "cwd": "/", "env": [PATH],
             "user": {"uid": 0, "gid": 0}});
         change(&mut process);
-        self.guest.exec(&self.id, &process).limit(LIMIT)
+        self.driven.exec(&process).limit(LIMIT)
     }
 
     /// Runs a script in the running container; it must end with 0. Gives what it said.
@@ -211,12 +210,12 @@ impl Container<'_> {
 
     /// Waits for its exit notification; gives the members.
     pub fn exited(&self) -> Checked<serde_json::Map<String, Value>> {
-        Ok(self.guest.wait_notification(&self.id, LIMIT)?.members)
+        Ok(self.guest.wait_notification(self.id(), LIMIT)?.members)
     }
 
     /// Kills it and waits for the notification.
     pub fn kill(&self) -> Checked {
-        self.guest.shutdown(&self.id, true)?;
+        self.guest.shutdown(self.id(), true)?;
         self.exited().map(drop)
     }
 
@@ -230,12 +229,11 @@ impl Container<'_> {
     /// its streams keeps it back: what counts is that the guest lets go.
     fn clear(&self) -> Result<(), HostError> {
         // Exited or not: success (P-208).
-        self.guest.shutdown(&self.id, true)?;
-        drop(self.guest.wait_notification(&self.id, POLITE));
+        self.guest.shutdown(self.id(), true)?;
+        drop(self.guest.wait_notification(self.id(), POLITE));
         let begun = Instant::now();
         loop {
-            let unmounted = self.guest.remove_layers(&root(&self.id));
-            match unmounted.and_then(|()| self.guest.delete(&self.id)) {
+            match self.driven.release().map(drop) {
                 // Its processes are not gone yet.
                 Err(HostError::Refused { .. }) if begun.elapsed() < LIMIT => {
                     std::thread::sleep(AGAIN);
@@ -253,7 +251,7 @@ impl Drop for Container<'_> {
         }
         // After a failure, or a deletion by the scenario: as far as it goes.
         drop(self.clear());
-        discard(self.guest, &self.id);
+        discard(self.guest, self.id());
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use uvm::Uvm;
 use uvm_host::wire::{Frame, Rpc};
-use uvm_host::{Answer, Disk, Launch};
+use uvm_host::{Answer, Launch, MappedVirtualDisk};
 use uvm_vm::VmEnd;
 
 use super::check::{fail, Checked};
@@ -64,13 +64,8 @@ impl Guest {
     /// Mounts the tools' disk at [`TOOLS`] unless that was done.
     pub fn tools(&self) -> Checked {
         if !self.has_tools.replace(true) {
-            self.vm.add_disk(&Disk {
-                controller: 0,
-                lun: self.tools_lun,
-                mount_path: TOOLS.into(),
-                read_only: true,
-                ensure_filesystem: None,
-            })?;
+            self.vm
+                .add_disk(&MappedVirtualDisk::new(0, self.tools_lun, TOOLS, true))?;
         }
         Ok(())
     }

@@ -27,5 +27,5 @@ pub use host::{Connected, Host, HostConfig, LogSink, BRIDGE_PORT, ENTROPY_PORT, 
 pub use ports::{Ports, Transport};
 pub use process::{Launch, Output, Process, Stdio};
 pub use pump::{relay, Drained, STREAM_GRACE};
-pub use requests::{Disk, RPC_LIMIT, UVM_ID};
+pub use requests::{MappedVirtualDisk, RPC_LIMIT, UVM_ID};
 pub use state::{Answer, Notification, Tail};

@@ -20,13 +20,26 @@ const PROTOCOL: u64 = 4;
 
 /// Settings of a MappedVirtualDisk (protocol.md 7.1).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Disk {
+pub struct MappedVirtualDisk {
     pub controller: u8,
     pub lun: u8,
     pub mount_path: String,
     pub read_only: bool,
     /// `ext4` or `xfs`: format the disk when it holds something else.
     pub ensure_filesystem: Option<String>,
+}
+
+impl MappedVirtualDisk {
+    /// A disk with a file system on it.
+    pub fn new(controller: u8, lun: u8, mount_path: &str, read_only: bool) -> Self {
+        Self {
+            controller,
+            lun,
+            mount_path: mount_path.to_owned(),
+            read_only,
+            ensure_filesystem: None,
+        }
+    }
 }
 
 impl Host {
@@ -140,7 +153,7 @@ impl Host {
         self.modify("SecurityPolicy", "Add", json!({}))
     }
 
-    pub fn add_disk(&self, disk: &Disk) -> Result<(), HostError> {
+    pub fn add_disk(&self, disk: &MappedVirtualDisk) -> Result<(), HostError> {
         let mut settings = json!({
             "MountPath": disk.mount_path, "Lun": disk.lun, "Controller": disk.controller,
             "ReadOnly": disk.read_only});
@@ -155,7 +168,7 @@ impl Host {
     }
 
     /// Unmounts a disk; with the members that a v0.12.3 host sends.
-    pub fn remove_disk(&self, disk: &Disk) -> Result<(), HostError> {
+    pub fn remove_disk(&self, disk: &MappedVirtualDisk) -> Result<(), HostError> {
         let settings = json!({
             "MountPath": disk.mount_path, "Lun": disk.lun, "Controller": disk.controller});
         self.modify("MappedVirtualDisk", "Remove", settings)

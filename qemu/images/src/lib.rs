@@ -51,6 +51,14 @@ pub struct Image {
     pub config: ImageConfig,
 }
 
+impl Image {
+    /// The files of its layers, from the bottom up.
+    pub fn layer_files(&self) -> Vec<&Path> {
+        let layers = self.layers.iter();
+        layers.map(|layer| layer.path.as_path()).collect()
+    }
+}
+
 /// Reads the image at `reference`: an OCI layout directory, an OCI or `docker save` archive, a
 /// rootfs directory or a rootfs tar (archives also gzip or zstd). May take minutes the first time.
 pub fn load(reference: &Path, cache: &Cache) -> Result<Image, OciError> {

@@ -11,11 +11,11 @@ use super::error::{Doing, OciError, Result};
 
 pub enum Store {
     Dir(PathBuf),
-    Tar(Rc<File>, HashMap<String, Place>),
+    Tar(Rc<File>, HashMap<String, Member>),
 }
 
 /// An entry of the archive.
-pub enum Place {
+pub enum Member {
     File {
         offset: u64,
         bytes: u64,
@@ -58,10 +58,10 @@ impl Store {
             let place = match (entry.header().entry_type(), link) {
                 (tar::EntryType::Symlink, Some(link)) => {
                     let parent = name.rsplit_once('/').map_or("", |(parent, _)| parent);
-                    Place::Link(clean(&format!("{parent}/{link}")))
+                    Member::Link(clean(&format!("{parent}/{link}")))
                 }
-                (tar::EntryType::Link, Some(link)) => Place::Link(clean(&link)),
-                _ => Place::File {
+                (tar::EntryType::Link, Some(link)) => Member::Link(clean(&link)),
+                _ => Member::File {
                     offset: entry.raw_file_position(),
                     bytes: entry.size(),
                 },
@@ -105,10 +105,10 @@ impl Store {
                 let mut name = clean(name);
                 for _hop in 0..8 {
                     match places.get(&name) {
-                        Some(Place::File { offset, bytes }) => {
+                        Some(Member::File { offset, bytes }) => {
                             return Ok(Some(Slice::new(Rc::clone(file), *offset, *bytes)));
                         }
-                        Some(Place::Link(target)) => name.clone_from(target),
+                        Some(Member::Link(target)) => name.clone_from(target),
                         None => return Ok(None),
                     }
                 }

@@ -23,8 +23,8 @@ enum What {
     Disk(Disk),
     /// A directory of this machine over 9P (needs diod)
     Share(Share),
-    /// A raw file as persistent memory, read-only; QEMU cannot unplug it, so its place stays taken
-    /// behind a detach and is for the same file only
+    /// A raw file as persistent memory, read-only; QEMU cannot unplug it, so its slot stays taken
+    /// after a detach and is for the same file only
     Pmem(Pmem),
 }
 
@@ -34,7 +34,7 @@ struct Disk {
     #[arg(value_name = "FILE:PATH[:ro]", value_parser = Volume::disk)]
     volume: Volume,
     #[command(flatten)]
-    place: Place,
+    target: TargetOptions,
 }
 
 #[derive(Debug, Args)]
@@ -43,7 +43,7 @@ struct Share {
     #[arg(value_name = "DIRECTORY:PATH[:ro]", value_parser = Volume::share)]
     volume: Volume,
     #[command(flatten)]
-    place: Place,
+    target: TargetOptions,
 }
 
 #[derive(Debug, Args)]
@@ -52,11 +52,11 @@ struct Pmem {
     #[arg(value_name = "FILE:PATH", value_parser = Volume::disk)]
     volume: Volume,
     #[command(flatten)]
-    place: Place,
+    target: TargetOptions,
 }
 
 #[derive(Debug, Args)]
-struct Place {
+struct TargetOptions {
     #[command(flatten)]
     which: Which,
     /// PATH is one of this container, right below its `--attach-dir`
@@ -66,21 +66,21 @@ struct Place {
 
 impl Attach {
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let (kind, volume, place) = match self.what {
-            What::Disk(disk) => (Kind::Disk, disk.volume, disk.place),
-            What::Share(share) => (Kind::Share, share.volume, share.place),
-            What::Pmem(pmem) => (Kind::Pmem, pmem.volume, pmem.place),
+        let (kind, volume, target) = match self.what {
+            What::Disk(disk) => (Kind::Disk, disk.volume, disk.target),
+            What::Share(share) => (Kind::Share, share.volume, share.target),
+            What::Pmem(pmem) => (Kind::Pmem, pmem.volume, pmem.target),
         };
         let order = wire::Attach {
             kind,
             source: absolute(volume.source())?,
             target: Target {
                 path: volume.target().to_owned(),
-                container: place.inside.container,
+                container: target.inside.container,
             },
             read_only: volume.is_read_only() || kind == Kind::Pmem,
         };
-        place.which.connect()?.order(&Request::Attach(order))?;
+        target.which.connect()?.order(&Request::Attach(order))?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -99,16 +99,16 @@ pub struct Detach {
     #[arg(value_name = "PATH")]
     path: String,
     #[command(flatten)]
-    place: Place,
+    target: TargetOptions,
 }
 
 impl Detach {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let target = Target {
             path: self.path,
-            container: self.place.inside.container,
+            container: self.target.inside.container,
         };
-        let client = self.place.which.connect()?;
+        let client = self.target.which.connect()?;
         client.order(&Request::Detach(target))?;
         Ok(ExitCode::SUCCESS)
     }

@@ -1,19 +1,20 @@
 //! `uvm run`: boots a VM, runs one container from an image in it, and is that container to the
 //! outside: its streams and its exit code. Nothing of ours is written to stdout.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Args;
 
-use crate::control::{Known, Passage, Server, Urge};
+use crate::control::{Known, Server, Urge};
 use crate::exit::start_failure;
 use uvm::attach_dir::AttachDir;
-use uvm::container::{self, Container};
+use uvm::attachment::Attachment;
+use uvm::container::{self, Container, Rootfs};
 use uvm::network;
-use uvm::volume::{Mounted, Volume};
+use uvm::volume::Volume;
 use uvm::Uvm;
 use uvm_host::HostError;
 use uvm_images::{Cache, Image};
@@ -159,14 +160,14 @@ impl Run {
         drop(stage);
         let mut spec = uvm_images::standalone(&image.config, &process, &container::root(&id));
         let program = spec["process"]["args"][0].as_str().map(str::to_owned);
-        let program = program.context("the image has no command: give one behind `--`")?;
+        let program = program.context("the image has no command: give one after `--`")?;
 
         let options = &mut self.container;
         let volumes = std::mem::take(&mut options.volume).into_iter();
         let volumes: Vec<Volume> = volumes.chain(std::mem::take(&mut options.disk)).collect();
 
-        let attach_dir = options.attach_dir.take();
-        let disks = image.layers.len() + 1 + volumes.len() + usize::from(attach_dir.is_some());
+        let inside = options.attach_dir.take();
+        let disks = image.layers.len() + 1 + volumes.len() + usize::from(inside.is_some());
         profile.controllers = u8::try_from(disks.div_ceil(LUNS).min(CONTROLLERS))?;
         profile.forwards = std::mem::take(&mut self.container.publish);
         let net = self.container.net || !profile.forwards.is_empty();
@@ -181,20 +182,26 @@ impl Run {
         let stage = trace.stage("attaching disks and shares");
         let bytes = self.container.scratch_size << 20;
         let container = mount(&vm, &cache, &image, &id, bytes)?;
-        let mut mounted = Vec::new();
+        let (mut attachments, mut mounts) = (Vec::new(), Vec::new());
         for (number, volume) in volumes.iter().enumerate() {
-            mounted.push(Mounted::new(&vm, &id, number, volume)?);
+            let (attachment, mount) = volume.attach(&vm, &id, number)?;
+            attachments.push(attachment);
+            mounts.push(mount);
         }
-        let attach_dir = attach_dir
-            .map(|inside| AttachDir::new(&vm, &cache, &id, &inside))
-            .transpose()?;
-        if let Some(mounts) = spec["mounts"].as_array_mut() {
-            mounts.extend(mounted.iter().map(|volume| volume.mount.clone()));
-            mounts.extend(attach_dir.as_ref().map(AttachDir::mount));
+        let mut attach_dir = None;
+        if let Some(inside) = inside {
+            let (dir, attachment) = AttachDir::attach(&vm, &cache, &id, inside)?;
+            attachments.push(attachment);
+            mounts.push(dir.mount());
+            attach_dir = Some(dir);
+        }
+        if let Some(all) = spec["mounts"].as_array_mut() {
+            all.extend(mounts);
         }
         drop(stage);
         let stage = trace.stage("running the container");
-        let started = container.create(&spec).and_then(|()| {
+        let created = container.create(&spec).and_then(|()| container.start());
+        let started = created.and_then(|()| {
             let launch = container.init();
             match (on_terminal, self.container.no_stdin) {
                 (true, _) => launch.open_stdin().without_stderr().start(),
@@ -213,10 +220,7 @@ impl Run {
         let known = Known {
             id: id.clone(),
             process: spec["process"].take(),
-            passage: attach_dir.as_ref().map(|dir| Passage {
-                inside: dir.inside.clone(),
-                outside: dir.outside().to_owned(),
-            }),
+            attach_dir,
         };
         let host = vm.host().clone();
         let on_stop = move |urge| host.shutdown(&id, urge == Urge::Pressed);
@@ -225,7 +229,7 @@ impl Run {
         drop(stage);
         let _stage = trace.stage("stopping");
         // The exit code is known; nothing from here on may change it.
-        if let Err(e) = leave(&vm, server, container, mounted, attach_dir) {
+        if let Err(e) = leave(&vm, server, container, attachments) {
             log::warn!("the VM was not left in good order: {e:#}");
         }
         Ok(exit_code(code))
@@ -258,18 +262,14 @@ fn leave(
     vm: &Uvm,
     mut server: Option<Server>,
     container: Container,
-    mounted: Vec<Mounted>,
-    attach_dir: Option<AttachDir>,
+    attachments: Vec<Attachment>,
 ) -> anyhow::Result<()> {
     container.remove()?;
     if let Some(server) = &mut server {
         server.close();
     }
-    if let Some(attach_dir) = attach_dir {
-        attach_dir.remove(vm)?;
-    }
-    for volume in mounted.into_iter().rev() {
-        volume.remove(vm)?;
+    for mut attachment in attachments.into_iter().rev() {
+        attachment.remove(vm)?;
     }
     power_off(vm, server)?;
     Ok(())
@@ -290,11 +290,6 @@ fn mount(
 ) -> anyhow::Result<Container> {
     let scratch = vm.dir().join("scratch.ext4");
     cache.scratch(scratch_bytes, &scratch)?;
-    let layers: Vec<&Path> = image
-        .layers
-        .iter()
-        .map(|layer| layer.path.as_path())
-        .collect();
-    let container = Container::mount(vm.host(), vm, id, &scratch, &layers)?;
-    Ok(container)
+    let rootfs = Rootfs::plug(vm, id, &scratch, &image.layer_files())?;
+    Ok(Container::mount(vm.host(), id, rootfs)?)
 }

@@ -4,8 +4,9 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use super::wire::{Attach, Kind, Target};
-use uvm::attachment::{AttachError, Attachment};
-use uvm::Uvm;
+use uvm::attach_dir::AttachDir;
+use uvm::attachment::Attachment;
+use uvm::{AttachError, Uvm};
 
 #[derive(Debug, thiserror::Error)]
 pub enum OrderError {
@@ -44,17 +45,7 @@ fn at(paths: &[String]) -> String {
     }
 }
 
-/// A directory of a container in which mounts of the VM appear
-/// ([`attach_dir`](crate::attach_dir)).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Passage {
-    /// In the container.
-    pub inside: String,
-    /// The same in the VM.
-    pub outside: String,
-}
-
-struct Entry {
+struct Attached {
     order: Attach,
     /// Device and inode of its source.
     source: (u64, u64),
@@ -64,7 +55,7 @@ struct Entry {
 /// All of a VM. One owner, so one change at a time.
 #[derive(Default)]
 pub struct Attachments {
-    entries: Vec<Entry>,
+    attached: Vec<Attached>,
 }
 
 impl Attachments {
@@ -74,10 +65,10 @@ impl Attachments {
         &mut self,
         vm: &Uvm,
         order: Attach,
-        container: Option<(&str, Option<&Passage>)>,
+        container: Option<(&str, Option<&AttachDir>)>,
     ) -> Result<(), OrderError> {
-        let path = place(&order.target, container)?;
-        if self.entries.iter().any(|e| e.attachment.path() == path) {
+        let path = path_in_vm(&order.target, container)?;
+        if self.attached.iter().any(|e| e.attachment.path() == path) {
             return Err(OrderError::Taken(order.target.path));
         }
         let source = self.source(&order)?;
@@ -87,7 +78,7 @@ impl Attachments {
             Kind::Share => Attachment::share(vm, file, &path, order.read_only)?,
             Kind::Pmem => Attachment::pmem(vm, file, &path)?,
         };
-        self.entries.push(Entry {
+        self.attached.push(Attached {
             order,
             source,
             attachment,
@@ -97,29 +88,29 @@ impl Attachments {
 
     /// Undoes an attach. After a failure it is still attached.
     pub fn detach(&mut self, vm: &Uvm, target: &Target) -> Result<(), OrderError> {
-        let fits = |entry: &Entry| entry.order.target == *target;
-        let Some(at) = self.entries.iter().position(fits) else {
+        let fits = |attached: &Attached| attached.order.target == *target;
+        let Some(at) = self.attached.iter().position(fits) else {
             return Err(OrderError::NotAttached {
                 path: target.path.clone(),
                 others: self.list().into_iter().map(|o| o.target.path).collect(),
             });
         };
-        self.entries[at].attachment.remove(vm)?;
-        self.entries.remove(at);
+        self.attached[at].attachment.remove(vm)?;
+        self.attached.remove(at);
         Ok(())
     }
 
     /// Undoes all, the last one first. What cannot be undone is told.
     pub fn detach_all(&mut self, vm: &Uvm) {
-        for mut entry in self.entries.drain(..).rev() {
-            if let Err(e) = entry.attachment.remove(vm) {
-                log::warn!("{} stays attached: {e}", entry.order.source);
+        for mut attached in self.attached.drain(..).rev() {
+            if let Err(e) = attached.attachment.remove(vm) {
+                log::warn!("{} stays attached: {e}", attached.order.source);
             }
         }
     }
 
     pub fn list(&self) -> Vec<Attach> {
-        self.entries.iter().map(|e| e.order.clone()).collect()
+        self.attached.iter().map(|e| e.order.clone()).collect()
     }
 
     /// What QEMU and the guest would take and then damage is refused here: two systems that write
@@ -140,8 +131,8 @@ impl Attachments {
             }
             Kind::Disk | Kind::Pmem => {}
         }
-        let clash = |e: &Entry| e.source == id && !(e.order.read_only && order.read_only);
-        match self.entries.iter().any(clash) {
+        let clash = |e: &Attached| e.source == id && !(e.order.read_only && order.read_only);
+        match self.attached.iter().any(clash) {
             true => Err(OrderError::Shared(path())),
             false => Ok(id),
         }
@@ -149,9 +140,9 @@ impl Attachments {
 }
 
 /// The path in the VM.
-fn place(
+fn path_in_vm(
     target: &Target,
-    container: Option<(&str, Option<&Passage>)>,
+    container: Option<(&str, Option<&AttachDir>)>,
 ) -> Result<String, OrderError> {
     let path = target.path.as_str();
     let words = path.strip_prefix('/').unwrap_or_default().split('/');
@@ -162,19 +153,19 @@ fn place(
     {
         return Err(OrderError::Path(path.to_owned()));
     }
-    let Some((id, passage)) = container else {
+    let Some((id, attach_dir)) = container else {
         return Ok(path.to_owned());
     };
-    let passage = passage.ok_or_else(|| OrderError::Closed(id.to_owned()))?;
+    let attach_dir = attach_dir.ok_or_else(|| OrderError::Closed(id.to_owned()))?;
     let name = path
-        .strip_prefix(&passage.inside)
+        .strip_prefix(&attach_dir.inside)
         .and_then(|rest| rest.strip_prefix('/'))
         .filter(|name| !name.contains('/'));
     let name = name.ok_or_else(|| OrderError::Elsewhere {
         container: id.to_owned(),
-        inside: passage.inside.clone(),
+        inside: attach_dir.inside.clone(),
     })?;
-    Ok(format!("{}/{name}", passage.outside))
+    Ok(format!("{}/{name}", attach_dir.outside))
 }
 
 #[cfg(test)]
@@ -182,26 +173,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_are_plain_paths() {
+    fn paths_are_plain() {
         let target = |path: &str| Target {
             path: path.into(),
             container: None,
         };
-        assert_eq!(place(&target("/a/b"), None).unwrap(), "/a/b");
+        assert_eq!(path_in_vm(&target("/a/b"), None).unwrap(), "/a/b");
         for bad in ["", "/", "a", "/a/", "//a", "/a/../b", "/./a", "/a\0"] {
-            assert!(place(&target(bad), None).is_err(), "{bad}");
+            assert!(path_in_vm(&target(bad), None).is_err(), "{bad}");
         }
-        let passage = Passage {
+        let attach_dir = AttachDir {
             inside: "/mnt".into(),
             outside: "/run/x".into(),
         };
-        let inside = |path: &str| place(&target(path), Some(("c", Some(&passage))));
+        let inside = |path: &str| path_in_vm(&target(path), Some(("c", Some(&attach_dir))));
         assert_eq!(inside("/mnt/a").unwrap(), "/run/x/a");
         for bad in ["/mnt", "/mntx/a", "/a", "/mnt/a/b"] {
             assert!(inside(bad).is_err(), "{bad}");
         }
         assert!(matches!(
-            place(&target("/mnt/a"), Some(("c", None))),
+            path_in_vm(&target("/mnt/a"), Some(("c", None))),
             Err(OrderError::Closed(_))
         ));
     }

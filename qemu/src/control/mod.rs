@@ -18,7 +18,6 @@ mod requests;
 pub mod server;
 pub mod wire;
 
-pub use attachments::Passage;
 pub use client::Client;
 pub use directory::{Directory, Name};
 pub use server::{Known, Server, Urge};

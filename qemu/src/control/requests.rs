@@ -112,7 +112,7 @@ impl Owner {
         let id = order.target.container.as_deref();
         let container = id.map(|id| self.container(id)).transpose()?;
         order.target.container = container.map(|known| known.id.clone());
-        let inside = container.map(|known| (known.id.as_str(), known.passage.as_ref()));
+        let inside = container.map(|known| (known.id.as_str(), known.attach_dir.as_ref()));
         self.change(|all, vm| all.attach(vm, order, inside))
     }
 

@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::attachments::{Attachments, Passage};
+use super::attachments::Attachments;
 use super::directory::{Directory, Name, Socket};
 use super::wire::{Attach, Channel, Reply, Request, WireError};
 use super::{exec, requests, ControlError};
+use uvm::attach_dir::AttachDir;
 use uvm::Uvm;
 use uvm_host::{End, HostError};
 
@@ -33,7 +34,7 @@ pub struct Known {
     pub id: String,
     /// `process` of its spec, the pattern of further processes.
     pub process: Value,
-    pub passage: Option<Passage>,
+    pub attach_dir: Option<AttachDir>,
 }
 
 /// How much somebody wants the VM to end.

@@ -1,7 +1,7 @@
 //! Containers of tests from the default image, each on disks of its own.
 
 use serde_json::Value;
-use uvm::container::Container;
+use uvm::container::{Container, Rootfs};
 use uvm::Uvm;
 use uvm_host::Launch;
 
@@ -31,8 +31,8 @@ impl Image {
     pub fn mount(&self, vm: &Uvm, id: &str) -> Container {
         let scratch = self.dir.path().join(id);
         self.cache.scratch(1 << 30, &scratch).unwrap();
-        let layers: Vec<_> = self.image.layers.iter().map(|l| l.path.as_path()).collect();
-        Container::mount(vm.host(), vm, id, &scratch, &layers).unwrap()
+        let rootfs = Rootfs::plug(vm, id, &scratch, &self.image.layer_files()).unwrap();
+        Container::mount(vm.host(), id, rootfs).unwrap()
     }
 
     pub fn spec(&self, id: &str, args: &[&str]) -> Value {
@@ -48,6 +48,7 @@ impl Image {
     pub fn create(&self, vm: &Uvm, id: &str, args: &[&str]) -> Container {
         let container = self.mount(vm, id);
         container.create(&self.spec(id, args)).unwrap();
+        container.start().unwrap();
         container
     }
 
@@ -61,8 +62,8 @@ impl Image {
     ) -> uvm_host::Output {
         let container = self.create(vm, id, args);
         let out = launch(container.init().limit(LONG)).run().unwrap();
-        for place in container.remove().unwrap() {
-            vm.unplug_disk(place).unwrap();
+        for address in container.remove().unwrap() {
+            vm.unplug_disk(address).unwrap();
         }
         out
     }

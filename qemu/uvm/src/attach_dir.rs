@@ -10,9 +10,10 @@
 
 use serde_json::{json, Value};
 
-use crate::attachment::{AttachError, Attachment};
+use crate::attach_error::AttachError;
+use crate::attachment::Attachment;
 use crate::container;
-use crate::Uvm;
+use crate::uvm::Uvm;
 use uvm_images::{Cache, OciError};
 
 #[derive(Debug, thiserror::Error)]
@@ -23,37 +24,34 @@ pub enum AttachDirError {
     Attach(#[from] AttachError),
 }
 
-/// The directory, in the VM and about to be in a container.
+/// Where it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttachDir {
     /// In the container.
     pub inside: String,
-    disk: Attachment,
+    /// The same in the VM.
+    pub outside: String,
 }
 
 impl AttachDir {
-    /// Makes it for the container `id`; `inside` is an absolute path.
-    pub fn new(vm: &Uvm, cache: &Cache, id: &str, inside: &str) -> Result<Self, AttachDirError> {
+    /// Makes one for the container `id`; `inside` is an absolute path. The container, and all that
+    /// was attached there, must be gone before its disk is removed.
+    pub fn attach(
+        vm: &Uvm,
+        cache: &Cache,
+        id: &str,
+        inside: String,
+    ) -> Result<(Self, Attachment), AttachDirError> {
         let file = vm.dir().join("attach.ext4");
         cache.empty(&file)?;
-        let path = format!("{}/attached", container::bundle(id));
-        let disk = Attachment::shared_disk(vm, &file, &path)?;
-        let inside = inside.to_owned();
-        Ok(Self { inside, disk })
-    }
-
-    /// In the VM.
-    pub fn outside(&self) -> &str {
-        self.disk.path()
+        let outside = format!("{}/attached", container::bundle(id));
+        let disk = Attachment::shared_disk(vm, &file, &outside)?;
+        Ok((Self { inside, outside }, disk))
     }
 
     /// For the container's spec.
     pub fn mount(&self) -> Value {
-        json!({"destination": self.inside, "type": "none", "source": self.outside(),
+        json!({"destination": self.inside, "type": "none", "source": self.outside,
             "options": ["rbind", "rslave", "ro"]})
-    }
-
-    /// Takes it away; the container and all that was attached there must be gone.
-    pub fn remove(mut self, vm: &Uvm) -> Result<(), AttachError> {
-        self.disk.remove(vm)
     }
 }

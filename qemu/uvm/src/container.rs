@@ -1,5 +1,5 @@
-//! A standalone container on its own disks, from mounted layers to removed state, in the order in
-//! which a Windows host sends it (protocol.md 11.3).
+//! A container on its own root file system, from mounted layers to removed state, in the order in
+//! which a Windows host sends it (protocol 11.3).
 //!
 //! ```text
 //! scratch disk, layer disks ─ CombinedLayers ─ Create ─ Start ─ ExecuteProcess, WaitForProcess
@@ -13,21 +13,80 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::{Uvm, UvmError};
-use uvm_host::{Disk, Host, HostError, Launch};
-use uvm_vm::qmp::Place;
+use uvm_host::{Host, HostError, Launch, MappedVirtualDisk};
+use uvm_vm::qmp::ScsiAddress;
 
-/// A host waits this long for the exit notification, twice (protocol.md 11.1).
+use crate::error::UvmError;
+use crate::uvm::Uvm;
+
+/// A host waits this long for the exit notification, twice (protocol 11.1).
 const NOTIFICATION_LIMIT: Duration = Duration::from_secs(30);
+/// Of each controller; a disk is mounted at a path with its number among all.
+const LUNS: u32 = 64;
+/// HCS_E_SYSTEM_NOT_FOUND.
+const NOT_FOUND: i32 = 0xc037_010e_u32.cast_signed();
 
 /// What plugs disks in; QEMU, unless a test has no VM.
 pub trait Plug {
-    fn plug(&self, file: &Path, read_only: bool) -> Result<Place, UvmError>;
+    fn plug(&self, file: &Path, read_only: bool) -> Result<ScsiAddress, UvmError>;
 }
 
 impl Plug for Uvm {
-    fn plug(&self, file: &Path, read_only: bool) -> Result<Place, UvmError> {
-        self.attach_disk(file, "raw", read_only)
+    fn plug(&self, file: &Path, read_only: bool) -> Result<ScsiAddress, UvmError> {
+        self.plug_disk(file, "raw", read_only)
+    }
+}
+
+/// What the root file system of a container is made of.
+pub struct Rootfs {
+    /// Directories of the VM, from the bottom up.
+    layers: Vec<String>,
+    /// The directory of the VM that takes the container's writes.
+    scratch: String,
+    /// To be mounted for it, in this order.
+    disks: Vec<MappedVirtualDisk>,
+}
+
+impl Rootfs {
+    /// Plugs the disks in, without a word to the guest. `scratch` is an ext4 disk that nothing else
+    /// uses, `layers` are ext4 disks from the bottom up.
+    pub fn plug(
+        plug: &impl Plug,
+        id: &str,
+        scratch: &Path,
+        layers: &[&Path],
+    ) -> Result<Self, UvmError> {
+        let disk = |file: &Path, read_only| -> Result<_, UvmError> {
+            let ScsiAddress { controller, lun } = plug.plug(file, read_only)?;
+            let number = u32::from(controller) * LUNS + u32::from(lun);
+            let path = format!("/run/mounts/scsi/m{number}");
+            Ok(MappedVirtualDisk::new(controller, lun, &path, read_only))
+        };
+        let mut scratch = disk(scratch, false)?;
+        scratch.ensure_filesystem = Some("ext4".to_owned());
+        let mut disks = vec![scratch];
+        for layer in layers {
+            disks.push(disk(layer, true)?);
+        }
+        let path = |disk: &MappedVirtualDisk| disk.mount_path.clone();
+        Ok(Self {
+            layers: disks[1..].iter().map(path).collect(),
+            scratch: format!("{}/scratch/{id}", disks[0].mount_path),
+            disks,
+        })
+    }
+
+    /// Of directories that the VM has already; `layers` from the bottom up.
+    pub fn of_directories(layers: &[&str], scratch: &str) -> Self {
+        Self {
+            layers: layers.iter().map(|layer| (*layer).to_owned()).collect(),
+            scratch: scratch.to_owned(),
+            disks: Vec::new(),
+        }
+    }
+
+    pub fn scratch(&self) -> &str {
+        &self.scratch
     }
 }
 
@@ -35,11 +94,10 @@ impl Plug for Uvm {
 pub struct Container {
     host: Host,
     id: String,
-    /// As mounted: the scratch disk first, then the layers from the bottom up.
-    disks: Vec<Disk>,
+    rootfs: Rootfs,
 }
 
-/// The bundle directory of a container (protocol.md 5.3).
+/// The bundle directory of a container (protocol 5.3).
 pub fn bundle(id: &str) -> String {
     format!("/run/gcs/c/{id}")
 }
@@ -49,56 +107,39 @@ pub fn root(id: &str) -> String {
     format!("/run/gcs/c/{id}/rootfs")
 }
 
-fn mount_path(index: usize) -> String {
-    format!("/run/mounts/scsi/m{index}")
-}
-
 impl Container {
-    /// Plugs the disks in and mounts them and their overlay. `layers` from the bottom up.
-    pub fn mount(
-        host: &Host,
-        plug: &impl Plug,
-        id: &str,
-        scratch: &Path,
-        layers: &[&Path],
-    ) -> Result<Self, UvmError> {
-        let mut container = Self {
-            host: host.clone(),
-            id: id.to_owned(),
-            disks: Vec::new(),
-        };
-        let files = std::iter::once((scratch, false));
-        let files = files.chain(layers.iter().map(|layer| (*layer, true)));
-        for (index, (file, read_only)) in files.enumerate() {
-            let place = plug.plug(file, read_only)?;
-            container.disks.push(Disk {
-                controller: place.controller,
-                lun: place.lun,
-                mount_path: mount_path(index),
-                read_only,
-                ensure_filesystem: (!read_only).then(|| "ext4".to_owned()),
-            });
-        }
-        for disk in &container.disks {
+    /// Has the disks mounted, and their overlay.
+    pub fn mount(host: &Host, id: &str, rootfs: Rootfs) -> Result<Self, HostError> {
+        for disk in &rootfs.disks {
             host.add_disk(disk)?;
         }
         // The wire wants the topmost first.
-        let paths = container.disks.iter().skip(1).rev();
-        let paths: Vec<String> = paths.map(|disk| disk.mount_path.clone()).collect();
-        let scratch = container.scratch_dir();
-        host.combine_layers(id, &root(id), &paths, Some(&scratch))?;
-        Ok(container)
+        let layers: Vec<String> = rootfs.layers.iter().rev().cloned().collect();
+        host.combine_layers(id, &root(id), &layers, Some(&rootfs.scratch))?;
+        Ok(Self {
+            host: host.clone(),
+            id: id.to_owned(),
+            rootfs,
+        })
     }
 
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// Create and Start; the program starts with [`Container::init`].
+    /// Its scratch directory, as the VM sees it.
+    pub fn scratch(&self) -> &str {
+        self.rootfs.scratch()
+    }
+
+    /// Create; its program has not been started.
     pub fn create(&self, spec: &Value) -> Result<(), HostError> {
         let bundle = bundle(&self.id);
-        self.host
-            .create(&self.id, &bundle, spec, &self.scratch_dir())?;
+        self.host.create(&self.id, &bundle, spec, self.scratch())
+    }
+
+    /// Start, which every host sends before the first process.
+    pub fn start(&self) -> Result<(), HostError> {
         self.host.start(&self.id)
     }
 
@@ -107,27 +148,19 @@ impl Container {
         self.host.init(&self.id)
     }
 
-    /// Ends the container and has its mounts and state removed. The places of its disks come
-    /// back: the guest has let go of them, unplugging is left to who plugged.
-    pub fn remove(self) -> Result<Vec<Place>, HostError> {
+    /// One more process, by its `OciProcess`.
+    pub fn exec(&self, process: &Value) -> Launch {
+        self.host.exec(&self.id, process)
+    }
+
+    /// [Stops](Self::stop) and [releases](Self::release) it.
+    pub fn remove(self) -> Result<Vec<ScsiAddress>, HostError> {
         self.stop()?;
-        self.host.remove_layers(&root(&self.id))?;
-        for disk in self.disks.iter().rev() {
-            self.host.remove_disk(disk)?;
-        }
-        for disk in self.disks.iter().rev() {
-            self.host.remove_scsi_device(disk.controller, disk.lun)?;
-        }
-        self.host.delete(&self.id)?;
-        let place = |disk: &Disk| Place {
-            controller: disk.controller,
-            lun: disk.lun,
-        };
-        Ok(self.disks.iter().map(place).collect())
+        self.release()
     }
 
     /// ShutdownGraceful, also of one that has exited, and its notification; then the forced way.
-    fn stop(&self) -> Result<(), HostError> {
+    pub fn stop(&self) -> Result<(), HostError> {
         self.shutdown(false)?;
         let exited = self.host.wait_notification(&self.id, NOTIFICATION_LIMIT);
         if let Err(HostError::Timeout { .. }) = exited {
@@ -138,18 +171,30 @@ impl Container {
         exited.map(drop)
     }
 
+    /// Has the mounts and the state of a container removed that has ended. Gives the addresses of
+    /// its disks: the guest has let go of them, and whoever plugged them in may unplug them.
+    pub fn release(&self) -> Result<Vec<ScsiAddress>, HostError> {
+        self.host.remove_layers(&root(&self.id))?;
+        let disks = &self.rootfs.disks;
+        for disk in disks.iter().rev() {
+            self.host.remove_disk(disk)?;
+        }
+        for disk in disks.iter().rev() {
+            self.host.remove_scsi_device(disk.controller, disk.lun)?;
+        }
+        self.host.delete(&self.id)?;
+        let address = |disk: &MappedVirtualDisk| ScsiAddress {
+            controller: disk.controller,
+            lun: disk.lun,
+        };
+        Ok(disks.iter().map(address).collect())
+    }
+
     fn shutdown(&self, forced: bool) -> Result<(), HostError> {
         match self.host.shutdown(&self.id, forced) {
-            // Gone already, which is what is wanted (protocol.md 11.3).
+            // Gone already, which is what is wanted (protocol 11.3).
             Err(HostError::Refused { result, .. }) if result == NOT_FOUND => Ok(()),
             outcome => outcome,
         }
     }
-
-    fn scratch_dir(&self) -> String {
-        format!("{}/scratch/{}", mount_path(0), self.id)
-    }
 }
-
-/// HCS_E_SYSTEM_NOT_FOUND.
-const NOT_FOUND: i32 = 0xc037_010e_u32.cast_signed();

@@ -13,12 +13,19 @@
 //! ```
 
 pub mod attach_dir;
+mod attach_error;
 pub mod attachment;
 pub mod container;
-mod machine;
+mod error;
 pub mod network;
 pub mod plan9;
+mod pmem;
 pub mod private_dir;
+mod scsi;
+mod share;
+mod uvm;
 pub mod volume;
 
-pub use machine::{BootOptions, Timings, Uvm, UvmError};
+pub use attach_error::AttachError;
+pub use error::UvmError;
+pub use uvm::{BootOptions, Timings, Uvm};

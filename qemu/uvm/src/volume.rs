@@ -5,22 +5,24 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{json, Value};
 
-use crate::attachment::{AttachError, Attachment};
-use crate::Uvm;
+use crate::attach_error::AttachError;
+use crate::attachment::Attachment;
+use crate::container;
+use crate::uvm::Uvm;
 
+/// A text that names no volume.
 #[derive(Debug, thiserror::Error)]
-pub enum VolumeError {
-    #[error("{text:?} is not of the form {form}")]
-    Form { text: String, form: &'static str },
-    #[error(transparent)]
-    Attach(#[from] AttachError),
+#[error("{text:?} is not of the form {form}")]
+pub struct VolumeError {
+    text: String,
+    form: &'static str,
 }
 
 /// One thing for a container, as the command line names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Volume {
     source: Source,
-    /// Its place in the container.
+    /// Its path in the container.
     target: String,
     read_only: bool,
 }
@@ -59,6 +61,34 @@ impl Volume {
         self.read_only
     }
 
+    /// Attaches it to the VM for container `id`, whose volume with this number it is. Gives the mount
+    /// for the container's spec; the container must be gone before the attachment is removed.
+    pub fn attach(
+        &self,
+        vm: &Uvm,
+        id: &str,
+        number: usize,
+    ) -> Result<(Attachment, Value), AttachError> {
+        // As hosts place them.
+        let path = format!("{}/mounts/m{number}", container::bundle(id));
+        let (attachment, source) = match &self.source {
+            Source::Share(host) => {
+                let (directory, file) = resolve(host)?;
+                let share = Attachment::share(vm, &directory, &path, self.read_only)?;
+                let source = file.map_or(path.clone(), |file| format!("{path}/{file}"));
+                (share, source)
+            }
+            Source::Disk(file) => {
+                let disk = Attachment::disk(vm, file, &path, self.read_only)?;
+                (disk, path)
+            }
+        };
+        let access = if self.read_only { "ro" } else { "rw" };
+        let mount = json!({"destination": self.target, "type": "none", "source": source,
+            "options": ["rbind", access]});
+        Ok((attachment, mount))
+    }
+
     fn parse(
         text: &str,
         form: &'static str,
@@ -74,51 +104,11 @@ impl Volume {
                 target: target.to_owned(),
                 read_only,
             }),
-            _ => Err(VolumeError::Form {
+            _ => Err(VolumeError {
                 text: text.to_owned(),
                 form,
             }),
         }
-    }
-}
-
-/// A volume in the VM.
-pub struct Mounted {
-    /// For the container's spec.
-    pub mount: Value,
-    attachment: Attachment,
-}
-
-impl Mounted {
-    /// Gives the VM the volume with this number of container `id`.
-    pub fn new(vm: &Uvm, id: &str, number: usize, volume: &Volume) -> Result<Self, VolumeError> {
-        // As hosts place them.
-        let path = format!("/run/gcs/c/{id}/mounts/m{number}");
-        let (attachment, inside) = match &volume.source {
-            Source::Share(host) => {
-                let (directory, file) = resolve(host)?;
-                let share = Attachment::share(vm, &directory, &path, volume.read_only)?;
-                (
-                    share,
-                    file.map_or(path.clone(), |file| format!("{path}/{file}")),
-                )
-            }
-            Source::Disk(file) => {
-                let disk = Attachment::disk(vm, file, &path, volume.read_only)?;
-                (disk, path)
-            }
-        };
-        let access = if volume.read_only { "ro" } else { "rw" };
-        Ok(Self {
-            mount: json!({"destination": volume.target, "type": "none", "source": inside,
-                "options": ["rbind", access]}),
-            attachment,
-        })
-    }
-
-    /// Takes it away again; the container must be gone.
-    pub fn remove(mut self, vm: &Uvm) -> Result<(), VolumeError> {
-        Ok(self.attachment.remove(vm)?)
     }
 }
 

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use fake_guest::{pair, stdio_ports, FakeGuest};
 use serde_json::{json, Value};
-use uvm::container::{self, Container, Plug};
+use uvm::container::{self, Container, Plug, Rootfs};
 use uvm::UvmError;
 use uvm_host::wire::Rpc;
-use uvm_vm::qmp::Place;
+use uvm_vm::qmp::ScsiAddress;
 
 const LONG: Duration = Duration::from_secs(60);
 const NOT_FOUND: i32 = 0xc037_010e_u32.cast_signed();
@@ -22,9 +22,9 @@ const NOT_FOUND: i32 = 0xc037_010e_u32.cast_signed();
 struct Places(Cell<u8>);
 
 impl Plug for Places {
-    fn plug(&self, _file: &Path, _read_only: bool) -> Result<Place, UvmError> {
+    fn plug(&self, _file: &Path, _read_only: bool) -> Result<ScsiAddress, UvmError> {
         let lun = self.0.replace(self.0.get() + 1);
-        Ok(Place { controller: 0, lun })
+        Ok(ScsiAddress { controller: 0, lun })
     }
 }
 
@@ -75,16 +75,12 @@ fn life(gone: bool) -> Vec<String> {
     let (host, guest) = pair(dir.path(), true, move |guest| serve(guest, gone));
     host.wait_connected(LONG).unwrap();
     let layers = [Path::new("bottom"), Path::new("top")];
-    let container = Container::mount(
-        &host,
-        &Places::default(),
-        "c",
-        Path::new("scratch"),
-        &layers,
-    )
-    .unwrap();
+    let scratch = Path::new("scratch");
+    let rootfs = Rootfs::plug(&Places::default(), "c", scratch, &layers).unwrap();
+    let container = Container::mount(&host, "c", rootfs).unwrap();
     let spec = json!({"process": {}, "root": {"path": container::root("c")}, "linux": {}});
     container.create(&spec).unwrap();
+    container.start().unwrap();
     let out = container.init().input("some words").run().unwrap();
     assert_eq!(
         (out.code, out.text(), out.error_text()),

@@ -5,8 +5,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::profile::{Accel, Profile, VsockWire, VsockWish};
-use crate::vm::{Vm, VmEnd};
+use crate::command_line::VsockWire;
+use crate::end::VmEnd;
+use crate::profile::{Accel, Profile, VsockWish};
+use crate::vm::Vm;
 
 pub const KVM: &str = "/dev/kvm";
 pub const VHOST_VSOCK: &str = "/dev/vhost-vsock";

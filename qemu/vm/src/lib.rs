@@ -6,16 +6,22 @@
 //!                                  └─ the end  why it ended, told once it is known
 //! ```
 //!
-//! How a guest's vsock reaches this machine is told by a [`profile::VsockWire`]; who listens there
+//! How a guest's vsock reaches this machine is told by a [`VsockWire`]; who listens there
 //! is not this crate's business.
 
 pub mod choice;
+mod command_line;
 pub mod console;
+mod end;
+mod keeper;
+mod kernel_line;
 pub mod network;
 pub mod profile;
 pub mod qmp;
 mod sys;
 mod vm;
 
+pub use command_line::VsockWire;
+pub use end::{VmEnd, VmError, QEMU};
 pub use sys::child;
-pub use vm::{Vm, VmEnd, VmError, QEMU};
+pub use vm::Vm;

@@ -1,13 +1,6 @@
-//! A VM as data, and the pure way from there to QEMU's command line.
+//! A VM as data: everything about it that can be chosen.
 
-use std::ffi::OsString;
-use std::os::fd::RawFd;
-use std::path::PathBuf;
-
-use crate::network::Nic;
-
-/// QEMU's name of the user-mode network.
-const NETWORK: &str = "net";
+use std::path::{Path, PathBuf};
 
 /// The machine types worth having (design: q35 for SCSI on PCI, microvm for start time).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -124,19 +117,6 @@ impl Root {
             Self::Verity { disks, .. } => disks,
         }
     }
-
-    /// How the host's kernel line begins.
-    fn line(&self) -> Option<String> {
-        match self {
-            Self::Initrd(_) | Self::Uefi { .. } => None,
-            Self::Scsi(_) => Some("root=/dev/sda ro rootwait init=/init".into()),
-            Self::Pmem(_) => Some("root=/dev/pmem0 ro rootwait init=/init".into()),
-            Self::Verity { create, .. } => {
-                let line = format!("root=/dev/dm-0 dm-mod.create=\"{create}\" init=/init");
-                Some(line)
-            }
-        }
-    }
 }
 
 /// A TCP port of this machine's loopback that leads into the VM.
@@ -233,7 +213,7 @@ impl Profile {
     }
 
     /// All persistent memory, with its length in bytes; only a root is never written.
-    fn cold_pmem(&self) -> impl Iterator<Item = (&PathBuf, u64, bool)> {
+    pub(crate) fn cold_pmem(&self) -> impl Iterator<Item = (&PathBuf, u64, bool)> {
         let root = match &self.root {
             Some(Root::Pmem(file)) => Some((file, length(file) >> 20 << 20, true)),
             _ => None,
@@ -243,237 +223,7 @@ impl Profile {
     }
 }
 
-/// The vsock that was chosen for this start.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum VsockWire {
-    None,
-    /// The socket of a vhost-user-vsock device.
-    Device(PathBuf),
-    /// The kernel's, with the guest's CID.
-    Kernel {
-        cid: u32,
-    },
-}
-
-/// What only the start knows: the two sockets that QEMU inherits, and the choices made.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wiring {
-    pub accel: Accel,
-    pub vsock: VsockWire,
-    pub qmp: RawFd,
-    pub console: RawFd,
-}
-
-/// The kernel line: protocol.md 10.3 for a VM without VPCI, but with what QEMU needs. On q35
-/// without `pci=off`, because the devices are on PCI.
-pub fn kernel_line(profile: &Profile) -> String {
-    let mut words: Vec<String> = profile.root.iter().filter_map(Root::line).collect();
-    if profile.serial_console {
-        words.push("8250_core.nr_uarts=1 8250_core.skip_txen_test=1 console=ttyS0,115200".into());
-    } else {
-        words.push("8250_core.nr_uarts=0".into());
-    }
-    words.push("panic=-1".into());
-    if !profile.verbose_boot {
-        words.push("quiet".into());
-    }
-    match (profile.machine, profile.tsc_khz) {
-        // The first skips a calibration that takes 0.2 s under TCG, the second a check that
-        // counts real time: on a loaded machine it finds the timer dead, and then may panic.
-        (Machine::Q35, _) => words.push("nolapic_timer no_timer_check".into()),
-        (Machine::Microvm, Some(khz)) => words.push(format!("tsc_early_khz={khz}")),
-        (Machine::Microvm, None) => {}
-    }
-    words.extend(profile.kernel_options.iter().cloned());
-    if profile.machine == Machine::Microvm {
-        words.push("pci=off".into());
-    }
-    words.push(format!("nr_cpus={} brd.rd_nr=0 pmtmr=0 --", profile.cpus));
-    words.push(
-        profile
-            .init_line
-            .clone()
-            .unwrap_or_else(|| init_line(profile)),
-    );
-    words.join(" ")
-}
-
-fn init_line(profile: &Profile) -> String {
-    let mut service = format!(
-        "/bin/vsockexec -e 109 /bin/gcs -v4 -log-format json -loglevel {}",
-        profile.guest_log_level
-    );
-    for flag in &profile.service_flags {
-        service.push(' ');
-        service.push_str(flag);
-    }
-    match profile.form {
-        BootForm::Vsockexec => format!("-e 1 {service}"),
-        BootForm::Shell => format!("-e 1 sh -c \"{service} & exec sh\""),
-    }
-}
-
-/// QEMU's arguments, without the program's name.
-pub fn command_line(profile: &Profile, wiring: &Wiring) -> Vec<OsString> {
-    let mut args: Vec<OsString> = Vec::new();
-    let mut push = |words: &[&str]| args.extend(words.iter().map(OsString::from));
-    let memory = format!("{}M", profile.memory_mib);
-    let machine = match profile.machine {
-        Machine::Q35 => "q35",
-        // The kernel leaves the PIC as it is here (ACPI says there is none), and its interrupts
-        // then come as vector 0, the divide error.
-        Machine::Microvm => "microvm,pic=off,pit=off",
-    };
-    let pci = profile.machine == Machine::Q35;
-
-    push(&[
-        "-nodefaults",
-        "-no-user-config",
-        "-no-reboot",
-        "-display",
-        "none",
-    ]);
-    // vhost-user needs memory that another process can map.
-    push(&[
-        "-object",
-        &format!("memory-backend-memfd,id=mem0,size={memory},share=on"),
-    ]);
-    push(&[
-        "-machine",
-        &format!(
-            "{machine},accel={},memory-backend=mem0",
-            wiring.accel.name()
-        ),
-    ]);
-    if wiring.accel == Accel::Kvm {
-        push(&["-cpu", "host"]);
-    }
-    let pmem: Vec<_> = profile.cold_pmem().collect();
-    let most: u64 = pmem
-        .iter()
-        .map(|(_, bytes, _)| PMEM_ALIGNMENT + bytes)
-        .sum();
-    let most = most + u64::from(profile.pmem_slots) * 2 * PMEM_ALIGNMENT;
-    let ram = match most {
-        0 => memory.clone(),
-        most => format!(
-            "{memory},maxmem={}M",
-            u64::from(profile.memory_mib) + (most >> 20)
-        ),
-    };
-    push(&["-m", &ram, "-smp", &profile.cpus.to_string()]);
-    for (index, (file, bytes, read_only)) in pmem.iter().enumerate() {
-        let path = escape(&file.to_string_lossy());
-        let read_only = if *read_only { ",readonly=on" } else { "" };
-        push(&[
-            "-object",
-            &format!(
-                "memory-backend-file,id=pmem{index},mem-path={path},size={bytes},share=on{read_only}"
-            ),
-        ]);
-        push(&[
-            "-device",
-            &format!("virtio-pmem-pci,id=pmem{index},memdev=pmem{index}"),
-        ]);
-    }
-    for slot in 0..profile.pmem_slots {
-        // The root bus of this machine takes nothing while it runs.
-        push(&[
-            "-device",
-            &format!("pcie-root-port,id=port{slot},chassis={}", slot + 1),
-        ]);
-    }
-    if !pci {
-        push(&["-global", "virtio-mmio.force-legacy=false"]);
-    }
-    push(&["-chardev", &format!("socket,id=qmp,fd={}", wiring.qmp)]);
-    push(&["-mon", "chardev=qmp,mode=control"]);
-    push(&[
-        "-chardev",
-        &format!("socket,id=console,fd={}", wiring.console),
-    ]);
-    push(&["-serial", "chardev:console"]);
-
-    let bus = if pci { "pci" } else { "device" };
-    for controller in 0..profile.controllers {
-        push(&["-device", &format!("virtio-scsi-{bus},id=scsi{controller}")]);
-    }
-    for (lun, disk) in profile.cold_disks().enumerate() {
-        let path = escape(&disk.path.to_string_lossy());
-        let read_only = if disk.read_only { "on" } else { "off" };
-        push(&[
-            "-blockdev",
-            &format!(
-                "driver={},node-name=cold{lun},read-only={read_only},file.driver=file,\
-             file.filename={path},file.locking=off",
-                disk.format
-            ),
-        ]);
-        push(&[
-            "-device",
-            &format!(
-                "scsi-hd,id=cold{lun},drive=cold{lun},bus=scsi0.0,channel=0,scsi-id=0,lun={lun}"
-            ),
-        ]);
-    }
-    if profile.nics > 0 {
-        let mut network = format!("user,id={NETWORK}");
-        for Forward { host, guest } in &profile.forwards {
-            let to = Nic::new(0).ipv4();
-            network.push_str(&format!(",hostfwd=tcp:127.0.0.1:{host}-{to}:{guest}"));
-        }
-        push(&["-netdev", &network]);
-        push(&[
-            "-netdev",
-            &format!("hubport,id=hub,hubid=0,netdev={NETWORK}"),
-        ]);
-    }
-    for nic in (0..profile.nics).map(Nic::new) {
-        let id = format!("nic{}", nic.number());
-        let mac = nic.mac();
-        push(&["-netdev", &format!("hubport,id={id},hubid=0")]);
-        // Without the rom, which only a boot from the network needs.
-        let rom = if pci { ",romfile=" } else { "" };
-        let device = format!("virtio-net-{bus},netdev={id},mac={mac}{rom}");
-        push(&["-device", &device]);
-    }
-    match &wiring.vsock {
-        VsockWire::None => {}
-        VsockWire::Device(socket) => {
-            let path = escape(&socket.to_string_lossy());
-            push(&["-chardev", &format!("socket,id=vsock,path={path}")]);
-            push(&["-device", &format!("vhost-user-vsock-{bus},chardev=vsock")]);
-        }
-        VsockWire::Kernel { cid } => {
-            push(&["-device", &format!("vhost-vsock-{bus},guest-cid={cid}")]);
-        }
-    }
-    if let Some(Root::Uefi { firmware, .. }) = &profile.root {
-        args.extend(["-bios".into(), firmware.clone().into_os_string()]);
-    } else {
-        push(&["-append", &kernel_line(profile)]);
-        args.extend(["-kernel".into(), profile.kernel.clone().into_os_string()]);
-    }
-    if let Some(initrd) = profile.initrd() {
-        args.extend(["-initrd".into(), initrd.clone().into_os_string()]);
-    }
-    args.extend(profile.qemu_arguments.iter().map(OsString::from));
-    args
-}
-
-/// Devices of memory are placed at multiples of it.
-const PMEM_ALIGNMENT: u64 = 1 << 30;
-
 /// 0 for a file that is not there: QEMU says it better.
-fn length(file: &std::path::Path) -> u64 {
+fn length(file: &Path) -> u64 {
     std::fs::metadata(file).map_or(0, |metadata| metadata.len())
 }
-
-/// A comma ends an option's value unless doubled.
-fn escape(value: &str) -> String {
-    value.replace(',', ",,")
-}
-
-#[cfg(test)]
-#[path = "profile_tests.rs"]
-mod tests;

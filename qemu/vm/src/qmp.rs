@@ -162,15 +162,15 @@ impl Qmp {
         }
     }
 
-    /// Plugs a disk in at `controller`:0:0:`lun`.
+    /// Plugs a disk in.
     pub fn plug(
         &mut self,
-        place: &Place,
+        address: &ScsiAddress,
         file: &Path,
         format: &str,
         read_only: bool,
     ) -> Result<(), QmpError> {
-        let node = place.node();
+        let node = address.node();
         self.command(
             "blockdev-add",
             json!({
@@ -181,8 +181,8 @@ impl Qmp {
             "device_add",
             json!({
             "driver": "scsi-hd", "id": node, "drive": node,
-            "bus": format!("scsi{}.0", place.controller),
-            "channel": 0, "scsi-id": 0, "lun": place.lun}),
+            "bus": format!("scsi{}.0", address.controller),
+            "channel": 0, "scsi-id": 0, "lun": address.lun}),
         );
         if let Err(e) = device {
             // The first error is the one to tell.
@@ -217,8 +217,8 @@ impl Qmp {
     }
 
     /// Unplugs a disk; the guest should have let go of it before.
-    pub fn unplug(&mut self, place: &Place, limit: Duration) -> Result<(), QmpError> {
-        let node = place.node();
+    pub fn unplug(&mut self, address: &ScsiAddress, limit: Duration) -> Result<(), QmpError> {
+        let node = address.node();
         match self.command("device_del", json!({"id": node})) {
             // An attempt before this one timed out, and then it went.
             Err(QmpError::Refused { text, .. }) if text.contains("not found") => {}
@@ -234,16 +234,22 @@ impl Qmp {
     }
 }
 
-/// Where a disk sits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Place {
+/// Where a disk is plugged in: `controller`:0:0:`lun`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ScsiAddress {
     pub controller: u8,
     pub lun: u8,
 }
 
-impl Place {
+impl ScsiAddress {
     fn node(&self) -> String {
         format!("disk-{}-{}", self.controller, self.lun)
+    }
+}
+
+impl std::fmt::Display for ScsiAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:0:0:{}", self.controller, self.lun)
     }
 }
 

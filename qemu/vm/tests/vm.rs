@@ -6,8 +6,8 @@ mod built;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use uvm_vm::profile::{Accel, Profile, VsockWire};
-use uvm_vm::{Vm, VmEnd, VmError};
+use uvm_vm::profile::{Accel, Profile};
+use uvm_vm::{Vm, VmEnd, VmError, VsockWire};
 
 const LONG: Duration = Duration::from_secs(120);
 
@@ -76,7 +76,7 @@ fn disks_come_and_go() {
     let vm = vm.unwrap();
     let disk = dir.path().join("a,b.img");
     std::fs::write(&disk, vec![0; 1 << 20]).unwrap();
-    let place = uvm_vm::qmp::Place {
+    let place = uvm_vm::qmp::ScsiAddress {
         controller: 0,
         lun: 3,
     };
@@ -87,7 +87,7 @@ fn disks_come_and_go() {
         .unwrap_err()
         .to_string();
     assert!(said.contains("blockdev-add"), "{said}");
-    let none = uvm_vm::qmp::Place {
+    let none = uvm_vm::qmp::ScsiAddress {
         controller: 3,
         lun: 0,
     };

@@ -3,7 +3,7 @@
 mod disks;
 mod layers;
 pub(super) mod mapped;
-pub(super) mod place;
+pub(super) mod plugged;
 pub(super) mod shares;
 
 use super::{Area, Scenario};

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::place::{gone, mount_line, tool, Disk, MIB};
+use super::plugged::{gone, mount_line, tool, PluggedDisk, MIB};
 use crate::{codes, contains, fail, refused, same, that, AnswerIs, Checked, Guest, Lab, LIMIT};
 use uvm_host::wire::Rpc;
 use uvm_host::UVM_ID;
-use uvm_vm::qmp::Place;
+use uvm_vm::qmp::ScsiAddress;
 
 /// ModifySettings with exactly this `Request`.
 fn ask(vm: &Guest, id: &str, request: serde_json::Value) -> Checked<uvm_host::Answer> {
@@ -21,7 +21,7 @@ fn ask(vm: &Guest, id: &str, request: serde_json::Value) -> Checked<uvm_host::An
 
 pub fn request_types(lab: &mut Lab) -> Checked {
     let vm = lab.guest()?;
-    let disk = Disk::blank(&vm)?;
+    let disk = PluggedDisk::blank(&vm)?;
     let request = |kind: Option<&str>| {
         let mut request = json!({"ResourceType": "MappedVirtualDisk", "Settings": {
             "MountPath": disk.path, "Lun": disk.lun(),
@@ -76,7 +76,7 @@ pub fn ids(lab: &mut Lab) -> Checked {
 
 pub fn read_only(lab: &mut Lab) -> Checked {
     let vm = lab.guest()?;
-    let disk = Disk::blank(&vm)?;
+    let disk = PluggedDisk::blank(&vm)?;
     disk.add_ext4()?;
     disk.keep("file")?;
     disk.remove()?;
@@ -93,27 +93,27 @@ pub fn read_only(lab: &mut Lab) -> Checked {
 
 pub fn arrival(lab: &mut Lab) -> Checked {
     let vm = lab.guest()?;
-    let disk = Disk::blank(&vm)?;
+    let disk = PluggedDisk::blank(&vm)?;
     disk.add_ext4()?;
     disk.remove()?;
-    // The same place, empty for now.
-    let place = disk.place();
-    vm.detach_disk(place)?;
+    // The same address, empty for now.
+    let address = disk.address();
+    vm.eject_disk(address)?;
     let body = json!({"Request": {"ResourceType": "MappedVirtualDisk", "RequestType": "Add",
-        "Settings": {"MountPath": disk.path, "Lun": place.lun}}});
+        "Settings": {"MountPath": disk.path, "Lun": address.lun}}});
     let mut late = vm.send(Rpc::ModifySettings, UVM_ID, body)?;
     // The line says: 2 s later.
     std::thread::sleep(Duration::from_secs(2));
-    let again = vm.attach_disk(disk.file(), "raw", false)?;
+    let again = vm.plug_disk(disk.file(), "raw", false)?;
     same(
-        "the place",
-        (place.controller, place.lun),
+        "the address",
+        (address.controller, address.lun),
         (again.controller, again.lun),
     )?;
     late.answer(LIMIT)?.is(0)?;
     mount_line(&vm, &disk.path)?;
     disk.remove()?;
-    vm.detach_disk(place)?;
+    vm.eject_disk(address)?;
 
     let began = Instant::now();
     refused(disk.add(json!({})), codes::FAIL)?;
@@ -121,8 +121,8 @@ pub fn arrival(lab: &mut Lab) -> Checked {
     let right = (Duration::from_secs(4)..Duration::from_secs(20)).contains(&took);
     that(right, "a refusal after about 5 s", format!("{took:?}"))?;
     gone(&vm, &disk.path)?;
-    // Back in its place for the end of the scenario.
-    vm.attach_disk(disk.file(), "raw", false)
+    // Plugged in there again, for the end of the scenario.
+    vm.plug_disk(disk.file(), "raw", false)
         .map(drop)
         .map_err(Into::into)
 }
@@ -133,12 +133,12 @@ pub fn controllers(lab: &mut Lab) -> Checked {
         let settings = json!({"MountPath": "/run/mounts/scsi/no", "Controller": controller});
         refused(vm.modify("MappedVirtualDisk", "Add", settings), codes::FAIL)?;
     }
-    let (_dir, file) = super::place::file(16 * MIB)?;
-    let place = Place {
+    let (_dir, file) = super::plugged::file(16 * MIB)?;
+    let address = ScsiAddress {
         controller: 1,
         lun: 3,
     };
-    vm.vm().qmp().plug(&place, &file, "raw", false)?;
+    vm.vm().qmp().plug(&address, &file, "raw", false)?;
     vm.modify(
         "MappedVirtualDisk",
         "Add",
@@ -152,7 +152,7 @@ pub fn controllers(lab: &mut Lab) -> Checked {
 
 pub fn partitions(lab: &mut Lab) -> Checked {
     let vm = lab.guest()?;
-    let disk = Disk::of(&vm, 64 * MIB, |file| {
+    let disk = PluggedDisk::of(&vm, 64 * MIB, |file| {
         // Two Linux partitions in a DOS table: start and length in sectors.
         let mut table = [0_u8; 512];
         for (at, first, sectors) in [(446, 2048_u32, 32_768_u32), (462, 65_536, 32_768)] {
@@ -183,7 +183,7 @@ pub fn partitions(lab: &mut Lab) -> Checked {
 
 pub fn formatting(lab: &mut Lab) -> Checked {
     let vm = lab.guest()?;
-    let disk = Disk::blank(&vm)?;
+    let disk = PluggedDisk::blank(&vm)?;
     disk.add_ext4()?;
     contains("the mount", " ext4 rw", &mount_line(&vm, &disk.path)?)?;
     disk.keep("file")?;
@@ -194,15 +194,15 @@ pub fn formatting(lab: &mut Lab) -> Checked {
     disk.add_ext4()?;
     disk.has("file")?;
     disk.remove()?;
-    vm.detach_disk(disk.place())?;
+    vm.eject_disk(disk.address())?;
     let checked = tool(&["e2fsck", "-fn"], disk.file());
-    vm.attach_disk(disk.file(), "raw", false)?;
+    vm.plug_disk(disk.file(), "raw", false)?;
     checked
 }
 
 pub fn an_xfs_stays(lab: &mut Lab) -> Checked {
     let vm = lab.guest()?;
-    let disk = Disk::of(&vm, 320 * MIB, |file| tool(&["mkfs.xfs", "-q"], file))?;
+    let disk = PluggedDisk::of(&vm, 320 * MIB, |file| tool(&["mkfs.xfs", "-q"], file))?;
     let xfs = json!({"EnsureFilesystem": true, "Filesystem": "xfs"});
     disk.add(xfs.clone())?;
     contains("the mount", " xfs rw", &mount_line(&vm, &disk.path)?)?;
@@ -218,7 +218,7 @@ pub fn an_xfs_stays(lab: &mut Lab) -> Checked {
 
 pub fn nothing_known(lab: &mut Lab) -> Checked {
     let vm = lab.guest()?;
-    let disk = Disk::blank(&vm)?;
+    let disk = PluggedDisk::blank(&vm)?;
     refused(disk.add(json!({})), codes::FAIL)?;
     gone(&vm, &disk.path)?;
     refused(disk.add(json!({"EnsureFilesystem": true})), codes::FAIL)?;
@@ -227,7 +227,7 @@ pub fn nothing_known(lab: &mut Lab) -> Checked {
 
 pub fn twice(lab: &mut Lab) -> Checked {
     let vm = lab.guest()?;
-    let (disk, other) = (Disk::blank(&vm)?, Disk::blank(&vm)?);
+    let (disk, other) = (PluggedDisk::blank(&vm)?, PluggedDisk::blank(&vm)?);
     refused(disk.add(json!({})), codes::FAIL)?;
     // After the failure the path is free.
     disk.add_ext4()?;
@@ -242,7 +242,7 @@ pub fn twice(lab: &mut Lab) -> Checked {
 
 pub fn removal(lab: &mut Lab) -> Checked {
     let vm = lab.guest()?;
-    let disk = Disk::blank(&vm)?;
+    let disk = PluggedDisk::blank(&vm)?;
     // Never mounted, and a directory that is no mount.
     disk.remove()?;
     vm.sh(&format!("mkdir -p {}", disk.path))?;
@@ -254,17 +254,17 @@ pub fn removal(lab: &mut Lab) -> Checked {
     disk.remove()?;
     // Without its device.
     disk.add_ext4()?;
-    vm.unplug_disk(disk.place())?;
+    vm.unplug_disk(disk.address())?;
     disk.remove()?;
     gone(&vm, &disk.path)?;
-    vm.attach_disk(disk.file(), "raw", false)
+    vm.plug_disk(disk.file(), "raw", false)
         .map(drop)
         .map_err(Into::into)
 }
 
 pub fn options(lab: &mut Lab) -> Checked {
     let vm = lab.guest()?;
-    let disk = Disk::blank(&vm)?;
+    let disk = PluggedDisk::blank(&vm)?;
     for (word, mark) in [
         ("rshared", "shared:"),
         ("unbindable", "unbindable"),
@@ -284,7 +284,7 @@ pub fn options(lab: &mut Lab) -> Checked {
 
 pub fn scsi_device(lab: &mut Lab) -> Checked {
     let vm = lab.guest()?;
-    let disk = Disk::blank(&vm)?;
+    let disk = PluggedDisk::blank(&vm)?;
     let device = json!({"Lun": disk.lun()});
     refused(vm.modify("SCSIDevice", "Add", device.clone()), codes::FAIL)?;
     let there = format!(

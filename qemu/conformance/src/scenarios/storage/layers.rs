@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::place::{gone, mount_line};
+use super::plugged::{gone, mount_line};
 use crate::{codes, contains, refused, same, that, Checked, Guest, Lab, PLACE};
 
 /// As many as an image may have.

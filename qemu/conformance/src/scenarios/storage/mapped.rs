@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::place::{gone, mapped, mount_line, tool, Disk, MIB};
+use super::plugged::{gone, mapped, mount_line, tool, PluggedDisk, MIB};
 use crate::{codes, contains, not_run, refused, same, that, AnswerIs, Checked, Guest, Lab};
 use uvm_host::wire::Rpc;
 use uvm_host::{HostError, UVM_ID};
@@ -201,7 +201,7 @@ pub fn verity(lab: &mut Lab) -> Checked {
     vm.modify("SecurityPolicy", "Add", policy)?;
 
     let mut digest = String::new();
-    let disk = Disk::of(&vm, 0, |file| {
+    let disk = PluggedDisk::of(&vm, 0, |file| {
         layer(file, "verified", 16 * MIB)?;
         digest = append_hash_tree(file)?;
         Ok(())
@@ -222,7 +222,7 @@ pub fn verity(lab: &mut Lab) -> Checked {
     let none: [&str; 0] = [];
     same("mapped devices after the removal", none, mapped(&vm)?)?;
 
-    let damaged = Disk::of(&vm, 0, |file| {
+    let damaged = PluggedDisk::of(&vm, 0, |file| {
         layer(file, "damaged", 16 * MIB)?;
         append_hash_tree(file)?;
         flip_a_bit(file)
@@ -245,24 +245,24 @@ pub fn verity(lab: &mut Lab) -> Checked {
     damaged.remove()?;
 
     // No tree at all.
-    let plain = Disk::of(&vm, 0, |file| layer(file, "plain", 16 * MIB))?;
+    let plain = PluggedDisk::of(&vm, 0, |file| layer(file, "plain", 16 * MIB))?;
     refused(plain.add(json!({"ReadOnly": true})), codes::FAIL)?;
     gone(&vm, &plain.path)?;
     same("mapped devices in the end", none, mapped(&vm)?)
 }
 
-fn crypt_name(disk: &Disk<'_>) -> String {
+fn crypt_name(disk: &PluggedDisk<'_>) -> String {
     format!("dm-crypt-scsi-contr0-lun{}-p0", disk.lun())
 }
 
 /// Adds the disk encrypted.
-fn add_encrypted(disk: &Disk<'_>) -> Result<(), HostError> {
+fn add_encrypted(disk: &PluggedDisk<'_>) -> Result<(), HostError> {
     disk.add(json!({"Encrypted": true, "EnsureFilesystem": true, "Filesystem": "ext4"}))
 }
 
 pub fn removal_by_record(lab: &mut Lab) -> Checked {
     let vm = lab.guest()?;
-    let disk = Disk::blank(&vm)?;
+    let disk = PluggedDisk::blank(&vm)?;
     let before = mapped(&vm)?;
     for _ in 0..2 {
         add_encrypted(&disk)?;
@@ -277,7 +277,7 @@ pub fn removal_by_record(lab: &mut Lab) -> Checked {
 
 pub fn crypt(lab: &mut Lab) -> Checked {
     let vm = lab.guest()?;
-    let disk = Disk::blank(&vm)?;
+    let disk = PluggedDisk::blank(&vm)?;
     let secret = "a line that must not be found on the disk";
     add_encrypted(&disk)?;
     let name = crypt_name(&disk);

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::place::{gone, mount_line};
+use super::plugged::{gone, mount_line};
 use crate::{codes, contains, fail, refused, same, that, Checked, Guest, Lab, LIMIT};
 use uvm::plan9::{Seen, Server, CONTENT, NAME};
 

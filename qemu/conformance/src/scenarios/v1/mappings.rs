@@ -10,7 +10,7 @@ use serde_json::{json, Value};
 
 use super::super::process::line;
 use super::super::storage::mapped::layer;
-use super::super::storage::place::MIB;
+use super::super::storage::plugged::MIB;
 use super::super::storage::shares::{closed, server, PORT};
 use super::{create, first, inside, shell, ID, KEPT};
 use crate::{codes, contains, not_run, same, AnswerIs, Checked, Guest, Lab, LIMIT, TOOLS};
@@ -60,7 +60,7 @@ pub fn exit(lab: &mut Lab) -> Checked {
         boot.profile.service_flags.push("-v4=false".into());
         boot.profile.pmem.push(pmem);
     })?;
-    let lun = |name: &str| -> Checked<u8> { Ok(vm.attach_disk(&image(name)?, "raw", false)?.lun) };
+    let lun = |name: &str| -> Checked<u8> { Ok(vm.plug_disk(&image(name)?, "raw", false)?.lun) };
     let (scratch, data, bare, later) = (lun("scratch")?, lun("data")?, lun("bare")?, lun("later")?);
     let mut attach_only = disk(bare, "bare");
     attach_only["AttachOnly"] = true.into();

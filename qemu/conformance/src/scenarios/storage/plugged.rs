@@ -10,14 +10,14 @@ use tempfile::TempDir;
 use crate::{fail, Checked, Guest};
 use uvm_host::HostError;
 use uvm_images::tool_path;
-use uvm_vm::qmp::Place;
+use uvm_vm::qmp::ScsiAddress;
 
 pub const MIB: u64 = 1 << 20;
 
 /// A disk that is plugged in, and a path for it. Dropping it unmounts and unplugs.
-pub struct Disk<'g> {
+pub struct PluggedDisk<'g> {
     vm: &'g Guest,
-    place: Place,
+    address: ScsiAddress,
     pub path: String,
     file: PathBuf,
     _dir: TempDir,
@@ -31,7 +31,7 @@ pub fn file(bytes: u64) -> Checked<(TempDir, PathBuf)> {
     Ok((dir, file))
 }
 
-impl<'g> Disk<'g> {
+impl<'g> PluggedDisk<'g> {
     /// Blank and writable.
     pub fn blank(vm: &'g Guest) -> Checked<Self> {
         Self::of(vm, 64 * MIB, |_| Ok(()))
@@ -41,10 +41,10 @@ impl<'g> Disk<'g> {
     pub fn of(vm: &'g Guest, bytes: u64, fill: impl FnOnce(&Path) -> Checked) -> Checked<Self> {
         let (dir, file) = file(bytes)?;
         fill(&file)?;
-        let place = vm.attach_disk(&file, "raw", false)?;
+        let address = vm.plug_disk(&file, "raw", false)?;
         Ok(Self {
             vm,
-            place,
+            address,
             path: vm.fresh("/run/mounts/scsi/lab"),
             file,
             _dir: dir,
@@ -52,11 +52,11 @@ impl<'g> Disk<'g> {
     }
 
     pub fn lun(&self) -> u8 {
-        self.place.lun
+        self.address.lun
     }
 
-    pub fn place(&self) -> Place {
-        self.place
+    pub fn address(&self) -> ScsiAddress {
+        self.address
     }
 
     pub fn file(&self) -> &Path {
@@ -65,7 +65,7 @@ impl<'g> Disk<'g> {
 
     fn settings(&self, more: Value) -> Value {
         let mut settings = json!({
-            "MountPath": self.path, "Lun": self.place.lun, "Controller": self.place.controller});
+            "MountPath": self.path, "Lun": self.address.lun, "Controller": self.address.controller});
         if let (Some(settings), Value::Object(more)) = (settings.as_object_mut(), more) {
             settings.extend(more);
         }
@@ -100,12 +100,12 @@ impl<'g> Disk<'g> {
     }
 }
 
-impl Drop for Disk<'_> {
+impl Drop for PluggedDisk<'_> {
     fn drop(&mut self) {
         // As far as it goes: the scenario may have done it, or failed.
         if self.vm.ended().is_none() {
             drop(self.remove());
-            drop(self.vm.detach_disk(self.place));
+            drop(self.vm.eject_disk(self.address));
         }
     }
 }

@@ -1,60 +1,28 @@
 //! A VM from its boot to its end.
 
-use std::collections::BTreeSet;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::private_dir::PrivateDir;
 use uvm_host::trace::Recorder;
-use uvm_host::{Disk, End, Host, HostConfig, HostError, LogSink, Transport};
+use uvm_host::{End, Host, HostConfig, HostError, LogSink, MappedVirtualDisk, Transport};
 use uvm_vm::choice::{self, AccelWish, VsockKind};
-use uvm_vm::profile::{Machine, Profile, VsockWire};
-use uvm_vm::qmp::{Place, QmpError};
-use uvm_vm::{Vm, VmEnd, VmError};
+use uvm_vm::profile::Profile;
+use uvm_vm::qmp::ScsiAddress;
+use uvm_vm::{Vm, VmEnd, VmError, VsockWire};
 use uvm_vsock::{Device, DeviceConfig, DeviceHandle, Faults};
+
+use crate::error::UvmError;
+use crate::pmem::PmemDevices;
+use crate::private_dir::PrivateDir;
+use crate::scsi::ScsiDisks;
 
 /// A real host gives entropy, log and bridge this long (protocol.md 11.1).
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
 /// Power-off takes some 30 ms; the guest may sync for a few seconds.
 const POWER_OFF_LIMIT: Duration = Duration::from_secs(60);
-const UNPLUG_LIMIT: Duration = Duration::from_secs(60);
-const LUNS: u8 = 64;
 /// Console lines shown when the guest does not come up.
 const SHOWN: usize = 15;
-
-#[derive(Debug, thiserror::Error)]
-pub enum UvmError {
-    #[error(transparent)]
-    Vm(#[from] VmError),
-    #[error(transparent)]
-    Host(#[from] HostError),
-    #[error("{source}; the console's last lines:\n{console}")]
-    NotReady { source: HostError, console: String },
-    #[error("a private directory for the VM: {0}")]
-    Dir(std::io::Error),
-    #[error(transparent)]
-    Vsock(#[from] uvm_vsock::Error),
-    #[error("the disk {file}: {source}")]
-    Disk { file: String, source: QmpError },
-    #[error("all places for disks are taken")]
-    NoPlace,
-    #[error("persistent memory {file}: {source}")]
-    Pmem { file: String, source: QmpError },
-    #[error("{file} cannot be persistent memory: {why}")]
-    NotPmem { file: String, why: String },
-    #[error(
-        "a microvm takes no persistent memory while it runs: it has no PCI; boot it with \
-         --machine q35"
-    )]
-    NoPci,
-    #[error(
-        "all {slots} places for persistent memory are taken; QEMU cannot unplug it, so they stay \
-         taken until the VM ends: boot it with more (--pmem-slots)"
-    )]
-    NoSlot { slots: u8 },
-}
 
 /// How to boot; the profile says what.
 pub struct BootOptions {
@@ -105,33 +73,12 @@ pub struct Uvm {
     device: Option<DeviceHandle>,
     host: Host,
     dir: PrivateDir,
-    taken: Mutex<BTreeSet<(u8, u8)>>,
-    controllers: u8,
+    disks: ScsiDisks,
+    pmem: PmemDevices,
     memory_mib: u32,
-    pmem: Mutex<PmemSlots>,
     plan9: Mutex<()>,
     timings: Timings,
 }
-
-/// Persistent memory that was plugged into the running VM, which is for good.
-struct PmemSlots {
-    machine: Machine,
-    /// Devices from before; theirs are the first numbers.
-    cold: u32,
-    slots: u8,
-    plugged: Vec<Plugged>,
-}
-
-struct Plugged {
-    file: FileId,
-    in_use: bool,
-}
-
-/// The same file, whatever its path: device and inode.
-type FileId = (u64, u64);
-
-/// Linux takes persistent memory in units of this.
-const PMEM_UNIT: u64 = 2 << 20;
 
 impl std::ops::Deref for Uvm {
     type Target = Host;
@@ -194,24 +141,14 @@ impl Uvm {
             host.security_policy_empty()?;
         }
         drop(boot);
-        let taken = (0..)
-            .map(|lun| (0, lun))
-            .take(profile.cold_disks().count())
-            .collect();
         Ok(Self {
             vm,
             device,
             host,
             dir,
-            taken: Mutex::new(taken),
-            controllers: profile.controllers,
+            disks: ScsiDisks::new(&profile),
+            pmem: PmemDevices::new(&profile),
             memory_mib: profile.memory_mib,
-            pmem: Mutex::new(PmemSlots {
-                machine: profile.machine,
-                cold: u32::try_from(profile.pmem.len()).unwrap_or(u32::MAX),
-                slots: profile.pmem_slots,
-                plugged: Vec::new(),
-            }),
             plan9: Mutex::default(),
             timings,
         })
@@ -245,39 +182,27 @@ impl Uvm {
         self.dir.path()
     }
 
-    /// Plugs a disk image in and says where the guest finds it. `format`: `raw`, `vpc`, `vhdx`.
-    pub fn attach_disk(
+    /// Plugs a disk image in and says where the guest finds it. `format` is QEMU's name: `raw`,
+    /// `vpc`, `vhdx`, `qcow2`.
+    pub fn plug_disk(
         &self,
         file: &Path,
         format: &str,
         read_only: bool,
-    ) -> Result<Place, UvmError> {
-        let place = self.take_place()?;
-        if let Err(source) = self.vm.qmp().plug(&place, file, format, read_only) {
-            self.free_place(place);
-            return Err(UvmError::Disk {
-                file: file.display().to_string(),
-                source,
-            });
-        }
-        Ok(place)
-    }
-
-    /// Has the guest let go of a disk, then unplugs it. It must not be mounted.
-    pub fn detach_disk(&self, place: Place) -> Result<(), UvmError> {
-        self.host.remove_scsi_device(place.controller, place.lun)?;
-        self.unplug_disk(place)
+    ) -> Result<ScsiAddress, UvmError> {
+        self.disks.plug(&self.vm, file, format, read_only)
     }
 
     /// Unplugs a disk without a word to the guest.
-    pub fn unplug_disk(&self, place: Place) -> Result<(), UvmError> {
-        let unplugged = self.vm.qmp().unplug(&place, UNPLUG_LIMIT);
-        unplugged.map_err(|source| UvmError::Disk {
-            file: format!("at {}:0:0:{}", place.controller, place.lun),
-            source,
-        })?;
-        self.free_place(place);
-        Ok(())
+    pub fn unplug_disk(&self, address: ScsiAddress) -> Result<(), UvmError> {
+        self.disks.unplug(&self.vm, address)
+    }
+
+    /// Has the guest let go of a disk, then unplugs it. It must not be mounted.
+    pub fn eject_disk(&self, address: ScsiAddress) -> Result<(), UvmError> {
+        self.host
+            .remove_scsi_device(address.controller, address.lun)?;
+        self.unplug_disk(address)
     }
 
     /// Plugs a raw disk in and has it mounted.
@@ -286,77 +211,31 @@ impl Uvm {
         file: &Path,
         read_only: bool,
         mount_path: &str,
-    ) -> Result<Disk, UvmError> {
-        let place = self.attach_disk(file, "raw", read_only)?;
-        let disk = Disk {
-            controller: place.controller,
-            lun: place.lun,
-            mount_path: mount_path.to_owned(),
-            read_only,
-            ensure_filesystem: None,
-        };
+    ) -> Result<MappedVirtualDisk, UvmError> {
+        let ScsiAddress { controller, lun } = self.plug_disk(file, "raw", read_only)?;
+        let disk = MappedVirtualDisk::new(controller, lun, mount_path, read_only);
         self.host.add_disk(&disk)?;
         Ok(disk)
     }
 
-    /// Has a disk unmounted and unplugs it.
-    pub fn unmount_disk(&self, disk: &Disk) -> Result<(), UvmError> {
+    /// Has a disk unmounted and ejects it.
+    pub fn unmount_disk(&self, disk: &MappedVirtualDisk) -> Result<(), UvmError> {
         self.host.remove_disk(disk)?;
-        self.detach_disk(Place {
+        self.eject_disk(ScsiAddress {
             controller: disk.controller,
             lun: disk.lun,
         })
     }
 
-    /// Plugs a raw file in as persistent memory and gives its device number, also of a file that
-    /// was plugged in before and is not used any more.
-    pub fn attach_pmem(&self, file: &Path) -> Result<u32, UvmError> {
-        let mut pmem = self.pmem.lock().unwrap_or_else(PoisonError::into_inner);
-        if pmem.machine == Machine::Microvm {
-            return Err(UvmError::NoPci);
-        }
-        let not = |why: String| UvmError::NotPmem {
-            file: file.display().to_string(),
-            why,
-        };
-        let metadata = file.metadata().map_err(|e| not(e.to_string()))?;
-        if !metadata.is_file() || metadata.len() == 0 || metadata.len() % PMEM_UNIT != 0 {
-            let why = "it is not a file whose size is a multiple of 2 MiB";
-            return Err(not(why.into()));
-        }
-        let id = (metadata.dev(), metadata.ino());
-        let number = |index: usize| pmem.cold + u32::try_from(index).unwrap_or(u32::MAX);
-        if let Some(index) = pmem.plugged.iter().position(|plugged| plugged.file == id) {
-            if pmem.plugged[index].in_use {
-                return Err(not("the VM has it already".into()));
-            }
-            let number = number(index);
-            pmem.plugged[index].in_use = true;
-            return Ok(number);
-        }
-        let index = pmem.plugged.len();
-        let slot = u8::try_from(index).ok().filter(|slot| *slot < pmem.slots);
-        let slot = slot.ok_or(UvmError::NoSlot { slots: pmem.slots })?;
-        let plugged = self.vm.qmp().plug_pmem(slot, file, metadata.len());
-        plugged.map_err(|source| UvmError::Pmem {
-            file: file.display().to_string(),
-            source,
-        })?;
-        let number = number(index);
-        pmem.plugged.push(Plugged {
-            file: id,
-            in_use: true,
-        });
-        Ok(number)
+    /// Plugs a raw file in as persistent memory and gives its device number. QEMU cannot unplug
+    /// it: a file that was [parked](Self::park_pmem) gets its device again.
+    pub fn plug_pmem(&self, file: &Path) -> Result<u32, UvmError> {
+        self.pmem.plug(&self.vm, file)
     }
 
-    /// Notes that the guest does not use a device any more. QEMU cannot unplug it.
+    /// Notes that the guest does not use a device any more.
     pub fn park_pmem(&self, number: u32) {
-        let mut pmem = self.pmem.lock().unwrap_or_else(PoisonError::into_inner);
-        let index = number.checked_sub(pmem.cold).map(|index| index as usize);
-        if let Some(plugged) = index.and_then(|index| pmem.plugged.get_mut(index)) {
-            plugged.in_use = false;
-        }
+        self.pmem.park(number);
     }
 
     /// Held while a server of a directory waits for its dial: there is one port for all.
@@ -373,20 +252,6 @@ impl Uvm {
             VmEnd::Exited(_) | VmEnd::Stopped => Ok(asked.elapsed()),
             end => Err(VmError::Ended { end }.into()),
         }
-    }
-
-    fn take_place(&self) -> Result<Place, UvmError> {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let places = (0..self.controllers).flat_map(|c| (0..LUNS).map(move |lun| (c, lun)));
-        let free = places.into_iter().find(|place| !taken.contains(place));
-        let (controller, lun) = free.ok_or(UvmError::NoPlace)?;
-        taken.insert((controller, lun));
-        Ok(Place { controller, lun })
-    }
-
-    fn free_place(&self, place: Place) {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        taken.remove(&(place.controller, place.lun));
     }
 }
 

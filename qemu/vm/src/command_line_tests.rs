@@ -1,6 +1,7 @@
 //! Command lines of QEMU and of the kernel, word for word.
 
 use super::*;
+use crate::profile::{BootForm, ColdDisk};
 
 fn text(profile: &Profile, vsock: VsockWire) -> String {
     let wiring = Wiring {

@@ -1,0 +1,138 @@
+//! A directory of this machine in the VM: diod serves it over 9P2000.L.
+//!
+//! diod has links, renames, locks and extended attributes. It takes a connection as its standard
+//! streams, so neither a socket nor a port of this machine is opened.
+
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::time::Duration;
+
+use serde_json::json;
+
+use uvm_host::HostError;
+use uvm_vm::{child, choice};
+
+use crate::attach_error::AttachError;
+use crate::uvm::Uvm;
+
+/// Where a host serves its directories (protocol 7.3).
+pub(crate) const PORT: u32 = 564;
+const SERVER: &str = "diod";
+/// The server ends with its connection; this is for a machine that swaps.
+const SERVER_LIMIT: Duration = Duration::from_secs(30);
+
+/// A 9P server at work.
+pub(crate) struct ShareServer {
+    connection: UnixStream,
+    /// Says how it went, at the end.
+    ended: Receiver<io::Result<()>>,
+}
+
+impl ShareServer {
+    /// Waits until it is gone. The guest has closed its connection; one that did not gets no
+    /// more.
+    pub(crate) fn end(&mut self) {
+        // It is closed, as a rule.
+        drop(self.connection.shutdown(Shutdown::Both));
+        match self.ended.recv_timeout(SERVER_LIMIT) {
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                log::error!("{SERVER} does not end though its connection did");
+            }
+            // Its thread has logged how it ended.
+            Ok(_) | Err(mpsc::RecvTimeoutError::Disconnected) => {}
+        }
+    }
+}
+
+/// Has the guest dial a server of `directory` and mount it.
+pub(crate) fn share(
+    vm: &Uvm,
+    directory: &Path,
+    path: &str,
+    read_only: bool,
+) -> Result<ShareServer, AttachError> {
+    let name = directory.to_string_lossy().into_owned();
+    if name.contains(',') {
+        return Err(AttachError::Comma { path: name });
+    }
+    let server = choice::program(SERVER).ok_or(AttachError::NoServer)?;
+    let command = server_command(&server, directory, read_only);
+    // The guest dials the same port for every share.
+    let _turn = vm.plan9_turn();
+    let (send, dialled) = mpsc::channel();
+    let taker = move |stream: UnixStream| {
+        // The request may have failed meanwhile, and then nobody listens.
+        drop(send.send(serve(command, stream)));
+    };
+    vm.on_dial(PORT, taker).map_err(AttachError::mount(&name))?;
+    let settings = json!({"MountPath": path, "Port": PORT, "ShareName": name,
+        "ReadOnly": read_only});
+    let added = vm
+        .modify("MappedDirectory", "Add", settings)
+        .map_err(AttachError::mount(&name));
+    if added.is_err() {
+        vm.off_dial(PORT);
+    }
+    match (added, dialled.try_recv()) {
+        (Ok(()), Ok(Ok(server))) => Ok(server),
+        (Err(_), Ok(Err(source))) => Err(AttachError::Server { path: name, source }),
+        (Err(e), Ok(Ok(mut server))) => {
+            server.end();
+            Err(e)
+        }
+        (Err(e), Err(_)) => Err(e),
+        (Ok(()), Ok(Err(_)) | Err(_)) => Err(AttachError::mount(&name)(HostError::Unusable {
+            doing: "MappedDirectory".into(),
+            detail: "the guest reported success without a server".into(),
+        })),
+    }
+}
+
+fn server_command(server: &Path, directory: &Path, read_only: bool) -> Command {
+    let mut command = Command::new(server);
+    command.args("-f -n -L stderr -c /dev/null --rfdno=0 --wfdno=1".split(' '));
+    command.arg("-e").arg(directory);
+    if read_only {
+        command.args(["-o", "ro"]);
+    }
+    if !nix::unistd::geteuid().is_root() {
+        // It cannot become other users, so all of the guest's are this one.
+        let user = nix::unistd::User::from_uid(nix::unistd::geteuid())
+            .ok()
+            .flatten();
+        let user = user.map_or_else(String::new, |user| user.name);
+        command.args(["-S", "-U", &user]);
+    }
+    command
+}
+
+/// Runs the server to the end of the connection, on a thread with which it would die.
+fn serve(mut command: Command, stream: UnixStream) -> io::Result<ShareServer> {
+    let (connection, output) = (stream.try_clone()?, stream.try_clone()?);
+    command
+        .stdin(OwnedFd::from(stream))
+        .stdout(OwnedFd::from(output))
+        .stderr(Stdio::null());
+    let (tell, ended) = mpsc::channel();
+    let last = connection.try_clone()?;
+    let run = move || {
+        let started = child::spawn_bound(&mut command, Vec::new());
+        // Our copies of the connection: the guest must see its end.
+        drop(command);
+        let done = started.and_then(|mut server| server.wait());
+        match &done {
+            Ok(status) => log::debug!("{SERVER} ended: {status}"),
+            Err(e) => log::error!("{SERVER} cannot be started: {e}"),
+        }
+        drop(last.shutdown(Shutdown::Both));
+        // The share may be gone.
+        drop(tell.send(done.map(drop)));
+    };
+    std::thread::Builder::new().name("9p".into()).spawn(run)?;
+    Ok(ShareServer { connection, ended })
+}
