@@ -1,8 +1,8 @@
 use super::*;
 
-struct Tree(tempfile::TempDir);
+struct CgroupTree(tempfile::TempDir);
 
-impl Tree {
+impl CgroupTree {
     fn v2() -> Self {
         let tree = Self(tempfile::tempdir().expect("a directory"));
         tree.put("cgroup.controllers", "memory\n");
@@ -53,7 +53,7 @@ fn kills(group: &str, times: u64, limit: &str) -> Shortage {
 
 #[test]
 fn kills_are_told_once_with_the_group_at_its_limit() {
-    let tree = Tree::v2();
+    let tree = CgroupTree::v2();
     tree.events("containers", 1, 3);
     tree.events("containers/old", 1, 3);
     let mut watch = tree.watch(100);
@@ -79,7 +79,7 @@ fn kills_are_told_once_with_the_group_at_its_limit() {
 
 #[test]
 fn a_container_of_an_earlier_ones_name_counts_anew() {
-    let tree = Tree::v2();
+    let tree = CgroupTree::v2();
     let mut watch = tree.watch(100);
     for round in 1..3 {
         // Another file keeps the inode from being given out again.
@@ -98,7 +98,7 @@ fn a_container_of_an_earlier_ones_name_counts_anew() {
 
 #[test]
 fn a_crossed_threshold_is_told_once() {
-    let tree = Tree::v2();
+    let tree = CgroupTree::v2();
     let mut watch = tree.watch(100);
     for (usage, told) in [
         ("100\n", vec![]),
@@ -115,7 +115,7 @@ fn a_crossed_threshold_is_told_once() {
 
 #[test]
 fn v1_counts_each_group_alone() {
-    let tree = Tree(tempfile::tempdir().expect("a directory"));
+    let tree = CgroupTree(tempfile::tempdir().expect("a directory"));
     for group in ["containers", "gcs", "containers/a", "containers/b"] {
         tree.v1(group, 0, 0);
     }
@@ -137,9 +137,9 @@ fn v1_counts_each_group_alone() {
 
 #[test]
 fn missing_files_are_no_shortage() {
-    let empty = Tree(tempfile::tempdir().expect("a directory"));
+    let empty = CgroupTree(tempfile::tempdir().expect("a directory"));
     assert_eq!(empty.watch(1).shortages(), []);
-    let tree = Tree::v2();
+    let tree = CgroupTree::v2();
     let mut watch = tree.watch(1);
     fs::remove_dir_all(tree.0.path().join("containers")).expect("removed");
     assert_eq!(watch.shortages(), []);

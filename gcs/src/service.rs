@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use crate::bridge::connection::{Connection, Read};
+use crate::bridge::connection::{BridgeRead, Connection};
 use crate::clock::Clock;
 use crate::kmsg;
 use crate::memory;
@@ -156,7 +156,7 @@ impl Service {
     }
 
     fn read_bridge(&mut self) {
-        let ended = |bridge: &mut Connection| bridge.read() == Read::Ended;
+        let ended = |bridge: &mut Connection| bridge.read() == BridgeRead::Ended;
         if self.bridge.as_mut().is_some_and(ended) {
             self.bridge_lost(End::BridgeLost);
         }

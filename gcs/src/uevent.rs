@@ -66,7 +66,7 @@ pub enum Next {
 }
 
 /// A subscription; events that happen after its creation are not missed.
-pub trait Source {
+pub trait EventSource {
     fn next(&mut self, deadline: Instant) -> io::Result<Next>;
 }
 
@@ -124,7 +124,7 @@ impl AsFd for Socket {
     }
 }
 
-impl Source for Socket {
+impl EventSource for Socket {
     fn next(&mut self, deadline: Instant) -> io::Result<Next> {
         loop {
             if let Some(next) = self.receive()? {
@@ -150,7 +150,7 @@ impl Source for Socket {
 ///
 /// # Errors
 /// What `look` fails with, and device events that cannot be had.
-pub fn wait_for<T, S: Source>(
+pub fn wait_for<T, S: EventSource>(
     subscribe: impl FnOnce() -> io::Result<S>,
     matcher: &impl Matcher,
     deadline: Instant,
@@ -192,7 +192,7 @@ mod tests {
 
     struct Script(Vec<Next>);
 
-    impl Source for Script {
+    impl EventSource for Script {
         fn next(&mut self, _: Instant) -> io::Result<Next> {
             Ok(if self.0.is_empty() {
                 Next::Deadline

@@ -76,7 +76,7 @@ impl Limits {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Step {
+enum CgroupStep {
     Dir(PathBuf),
     Write(PathBuf, String),
     /// Gives the controllers to the group's children: in one write, because the kernel waits for
@@ -117,35 +117,35 @@ pub fn prepare(flags: &Flags) {
     }
 }
 
-fn run(step: &Step) -> io::Result<()> {
+fn run(step: &CgroupStep) -> io::Result<()> {
     match step {
-        Step::Dir(path) => match fs::create_dir(path) {
+        CgroupStep::Dir(path) => match fs::create_dir(path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             result => result,
         },
-        Step::Write(path, value) => fs::write(path, value),
-        Step::Enable(path, words) => fs::write(path, words.join(" ")).or_else(|_| {
+        CgroupStep::Write(path, value) => fs::write(path, value),
+        CgroupStep::Enable(path, words) => fs::write(path, words.join(" ")).or_else(|_| {
             let each = words.iter().map(|word| fs::write(path, word));
             each.fold(Ok(()), Result::and)
         }),
     }
 }
 
-fn plan_v2(root: &Path, controllers: &str, limits: Limits) -> Vec<Step> {
-    let write = |path: &str, value: &str| Step::Write(root.join(path), value.to_owned());
+fn plan_v2(root: &Path, controllers: &str, limits: Limits) -> Vec<CgroupStep> {
+    let write = |path: &str, value: &str| CgroupStep::Write(root.join(path), value.to_owned());
     let words: Vec<String> = controllers
         .split_whitespace()
         .map(|name| format!("+{name}"))
         .collect();
-    let enable = |path: &str| Step::Enable(root.join(path), words.clone());
+    let enable = |path: &str| CgroupStep::Enable(root.join(path), words.clone());
     let mut plan = vec![enable("cgroup.subtree_control")];
-    plan.push(Step::Dir(root.join("containers")));
+    plan.push(CgroupStep::Dir(root.join("containers")));
     plan.push(enable("containers/cgroup.subtree_control"));
     plan.push(write(
         "containers/memory.max",
         &limits.containers.to_string(),
     ));
-    plan.push(Step::Dir(root.join("gcs")));
+    plan.push(CgroupStep::Dir(root.join("gcs")));
     plan.push(write("gcs/memory.low", &limits.service.to_string()));
     plan.push(write("gcs/cgroup.procs", "0"));
     plan
@@ -157,28 +157,31 @@ fn plan_v1(
     controllers: &[&str],
     limits: Limits,
     read: &dyn Fn(&Path) -> Option<String>,
-) -> Vec<Step> {
+) -> Vec<CgroupStep> {
     let mut plan = Vec::new();
     for &controller in controllers {
         let base = root.join(controller);
         if controller == "memory" {
-            plan.push(Step::Write(base.join("memory.use_hierarchy"), "1".into()));
+            plan.push(CgroupStep::Write(
+                base.join("memory.use_hierarchy"),
+                "1".into(),
+            ));
         }
         for group in ["containers", "gcs"] {
-            plan.push(Step::Dir(base.join(group)));
+            plan.push(CgroupStep::Dir(base.join(group)));
             if controller == "cpuset" {
                 for file in ["cpuset.cpus", "cpuset.mems"] {
                     let value = read(&base.join(file)).unwrap_or_default();
                     let value = value.trim().to_owned();
-                    plan.push(Step::Write(base.join(group).join(file), value));
+                    plan.push(CgroupStep::Write(base.join(group).join(file), value));
                 }
             }
         }
         if controller == "memory" {
             let limit = base.join("containers/memory.limit_in_bytes");
-            plan.push(Step::Write(limit, limits.containers.to_string()));
+            plan.push(CgroupStep::Write(limit, limits.containers.to_string()));
         }
-        plan.push(Step::Write(base.join("gcs/cgroup.procs"), "0".into()));
+        plan.push(CgroupStep::Write(base.join("gcs/cgroup.procs"), "0".into()));
     }
     plan
 }
@@ -187,11 +190,11 @@ fn plan_v1(
 mod tests {
     use super::*;
 
-    fn told(plan: &[Step]) -> Vec<String> {
-        let line = |step: &Step| match step {
-            Step::Dir(path) => format!("mkdir {}", path.display()),
-            Step::Write(path, value) => format!("{} < {value}", path.display()),
-            Step::Enable(path, words) => format!("{} < {}", path.display(), words.join(" ")),
+    fn told(plan: &[CgroupStep]) -> Vec<String> {
+        let line = |step: &CgroupStep| match step {
+            CgroupStep::Dir(path) => format!("mkdir {}", path.display()),
+            CgroupStep::Write(path, value) => format!("{} < {value}", path.display()),
+            CgroupStep::Enable(path, words) => format!("{} < {}", path.display(), words.join(" ")),
         };
         plan.iter().map(line).collect()
     }

@@ -24,7 +24,7 @@ pub struct Connection {
 
 /// What reading found besides frames.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Read {
+pub enum BridgeRead {
     Open,
     /// The host closed the bridge, or it broke.
     Ended,
@@ -71,17 +71,17 @@ impl Connection {
     }
 
     /// Reads once; the frames are then at [`Self::next_frame`].
-    pub fn read(&mut self) -> Read {
+    pub fn read(&mut self) -> BridgeRead {
         match nix::unistd::read(&self.incoming, &mut self.buffer) {
-            Ok(0) => Read::Ended,
+            Ok(0) => BridgeRead::Ended,
             Ok(count) => {
                 self.decoder.feed(&self.buffer[..count]);
-                Read::Open
+                BridgeRead::Open
             }
-            Err(Errno::EAGAIN | Errno::EINTR) => Read::Open,
+            Err(Errno::EAGAIN | Errno::EINTR) => BridgeRead::Open,
             Err(errno) => {
                 log::error!("reading the bridge: {errno}");
-                Read::Ended
+                BridgeRead::Ended
             }
         }
     }

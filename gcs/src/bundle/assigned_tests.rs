@@ -4,13 +4,13 @@ use std::os::unix::fs::symlink;
 use nix::sys::stat::{makedev, mknod, Mode, SFlag};
 
 use super::*;
-use crate::bundle::testing::{workload, Place};
+use crate::bundle::testing::{workload, TestBundle};
 
 const GUID: &str = "0f1c8d8f-0a3b-4f1a-9e0b-6c5d2b1a7e11";
 const FUNCTION: &str = "pci0001:00/0001:00:00.0";
 
 /// A PCI function as Hyper-V hands it over, with a device node of it and one of another.
-fn attach(place: &Place, test: &str) -> bool {
+fn attach(place: &TestBundle, test: &str) -> bool {
     let roots = &place.context.roots;
     let function = roots
         .sys
@@ -52,7 +52,7 @@ fn assigned(id: &str, kind: &str) -> Value {
 
 #[test]
 fn the_nodes_of_an_assigned_function_are_added() {
-    let place = Place::new();
+    let place = TestBundle::new();
     if !attach(&place, "the_nodes_of_an_assigned_function_are_added") {
         return;
     }
@@ -83,7 +83,7 @@ fn the_nodes_of_an_assigned_function_are_added() {
 
 #[test]
 fn what_does_not_appear_is_an_error_with_its_name() {
-    let place = Place::new();
+    let place = TestBundle::new();
     for kind in ["vpci", "gpu"] {
         let failure = place.prepare("one", &assigned(GUID, kind)).unwrap_err();
         assert!(failure.message.contains(GUID), "{failure}");
@@ -98,7 +98,7 @@ fn what_does_not_appear_is_an_error_with_its_name() {
 
 #[test]
 fn a_gpu_is_set_up_by_a_hook() {
-    let place = Place::new();
+    let place = TestBundle::new();
     let bundle = place.bundle("one");
     let job = Job {
         id: "one",

@@ -1,7 +1,7 @@
 use nix::sys::stat::{makedev, mknod, Mode, SFlag};
 
 use super::*;
-use crate::bundle::testing::{workload, Place};
+use crate::bundle::testing::{workload, TestBundle};
 
 /// A `/dev` with nodes of every kind; none where nodes cannot be made.
 fn populate(dev: &Path, test: &str) -> bool {
@@ -44,7 +44,7 @@ fn device(path: &str, kind: &str, major: u64, minor: u64) -> Value {
 
 #[test]
 fn a_privileged_container_has_every_device_and_no_limits() {
-    let place = Place::new();
+    let place = TestBundle::new();
     if !populate(
         &place.context.roots.dev,
         "a_privileged_container_has_every_device",
@@ -78,7 +78,7 @@ fn a_privileged_container_has_every_device_and_no_limits() {
 
 #[test]
 fn of_an_ordinary_device_only_the_path_is_believed() {
-    let place = Place::new();
+    let place = TestBundle::new();
     let dev = &place.context.roots.dev;
     if !populate(dev, "of_an_ordinary_device_only_the_path_is_believed") {
         return;
@@ -117,11 +117,11 @@ fn of_an_ordinary_device_only_the_path_is_believed() {
 
 #[test]
 fn a_policy_brings_the_attestation_device() {
-    let mut place = Place::new();
+    let mut place = TestBundle::new();
     place.context.security.policy = "cG9saWN5".into();
     let root = place.bundle("one").join("rootfs");
     fs::create_dir_all(&root).unwrap();
-    let devices = |place: &Place| {
+    let devices = |place: &TestBundle| {
         let config = place.prepare("one", &workload()).unwrap().config;
         config["linux"].get("devices").cloned()
     };

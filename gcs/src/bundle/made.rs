@@ -11,13 +11,13 @@ use serde::{Deserialize, Serialize};
 use crate::error::Failure;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-enum Step {
+enum MadePath {
     Directory(PathBuf),
     File(PathBuf),
     Mount(PathBuf),
 }
 
-impl Step {
+impl MadePath {
     fn path(&self) -> &Path {
         match self {
             Self::Directory(path) | Self::File(path) | Self::Mount(path) => path,
@@ -28,7 +28,7 @@ impl Step {
 /// Crosses process borders, because it may have to be taken back long after the task that
 /// made it.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Made(Vec<Step>);
+pub struct Made(Vec<MadePath>);
 
 impl Made {
     /// The directory and its missing parents, each with `mode`; existing ones are left alone.
@@ -48,7 +48,7 @@ impl Made {
 
     /// A file with this content, instead of what was there.
     pub(super) fn file(&mut self, path: &Path, content: &[u8], mode: u32) -> Result<(), Failure> {
-        self.0.push(Step::File(path.to_path_buf()));
+        self.0.push(MadePath::File(path.to_path_buf()));
         fs::write(path, content).map_err(|e| failed("write", path, &e))?;
         set_mode(path, mode)
     }
@@ -68,7 +68,7 @@ impl Made {
             Some(data),
         )
         .map_err(|e| failed(&format!("mount {kind} ({data}) at"), target, &e.into()))?;
-        self.0.push(Step::Mount(target.to_path_buf()));
+        self.0.push(MadePath::Mount(target.to_path_buf()));
         Ok(())
     }
 
@@ -82,13 +82,13 @@ impl Made {
             None::<&str>,
         )
         .map_err(|e| failed("bind to itself", path, &e.into()))?;
-        self.0.push(Step::Mount(path.to_path_buf()));
+        self.0.push(MadePath::Mount(path.to_path_buf()));
         Ok(())
     }
 
     /// To be called for a directory that somebody else made for this Create.
     pub(super) fn made_directory(&mut self, path: PathBuf) {
-        self.0.push(Step::Directory(path));
+        self.0.push(MadePath::Directory(path));
     }
 
     /// Takes back, last one first, all but what `keep` says is used by others; directories
@@ -96,9 +96,9 @@ impl Made {
     pub fn undo(self, keep: impl Fn(&Path) -> bool) {
         for step in self.0.iter().rev().filter(|step| !keep(step.path())) {
             let done = match step {
-                Step::Directory(path) => fs::remove_dir(path),
-                Step::File(path) => fs::remove_file(path),
-                Step::Mount(path) => {
+                MadePath::Directory(path) => fs::remove_dir(path),
+                MadePath::File(path) => fs::remove_file(path),
+                MadePath::Mount(path) => {
                     umount2(path, MntFlags::UMOUNT_NOFOLLOW).map_err(io::Error::from)
                 }
             };

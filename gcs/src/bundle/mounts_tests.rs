@@ -3,7 +3,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::bundle::testing::{workload, Place};
+use crate::bundle::testing::{workload, TestBundle};
 use crate::storage::testing::in_mount_namespace;
 
 fn kind_at(path: &Path) -> Option<String> {
@@ -25,7 +25,7 @@ fn huge_pages_are_mounted_once_and_shared() {
         return;
     }
     in_mount_namespace("huge_pages_are_mounted_once_and_shared", || {
-        let place = Place::new();
+        let place = TestBundle::new();
         let path = place.bundle("pod").join("hugepages/2M/a");
         let mut spec = workload();
         spec["mounts"] = json!([{"destination": "/x", "source": "hugepages://2M/a"}]);
@@ -47,7 +47,7 @@ fn huge_pages_are_mounted_once_and_shared() {
 #[test]
 fn a_page_size_that_the_kernel_does_not_have_leaves_nothing() {
     in_mount_namespace("a_page_size_that_the_kernel_does_not_have", || {
-        let place = Place::new();
+        let place = TestBundle::new();
         let mut spec = workload();
         spec["mounts"] = json!([{"destination": "/x", "source": "hugepages://3M/a"}]);
         let failure = place.prepare("one", &spec).unwrap_err();
@@ -66,7 +66,7 @@ fn a_block_device_takes_the_place_of_its_mount() {
         println!("SKIPPED: a_block_device_takes_the_place_of_its_mount: no block device here");
         return;
     };
-    let place = Place::new();
+    let place = TestBundle::new();
     let link = place.dir.path().join("link");
     std::os::unix::fs::symlink(&disk.path, &link).unwrap();
     for (options, access) in [(json!([]), "rwm"), (json!(["ro"]), "r")] {

@@ -3,7 +3,7 @@ use std::fs;
 use serde_json::json;
 
 use super::*;
-use crate::bundle::testing::{minimal, mode, sandbox, Place};
+use crate::bundle::testing::{minimal, mode, sandbox, TestBundle};
 use crate::bundle::{network_namespace, remove_files};
 use crate::prot::HResult;
 use crate::storage::testing::in_mount_namespace;
@@ -21,7 +21,7 @@ fn mount_of(path: &std::path::Path) -> Option<String> {
 #[test]
 fn a_sandbox_has_files_and_shared_mounts_and_sees_none_of_them() {
     in_mount_namespace("a_sandbox_has_files", || {
-        let place = Place::new();
+        let place = TestBundle::new();
         let mut spec = sandbox();
         spec["hostname"] = json!("box.example.org");
         spec["windows"] = json!({"network": {"networkNamespace": "X"}});
@@ -57,7 +57,7 @@ fn a_sandbox_has_files_and_shared_mounts_and_sees_none_of_them() {
 
 #[test]
 fn an_unknown_network_namespace_leaves_nothing() {
-    let mut place = Place::new();
+    let mut place = TestBundle::new();
     place.context.adapters = Err(Failure::new(HResult::NOT_FOUND, "unknown"));
     let failure = place.prepare("pod", &sandbox()).unwrap_err();
     assert_eq!(failure.code, HResult::NOT_FOUND);
@@ -70,7 +70,7 @@ fn an_unknown_network_namespace_leaves_nothing() {
 #[test]
 fn a_sandbox_that_fails_late_leaves_no_mount() {
     in_mount_namespace("a_sandbox_that_fails_late", || {
-        let place = Place::new();
+        let place = TestBundle::new();
         // The last thing written is in the way.
         let bundle = place.dir.path().join("bundle");
         fs::create_dir_all(bundle.join("config.json")).unwrap();

@@ -3,11 +3,11 @@ use std::fs;
 use serde_json::{json, Value};
 
 use super::*;
-use crate::bundle::testing::{minimal, mode, workload, Place};
+use crate::bundle::testing::{minimal, mode, workload, TestBundle};
 
 #[test]
 fn what_the_host_gave_is_in_files_that_the_environment_names() {
-    let mut place = Place::new();
+    let mut place = TestBundle::new();
     let root = place.bundle("one").join("rootfs");
     fs::create_dir_all(&root).unwrap();
     let contexts = || {

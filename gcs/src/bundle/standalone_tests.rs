@@ -4,13 +4,13 @@ use std::path::Path;
 
 use serde_json::{json, Value};
 
-use crate::bundle::testing::{minimal, mode, Place};
+use crate::bundle::testing::{minimal, mode, TestBundle};
 use crate::bundle::{files, prepare, remove_files};
 use crate::prot::HResult;
 
 #[test]
 fn a_spec_is_rewritten_and_unknown_members_survive() {
-    let place = Place::new();
+    let place = TestBundle::new();
     let mut spec = minimal();
     spec["hooks"] = json!({"prestart": [{"path": "/bin/evil"}]});
     spec["windows"] = json!({"network": {"networkNamespace": "x"}});
@@ -51,7 +51,7 @@ fn a_spec_is_rewritten_and_unknown_members_survive() {
 
 #[test]
 fn a_mounted_destination_gets_no_file_of_ours() {
-    let place = Place::new();
+    let place = TestBundle::new();
     let mut spec = minimal();
     spec["root"]["readonly"] = json!(true);
     spec["hostname"] = json!("a.b");
@@ -68,7 +68,7 @@ fn a_mounted_destination_gets_no_file_of_ours() {
 
 #[test]
 fn a_bundle_elsewhere_is_made_private_and_an_old_one_is_left_alone() {
-    let place = Place::new();
+    let place = TestBundle::new();
     let bundle = place.dir.path().join("new/bundle");
     prepare("one", &bundle, minimal(), &place.context).unwrap();
     assert_eq!(mode(&bundle), 0o700);
@@ -80,7 +80,7 @@ fn a_bundle_elsewhere_is_made_private_and_an_old_one_is_left_alone() {
 
 #[test]
 fn the_working_directory_and_the_user_come_from_the_root() {
-    let place = Place::new();
+    let place = TestBundle::new();
     let root = place.bundle("one").join("rootfs");
     fs::create_dir_all(root.join("etc")).unwrap();
     fs::write(root.join("etc/passwd"), "app:x:10:11::/:\n").unwrap();
@@ -121,7 +121,7 @@ fn a_bad_spec_fails_by_name_and_leaves_nothing() {
         (with("/process/cwd", json!({})), "cwd is not a string"),
         (mounts, "mounts is not a list"),
     ] {
-        let place = Place::new();
+        let place = TestBundle::new();
         let failure = place.prepare("one", &spec).unwrap_err();
         assert_eq!(failure.code, HResult::FAIL, "{spec}");
         assert!(failure.message.contains(words), "{failure}");
@@ -131,7 +131,7 @@ fn a_bad_spec_fails_by_name_and_leaves_nothing() {
 
 #[test]
 fn too_many_search_domains_leave_nothing() {
-    let mut place = Place::new();
+    let mut place = TestBundle::new();
     place.adapters()[0].dns_suffix = "1,2,3,4,5,6,7".into();
     assert!(place.prepare("one", &minimal()).is_err());
     assert!(!place.context.containers.exists());
@@ -139,7 +139,7 @@ fn too_many_search_domains_leave_nothing() {
 
 #[test]
 fn removal_takes_scratch_bundle_and_generated_files() {
-    let place = Place::new();
+    let place = TestBundle::new();
     let bundle = place.dir.path().join("bundle");
     let scratch = place.dir.path().join("scratch");
     prepare("one", &bundle, minimal(), &place.context).unwrap();

@@ -19,12 +19,12 @@ pub struct Written {
     pub prepared: Prepared,
 }
 
-pub struct Place {
+pub struct TestBundle {
     pub dir: tempfile::TempDir,
     pub context: Context,
 }
 
-impl Place {
+impl TestBundle {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let top = dir.path().canonicalize().unwrap();

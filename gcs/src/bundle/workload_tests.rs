@@ -4,10 +4,10 @@ use std::path::Path;
 
 use serde_json::{json, Value};
 
-use crate::bundle::testing::{minimal, mode, workload, Place};
+use crate::bundle::testing::{minimal, mode, workload, TestBundle};
 use crate::prot::HResult;
 
-fn etc(place: &Place, name: &str, read_only: bool) -> Value {
+fn etc(place: &TestBundle, name: &str, read_only: bool) -> Value {
     let options: &[&str] = if read_only {
         &["bind", "ro"]
     } else {
@@ -21,7 +21,7 @@ fn etc(place: &Place, name: &str, read_only: bool) -> Value {
 
 #[test]
 fn a_workload_has_the_files_of_its_sandbox() {
-    let place = Place::new();
+    let place = TestBundle::new();
     for read_only in [false, true] {
         let mut spec = workload();
         spec["root"]["readonly"] = json!(read_only);
@@ -44,7 +44,7 @@ fn a_workload_has_the_files_of_its_sandbox() {
 
 #[test]
 fn a_sandbox_elsewhere_is_where_the_host_says() {
-    let mut place = Place::new();
+    let mut place = TestBundle::new();
     let elsewhere = place.context.pods.join("p/pod");
     place.context.sandbox = Some(elsewhere.clone());
     let got = place.prepare("one", &workload()).unwrap();
@@ -54,7 +54,7 @@ fn a_sandbox_elsewhere_is_where_the_host_says() {
 
 #[test]
 fn sources_of_the_pod_become_directories() {
-    let place = Place::new();
+    let place = TestBundle::new();
     let shared = place.bundle("pod").join("sandboxMounts");
     fs::create_dir_all(&shared).unwrap();
     fs::write(shared.join("file"), "").unwrap();
@@ -104,7 +104,7 @@ fn sources_of_the_pod_become_directories() {
 
 #[test]
 fn sources_that_lead_out_of_the_pod_are_refused() {
-    let place = Place::new();
+    let place = TestBundle::new();
     for source in [
         "sandbox://../x",
         "sandbox://a/../../x",
@@ -146,7 +146,7 @@ fn a_bad_workload_leaves_nothing() {
     };
     let device = |path: &str| with("linux", json!({"devices": [{"path": path}]}));
     let vpci = json!({"devices": [{"id": "../x", "idType": "vpci"}]});
-    let place = Place::new();
+    let place = TestBundle::new();
     for (spec, words) in [
         (with("hostname", json!("x")), "hostname"),
         (with("hostname", json!(7)), "hostname"),
@@ -196,7 +196,7 @@ fn a_bad_workload_leaves_nothing() {
 
 #[test]
 fn a_directory_of_more_than_the_container_is_no_bundle() {
-    let place = Place::new();
+    let place = TestBundle::new();
     for path in [
         "/",
         "/run",

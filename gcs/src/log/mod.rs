@@ -51,7 +51,7 @@ const RING_BYTES: usize = 128 << 10;
 
 struct Backend;
 
-struct State {
+struct LogState {
     /// The process that may write to the sink; a fork's child is another.
     owner: u32,
     level: Level,
@@ -70,7 +70,7 @@ struct State {
     muted: bool,
 }
 
-impl State {
+impl LogState {
     fn new() -> Self {
         Self {
             owner: std::process::id(),
@@ -181,12 +181,12 @@ fn write_kmsg(kept: Option<&mut File>, record: &Record, for_pid_1: bool) {
 }
 
 thread_local! {
-    static STATE: RefCell<State> = RefCell::new(State::new());
+    static STATE: RefCell<LogState> = RefCell::new(LogState::new());
 }
 
 /// A record made while another is being written (from within a formatter, say) is let go:
 /// the log must never be the reason for a panic.
-fn with_state<R>(f: impl FnOnce(&mut State) -> R) -> Option<R> {
+fn with_state<R>(f: impl FnOnce(&mut LogState) -> R) -> Option<R> {
     STATE
         .try_with(|state| state.try_borrow_mut().ok().map(|mut state| f(&mut state)))
         .ok()
@@ -322,7 +322,7 @@ pub fn mute(muted: bool) {
 
 /// Writes what the sink takes now; never waits.
 pub fn flush() {
-    with_state(State::flush);
+    with_state(LogState::flush);
 }
 
 /// Takes a ready-made record, whatever the facade's filter says.

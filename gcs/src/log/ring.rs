@@ -9,7 +9,7 @@ use super::record::Record;
 /// never used twice. Those that are kept here alone have the number of the next one.
 #[derive(Debug)]
 pub struct Ring {
-    records: VecDeque<Kept>,
+    records: VecDeque<NumberedRecord>,
     next: u64,
     bytes: usize,
     max_records: usize,
@@ -17,7 +17,7 @@ pub struct Ring {
 }
 
 #[derive(Debug)]
-struct Kept {
+struct NumberedRecord {
     record: Record,
     number: u64,
     is_sent: bool,
@@ -38,7 +38,7 @@ impl Ring {
     /// `is_sent`: it is for the sink too, now or later.
     pub fn push(&mut self, record: Record, is_sent: bool) {
         self.bytes += weight(&record);
-        self.records.push_back(Kept {
+        self.records.push_back(NumberedRecord {
             record,
             number: self.next,
             is_sent,

@@ -21,7 +21,7 @@ const ID_MAX: usize = 128;
 
 /// A request as records name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Request {
+pub struct RequestIds {
     message: String,
     sequence: SequenceId,
     container: String,
@@ -32,7 +32,7 @@ pub struct Request {
 
 /// A request, or none. Cheap to clone and to keep.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Scope(Option<Rc<Request>>);
+pub struct Scope(Option<Rc<RequestIds>>);
 
 thread_local! {
     static CURRENT: RefCell<Scope> = const { RefCell::new(Scope(None)) };
@@ -40,7 +40,7 @@ thread_local! {
 
 impl Scope {
     pub fn of(message: MessageId, sequence: SequenceId, base: &MessageBase) -> Self {
-        Self(Some(Rc::new(Request {
+        Self(Some(Rc::new(RequestIds {
             message: message.to_string(),
             sequence,
             container: cut(&base.container_id),
@@ -65,7 +65,7 @@ impl Scope {
     pub(super) fn inherited(fields: &Map<String, Value>) -> Self {
         let text = |name| Some(fields.get(name)?.as_str()?.to_owned());
         let request = || {
-            Some(Request {
+            Some(RequestIds {
                 message: text("message-type")?,
                 sequence: fields.get("message-id")?.as_u64()?,
                 container: text("cid")?,

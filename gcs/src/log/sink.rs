@@ -21,7 +21,7 @@ const PENDING_MAX: usize = 256 << 10;
 const PIECE: usize = 4096;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum SinkKind {
     /// Written with `MSG_DONTWAIT`; the descriptor's own flags do not matter.
     Socket,
     /// Pipe or terminal, possibly shared with others, so its flags are left alone.
@@ -33,16 +33,16 @@ enum Kind {
 #[derive(Debug)]
 pub struct Sink {
     fd: Rc<OwnedFd>,
-    kind: Kind,
+    kind: SinkKind,
     pending: VecDeque<u8>,
     /// The lines in `pending`, the first one perhaps in part.
-    lines: VecDeque<Line>,
+    lines: VecDeque<QueuedLine>,
     /// How many lines had no room since that was last told, and the number of the first one.
     dropped: Option<(u64, u64)>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Line {
+struct QueuedLine {
     /// Of its record, or of the first record that it stands for.
     number: u64,
     /// Bytes not yet written.
@@ -55,9 +55,9 @@ impl Sink {
     pub fn new(fd: OwnedFd) -> io::Result<Self> {
         let mode = SFlag::from_bits_truncate(fstat(&fd)?.st_mode) & SFlag::S_IFMT;
         let kind = match mode {
-            SFlag::S_IFSOCK => Kind::Socket,
-            SFlag::S_IFREG | SFlag::S_IFBLK => Kind::File,
-            _ => Kind::Stream,
+            SFlag::S_IFSOCK => SinkKind::Socket,
+            SFlag::S_IFREG | SFlag::S_IFBLK => SinkKind::File,
+            _ => SinkKind::Stream,
         };
         Ok(Self {
             fd: Rc::new(fd),
@@ -98,7 +98,7 @@ impl Sink {
         } else {
             self.pending.extend(line.as_bytes());
             let left = line.len();
-            self.lines.push_back(Line { number, left });
+            self.lines.push_back(QueuedLine { number, left });
         }
     }
 
@@ -121,7 +121,7 @@ impl Sink {
         if self.pending.is_empty() {
             // A burst must not stay resident for ever.
             self.pending.shrink_to(PIECE);
-            self.lines.shrink_to(PIECE / size_of::<Line>());
+            self.lines.shrink_to(PIECE / size_of::<QueuedLine>());
         }
         Ok(())
     }
@@ -140,13 +140,13 @@ impl Sink {
     fn write_piece(&self) -> Result<usize, Errno> {
         let (piece, _) = self.pending.as_slices();
         match self.kind {
-            Kind::Socket => send(
+            SinkKind::Socket => send(
                 self.fd.as_raw_fd(),
                 piece,
                 MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL,
             ),
-            Kind::File => write(&*self.fd, piece),
-            Kind::Stream => {
+            SinkKind::File => write(&*self.fd, piece),
+            SinkKind::Stream => {
                 let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLOUT)];
                 if poll(&mut fds, PollTimeout::ZERO)? == 0 {
                     return Err(Errno::EAGAIN);

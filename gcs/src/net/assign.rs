@@ -12,8 +12,8 @@ use nix::sched::{setns, CloneFlags};
 
 use serde::{Deserialize, Serialize};
 
-use super::netlink::{Netlink, Request};
-use super::plan::{addressing, plan, Step};
+use super::netlink::{Netlink, NetlinkRequest};
+use super::plan::{addressing, plan, NetworkStep};
 use super::settings::{self, Adapter};
 use super::tenancy::Tenancy;
 use super::{device, dhcp};
@@ -45,7 +45,7 @@ struct Ready<'a> {
     name: String,
     index: u32,
     mac: [u8; 6],
-    steps: Vec<Step>,
+    steps: Vec<NetworkStep>,
 }
 
 /// Looks for the interfaces of all adapters, waiting for late ones, then moves each into the
@@ -136,9 +136,9 @@ fn move_in(outside: &mut Netlink, adapter: &Ready<'_>, there: &OwnedFd) -> Resul
     let index = adapter.index;
     let name = free_name(&adapter.name);
     outside
-        .request(Request::Link { index, up: false })
+        .request(NetlinkRequest::Link { index, up: false })
         .and_then(|()| {
-            outside.request(Request::Move {
+            outside.request(NetlinkRequest::Move {
                 index,
                 namespace: there.as_fd(),
                 name: &name,
@@ -169,7 +169,7 @@ fn set_up(
         .map_err(|error| Failure::unspecified(format!("{name} did not arrive: {error}")))?;
     let (mut leased, mut one_table) = (None, false);
     for step in &adapter.steps {
-        if *step != Step::Dhcp {
+        if *step != NetworkStep::Dhcp {
             apply(inside, index, step, &mut one_table)?;
             continue;
         }
@@ -196,35 +196,35 @@ fn set_up(
 
 /// The change that a step is, and its words. None: it is not one change but several, see
 /// [`set_up`].
-pub(super) fn change(index: u32, step: &Step) -> Option<(Request<'static>, String)> {
+pub(super) fn change(index: u32, step: &NetworkStep) -> Option<(NetlinkRequest<'static>, String)> {
     Some(match *step {
-        Step::Mtu(mtu) => (Request::Mtu { index, mtu }, format!("MTU {mtu}")),
-        Step::Up => (Request::Link { index, up: true }, "link up".into()),
-        Step::Dhcp => return None,
-        Step::Address(address) => (
-            Request::Address { index, address },
+        NetworkStep::Mtu(mtu) => (NetlinkRequest::Mtu { index, mtu }, format!("MTU {mtu}")),
+        NetworkStep::Up => (NetlinkRequest::Link { index, up: true }, "link up".into()),
+        NetworkStep::Dhcp => return None,
+        NetworkStep::Address(address) => (
+            NetlinkRequest::Address { index, address },
             format!("address {address}"),
         ),
-        Step::Rule {
+        NetworkStep::Rule {
             from,
             priority,
             table,
         } => (
-            Request::Rule {
+            NetlinkRequest::Rule {
                 from,
                 priority,
                 table,
             },
             format!("rule from {from} to table {table}"),
         ),
-        Step::Route {
+        NetworkStep::Route {
             destination,
             next_hop,
             on_link,
             metric,
             table,
         } => {
-            let request = Request::Route {
+            let request = NetlinkRequest::Route {
                 index,
                 destination,
                 next_hop,
@@ -243,7 +243,7 @@ pub(super) fn change(index: u32, step: &Step) -> Option<(Request<'static>, Strin
 pub(super) fn apply(
     inside: &mut Netlink,
     index: u32,
-    step: &Step,
+    step: &NetworkStep,
     one_table: &mut bool,
 ) -> Result<(), Failure> {
     let Some((request, what)) = change(index, step) else {
@@ -267,8 +267,8 @@ pub(super) fn apply(
 /// So that a failed request can be repeated. What cannot go back comes with the namespace's end.
 fn move_back(inside: &mut Netlink, adapter: &Ready<'_>, name: &str, here: &OwnedFd) {
     let back = if_nametoindex(name).and_then(|index| {
-        inside.request(Request::Link { index, up: false })?;
-        inside.request(Request::Move {
+        inside.request(NetlinkRequest::Link { index, up: false })?;
+        inside.request(NetlinkRequest::Move {
             index,
             namespace: here.as_fd(),
             name: &adapter.name,

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::settings::Adapter;
 use crate::error::Failure;
-use crate::uevent::{self, Matcher, Source, Uevent};
+use crate::uevent::{self, EventSource, Matcher, Uevent};
 
 /// How long an adapter that the host has attached may take to appear (7.8).
 pub const ARRIVAL: Duration = Duration::from_secs(5);
@@ -29,14 +29,14 @@ impl Matcher for Net {
 ///
 /// # Errors
 /// There is none by then, or there are several.
-pub fn find<S: Source>(
+pub fn find<S: EventSource>(
     sys: &Path,
     adapter: &Adapter,
     subscribe: impl FnOnce() -> io::Result<S>,
     deadline: Instant,
 ) -> Result<String, Failure> {
     let doing = || format!("network adapter {:?}", adapter.id);
-    let place = Place::of(sys, adapter).map_err(|failure| failure.during(doing()))?;
+    let place = InterfaceLocation::of(sys, adapter).map_err(|failure| failure.during(doing()))?;
     let started = Instant::now();
     let found = uevent::wait_for(subscribe, &Net, deadline, || place.look());
     let found = found.map_err(|failure| failure.during(doing()))?;
@@ -50,7 +50,7 @@ pub fn find<S: Source>(
 }
 
 /// Where the interface shows up.
-enum Place {
+enum InterfaceLocation {
     /// The directory of the VMBus device.
     VmBus(PathBuf),
     /// The same; a PCI function below it has the interface.
@@ -59,7 +59,7 @@ enum Place {
     Mac(PathBuf, String),
 }
 
-impl std::fmt::Display for Place {
+impl std::fmt::Display for InterfaceLocation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::VmBus(device) | Self::Pci(device) => write!(f, "below {}", device.display()),
@@ -68,7 +68,7 @@ impl std::fmt::Display for Place {
     }
 }
 
-impl Place {
+impl InterfaceLocation {
     fn of(sys: &Path, adapter: &Adapter) -> Result<Self, Failure> {
         let id_is_name = !adapter.id.contains('/') && !adapter.id.starts_with('.');
         let bus = sys.join("bus/vmbus");

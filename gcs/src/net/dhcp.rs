@@ -41,7 +41,7 @@ const REBINDING_TIME: u8 = 59;
 const END: u8 = 255;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum MessageKind {
     Discover = 1,
     Offer = 2,
     Request = 3,
@@ -129,7 +129,7 @@ impl TryFrom<String> for Lease {
 /// An answer as far as it matters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Answer {
-    kind: Kind,
+    kind: MessageKind,
     lease: Lease,
 }
 
@@ -142,7 +142,7 @@ struct Client {
 
 impl Client {
     fn discover(self) -> Vec<u8> {
-        self.message(Kind::Discover, None, &[])
+        self.message(MessageKind::Discover, None, &[])
     }
 
     fn request(self, offer: &Answer) -> Vec<u8> {
@@ -153,16 +153,21 @@ impl Client {
             (REQUESTED, address.octets()),
             (SERVER, offer.lease.server.octets()),
         ];
-        self.message(Kind::Request, None, &wanted)
+        self.message(MessageKind::Request, None, &wanted)
     }
 
     /// To have the lease of an address prolonged.
     fn prolong(self, address: Ipv4Addr) -> Vec<u8> {
-        self.message(Kind::Request, Some(address), &[])
+        self.message(MessageKind::Request, Some(address), &[])
     }
 
     /// `own`: the address that the answer is sent to; without one it has to be broadcast.
-    fn message(self, kind: Kind, own: Option<Ipv4Addr>, addresses: &[(u8, [u8; 4])]) -> Vec<u8> {
+    fn message(
+        self,
+        kind: MessageKind,
+        own: Option<Ipv4Addr>,
+        addresses: &[(u8, [u8; 4])],
+    ) -> Vec<u8> {
         // A request from Ethernet.
         let mut bytes = vec![1, 1, 6, 0];
         bytes.extend(self.transaction.to_be_bytes());
@@ -201,9 +206,9 @@ impl Answer {
             return None;
         }
         let kind = match option(options, KIND)?.first()? {
-            2 => Kind::Offer,
-            5 => Kind::Ack,
-            6 => Kind::Nak,
+            2 => MessageKind::Offer,
+            5 => MessageKind::Ack,
+            6 => MessageKind::Nak,
             _ => return None,
         };
         let address = *ipv4s(&fixed[16..20]).first()?;
@@ -295,13 +300,13 @@ pub fn lease(interface: &str, mac: [u8; 6], deadline: Instant) -> io::Result<Lea
         let server = SocketAddrV4::new(Ipv4Addr::BROADCAST, SERVER_PORT);
         socket.send_to(&message, server)?;
         let wanted = match offer {
-            Some(_) => Kind::Ack,
-            None => Kind::Offer,
+            Some(_) => MessageKind::Ack,
+            None => MessageKind::Offer,
         };
         let again = deadline.min(Instant::now() + PATIENCE);
         match wait(&socket, client, wanted, again)? {
-            Some(ack) if ack.kind == Kind::Ack => return Ok(ack.lease),
-            Some(answer) => offer = Some(answer).filter(|answer| answer.kind == Kind::Offer),
+            Some(ack) if ack.kind == MessageKind::Ack => return Ok(ack.lease),
+            Some(answer) => offer = Some(answer).filter(|answer| answer.kind == MessageKind::Offer),
             // An offer that its server does not stand to any more is no use either.
             None => offer = None,
         }
@@ -349,8 +354,8 @@ pub fn prolong(
     while Instant::now() < deadline {
         socket.send_to(&client.prolong(address), SocketAddrV4::new(to, SERVER_PORT))?;
         let again = deadline.min(Instant::now() + PATIENCE);
-        if let Some(answer) = wait(&socket, client, Kind::Ack, again)? {
-            return Ok((answer.kind == Kind::Ack).then_some(answer.lease));
+        if let Some(answer) = wait(&socket, client, MessageKind::Ack, again)? {
+            return Ok((answer.kind == MessageKind::Ack).then_some(answer.lease));
         }
     }
     Err(io::Error::new(
@@ -363,7 +368,7 @@ pub fn prolong(
 fn wait(
     socket: &UdpSocket,
     client: Client,
-    wanted: Kind,
+    wanted: MessageKind,
     until: Instant,
 ) -> io::Result<Option<Answer>> {
     let mut buffer = [0; 2048];
@@ -376,7 +381,8 @@ fn wait(
         match socket.recv(&mut buffer) {
             Ok(length) => {
                 let answer = client.answer(&buffer[..length]);
-                let fits = |answer: &Answer| answer.kind == wanted || answer.kind == Kind::Nak;
+                let fits =
+                    |answer: &Answer| answer.kind == wanted || answer.kind == MessageKind::Nak;
                 if let Some(answer) = answer.filter(fits) {
                     return Ok(Some(answer));
                 }

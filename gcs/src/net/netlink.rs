@@ -25,7 +25,7 @@ use super::settings::Prefix;
 
 /// A change of the network namespace that the socket is of. Indexes are those of interfaces.
 #[derive(Debug, Clone, Copy)]
-pub enum Request<'a> {
+pub enum NetlinkRequest<'a> {
     Link {
         index: u32,
         up: bool,
@@ -61,7 +61,7 @@ pub enum Request<'a> {
     },
 }
 
-impl Request<'_> {
+impl NetlinkRequest<'_> {
     /// The whole message; the kernel answers it by an acknowledgement with this number. `undo`:
     /// the address, rule or route is taken away again.
     pub fn encode(&self, sequence: u32, undo: bool) -> Vec<u8> {
@@ -244,7 +244,7 @@ impl Netlink {
     ///
     /// # Errors
     /// What the kernel answers.
-    pub fn request(&mut self, request: Request<'_>) -> Result<(), Errno> {
+    pub fn request(&mut self, request: NetlinkRequest<'_>) -> Result<(), Errno> {
         self.converse(request, false)
     }
 
@@ -252,11 +252,11 @@ impl Netlink {
     ///
     /// # Errors
     /// What the kernel answers; `EADDRNOTAVAIL`, `ENOENT` or `ESRCH` when it is not there.
-    pub fn undo(&mut self, request: Request<'_>) -> Result<(), Errno> {
+    pub fn undo(&mut self, request: NetlinkRequest<'_>) -> Result<(), Errno> {
         self.converse(request, true)
     }
 
-    fn converse(&mut self, request: Request<'_>, undo: bool) -> Result<(), Errno> {
+    fn converse(&mut self, request: NetlinkRequest<'_>, undo: bool) -> Result<(), Errno> {
         self.sequence += 1;
         let fd = self.socket.as_raw_fd();
         send(fd, &request.encode(self.sequence, undo), MsgFlags::empty())?;

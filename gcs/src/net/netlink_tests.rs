@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 
 use super::*;
 
-fn read(request: Request<'_>, flags: u16) -> RouteNetlinkMessage {
+fn read(request: NetlinkRequest<'_>, flags: u16) -> RouteNetlinkMessage {
     let bytes = request.encode(7, false);
     let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&bytes).unwrap();
     assert_eq!(message.header.length as usize, bytes.len());
@@ -26,7 +26,7 @@ fn prefix(ip: &str, length: u8) -> Prefix {
 #[test]
 fn links() {
     let stdin = std::io::stdin();
-    let moving = Request::Move {
+    let moving = NetlinkRequest::Move {
         index: 3,
         namespace: stdin.as_fd(),
         name: "eth10",
@@ -35,12 +35,12 @@ fn links() {
         LinkAttribute::IfName("eth10".into()),
         LinkAttribute::NetNsFd(0),
     ];
-    let up = Request::Link { index: 3, up: true };
-    let down = Request::Link {
+    let up = NetlinkRequest::Link { index: 3, up: true };
+    let down = NetlinkRequest::Link {
         index: 3,
         up: false,
     };
-    let mtu = Request::Mtu {
+    let mtu = NetlinkRequest::Mtu {
         index: 3,
         mtu: 1450,
     };
@@ -91,7 +91,7 @@ fn addresses() {
             vec![local(v6), plain(v6)],
         ),
     ] {
-        let request = Request::Address { index: 3, address };
+        let request = NetlinkRequest::Address { index: 3, address };
         let RouteNetlinkMessage::NewAddress(message) = read(request, NEW) else {
             panic!("{address}");
         };
@@ -109,7 +109,7 @@ fn rules() {
         ("fd00::5", Family::Inet6, 128),
     ] {
         let from = from.parse().unwrap();
-        let request = Request::Rule {
+        let request = NetlinkRequest::Rule {
             from,
             priority: 5,
             table: 101,
@@ -167,7 +167,7 @@ fn routes() {
             vec![RouteAttribute::Destination(v6("fd01::"))],
         ),
     ] {
-        let request = Request::Route {
+        let request = NetlinkRequest::Route {
             index: 3,
             destination,
             next_hop: next_hop.parse().ok(),

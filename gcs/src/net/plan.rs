@@ -20,7 +20,7 @@ const LEAST_MTU_V6: u32 = 1280;
 
 /// One change of the interface or its namespace, in the order of a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Step {
+pub enum NetworkStep {
     Mtu(u32),
     Up,
     /// Addresses and routes are asked for; they are the steps of [`addressing`] then.
@@ -41,7 +41,7 @@ pub enum Step {
     },
 }
 
-impl Step {
+impl NetworkStep {
     pub fn is_ipv6_rule(&self) -> bool {
         matches!(self, Self::Rule { from, .. } if from.is_ipv6())
     }
@@ -56,14 +56,14 @@ impl Step {
 ///
 /// # Errors
 /// The MTU would be too small for the addresses.
-pub fn plan(adapter: &Adapter, table: Option<u32>, mtu: u32) -> Result<Vec<Step>, Failure> {
+pub fn plan(adapter: &Adapter, table: Option<u32>, mtu: u32) -> Result<Vec<NetworkStep>, Failure> {
     let mut steps = Vec::new();
     if adapter.encap_overhead != 0 {
-        steps.push(Step::Mtu(lowered(adapter, mtu)?));
+        steps.push(NetworkStep::Mtu(lowered(adapter, mtu)?));
     }
-    steps.push(Step::Up);
+    steps.push(NetworkStep::Up);
     if adapter.addresses.is_empty() {
-        steps.push(Step::Dhcp);
+        steps.push(NetworkStep::Dhcp);
     }
     steps.extend(addressing(&adapter.addresses, &adapter.routes, table));
     Ok(steps)
@@ -84,16 +84,16 @@ fn lowered(adapter: &Adapter, mtu: u32) -> Result<u32, Failure> {
 }
 
 /// The steps for addresses and routes, each family's addresses before its routes.
-pub fn addressing(addresses: &[Prefix], routes: &[Route], table: Option<u32>) -> Vec<Step> {
+pub fn addressing(addresses: &[Prefix], routes: &[Route], table: Option<u32>) -> Vec<NetworkStep> {
     let mut steps = Vec::new();
     for v4 in [true, false] {
         for address in addresses
             .iter()
             .filter(|address| address.ip.is_ipv4() == v4)
         {
-            steps.push(Step::Address(*address));
+            steps.push(NetworkStep::Address(*address));
             if let Some(table) = table {
-                steps.push(Step::Rule {
+                steps.push(NetworkStep::Rule {
                     from: address.ip,
                     priority: RULE_PRIORITY,
                     table,
@@ -113,12 +113,12 @@ pub fn addressing(addresses: &[Prefix], routes: &[Route], table: Option<u32>) ->
     steps
 }
 
-fn step(route: &Route, nets: &[Prefix], table: Option<u32>) -> Step {
+fn step(route: &Route, nets: &[Prefix], table: Option<u32>) -> NetworkStep {
     let ordinary = match table {
         Some(_) => LOW_METRIC,
         None => METRIC,
     };
-    Step::Route {
+    NetworkStep::Route {
         destination: route.destination,
         next_hop: route.next_hop,
         on_link: route

@@ -10,18 +10,18 @@ fn adapter(mut settings: Value) -> Adapter {
 }
 
 /// A step in the words of ip(8).
-fn words(step: &Step) -> String {
+fn words(step: &NetworkStep) -> String {
     match step {
-        Step::Mtu(mtu) => format!("mtu {mtu}"),
-        Step::Up => "up".into(),
-        Step::Dhcp => "dhcp".into(),
-        Step::Address(address) => format!("address {address}"),
-        Step::Rule {
+        NetworkStep::Mtu(mtu) => format!("mtu {mtu}"),
+        NetworkStep::Up => "up".into(),
+        NetworkStep::Dhcp => "dhcp".into(),
+        NetworkStep::Address(address) => format!("address {address}"),
+        NetworkStep::Rule {
             from,
             priority,
             table,
         } => format!("rule from {from} lookup {table} priority {priority}"),
-        Step::Route {
+        NetworkStep::Route {
             destination,
             next_hop,
             on_link,

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::assign::{apply, change, namespace};
 use super::dhcp::{self, Lease, Term};
 use super::netlink::Netlink;
-use super::plan::{addressing, Step};
+use super::plan::{addressing, NetworkStep};
 use crate::error::Failure;
 
 /// Tries to prolong a lease are no closer than that, unless it ends sooner (RFC 2131, 4.4.5).
@@ -66,7 +66,7 @@ impl Tenancy {
         })
     }
 
-    fn steps(&self) -> Vec<Step> {
+    fn steps(&self) -> Vec<NetworkStep> {
         let steps = |lease: &Lease| addressing(&[lease.address], &lease.routes, self.table);
         self.lease.as_ref().map(steps).unwrap_or_default()
     }

@@ -1,6 +1,6 @@
 //! The members that every message has (protocol sections 3 and 4).
 
-use super::json::{is_default, same_name, wire, Cursor, Decode, Kind};
+use super::json::{is_default, same_name, wire, Cursor, Decode, JsonKind};
 use super::HResult;
 
 /// The container id that means the utility VM itself.
@@ -57,8 +57,8 @@ pub struct TraceContext {
 impl Decode for TraceContext {
     fn decode(&mut self, cursor: &mut Cursor<'_>) {
         match cursor.kind() {
-            Kind::Object => cursor.object(|name, cursor| {
-                if same_name(name, "traceparent") && cursor.kind() == Kind::String {
+            JsonKind::Object => cursor.object(|name, cursor| {
+                if same_name(name, "traceparent") && cursor.kind() == JsonKind::String {
                     self.traceparent.decode(cursor);
                 } else {
                     cursor.skip();

@@ -2,7 +2,7 @@
 
 /// Why a command line has no words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
+pub enum CommandLineError {
     #[error("a quote or parenthesis is not closed")]
     Unclosed,
     #[error("it ends with a backslash")]
@@ -17,7 +17,7 @@ pub enum Error {
 ///
 /// # Errors
 /// Something is not closed, or an unquoted parenthesis.
-pub fn split(line: &str) -> Result<Vec<String>, Error> {
+pub fn split(line: &str) -> Result<Vec<String>, CommandLineError> {
     let mut words = Vec::new();
     let mut word = String::new();
     // An empty quoted word is a word, blanks alone are not.
@@ -42,13 +42,13 @@ pub fn split(line: &str) -> Result<Vec<String>, Error> {
             }
             '\'' => until(&mut chars, '\'', &mut word)?,
             '"' => loop {
-                match chars.next().ok_or(Error::Unclosed)? {
+                match chars.next().ok_or(CommandLineError::Unclosed)? {
                     '"' => break,
-                    '\\' => word.push(chars.next().ok_or(Error::Unclosed)?),
+                    '\\' => word.push(chars.next().ok_or(CommandLineError::Unclosed)?),
                     other => word.push(other),
                 }
             },
-            '\\' => word.push(chars.next().ok_or(Error::TrailingBackslash)?),
+            '\\' => word.push(chars.next().ok_or(CommandLineError::TrailingBackslash)?),
             '`' => {
                 word.push('`');
                 until(&mut chars, '`', &mut word)?;
@@ -59,11 +59,11 @@ pub fn split(line: &str) -> Result<Vec<String>, Error> {
                 let inside = word.len();
                 until(&mut chars, ')', &mut word)?;
                 if word[inside..].contains('(') {
-                    return Err(Error::Parenthesis);
+                    return Err(CommandLineError::Parenthesis);
                 }
                 word.push(')');
             }
-            '(' | ')' => return Err(Error::Parenthesis),
+            '(' | ')' => return Err(CommandLineError::Parenthesis),
             other => word.push(other),
         }
         open = true;
@@ -74,9 +74,13 @@ pub fn split(line: &str) -> Result<Vec<String>, Error> {
     Ok(words)
 }
 
-fn until(chars: &mut std::str::Chars<'_>, end: char, word: &mut String) -> Result<(), Error> {
+fn until(
+    chars: &mut std::str::Chars<'_>,
+    end: char,
+    word: &mut String,
+) -> Result<(), CommandLineError> {
     loop {
-        match chars.next().ok_or(Error::Unclosed)? {
+        match chars.next().ok_or(CommandLineError::Unclosed)? {
             c if c == end => return Ok(()),
             c => word.push(c),
         }
@@ -85,13 +89,13 @@ fn until(chars: &mut std::str::Chars<'_>, end: char, word: &mut String) -> Resul
 
 #[cfg(test)]
 mod tests {
-    use super::{split, Error};
+    use super::{split, CommandLineError};
 
     /// What the golden vectors leave open.
     #[test]
     fn corners_of_the_rules() {
         let words = |line: &str| split(line).map(|words| words.join("|"));
-        let cases: &[(&str, Result<&str, Error>)] = &[
+        let cases: &[(&str, Result<&str, CommandLineError>)] = &[
             ("''", Ok("")),
             ("a'' ''b", Ok("a|b")),
             ("x2>y", Ok("x2")),
@@ -101,13 +105,13 @@ mod tests {
             ("a '2'>b", Ok("a")),
             ("`a; b` c", Ok("`a; b`|c")),
             ("x$(a | b)y", Ok("x$(a | b)y")),
-            ("$(a (b))", Err(Error::Parenthesis)),
-            ("a)", Err(Error::Parenthesis)),
+            ("$(a (b))", Err(CommandLineError::Parenthesis)),
+            ("a)", Err(CommandLineError::Parenthesis)),
             ("a '(' b", Ok("a|(|b")),
             ("a \\( b", Ok("a|(|b")),
-            ("`a", Err(Error::Unclosed)),
-            ("$(a", Err(Error::Unclosed)),
-            ("\"a\\", Err(Error::Unclosed)),
+            ("`a", Err(CommandLineError::Unclosed)),
+            ("$(a", Err(CommandLineError::Unclosed)),
+            ("\"a\\", Err(CommandLineError::Unclosed)),
         ];
         for (line, want) in cases {
             assert_eq!(

@@ -2,7 +2,7 @@
 
 use serde::{Serialize, Serializer};
 
-use super::json::{names, Cursor, Decode, Kind};
+use super::json::{names, Cursor, Decode, JsonKind};
 use super::settings::{
     CombinedLayers, ContainerConstraints, MappedDirectory, MappedVirtualDisk, NetworkAdapter,
     ScsiDevice, SecurityPolicy, SecurityPolicyFragment, VpMemDevice, VpciDevice,
@@ -151,8 +151,8 @@ impl Decode for ContainerModifySettings {
         // The base first: its errors come before those of the request.
         let mut request = None;
         match cursor.kind() {
-            Kind::Null => cursor.skip(),
-            Kind::Object => cursor.object(|name, cursor| {
+            JsonKind::Null => cursor.skip(),
+            JsonKind::Object => cursor.object(|name, cursor| {
                 if super::json::same_name(name, "Request") {
                     request = Some(cursor.mark());
                     cursor.skip();
@@ -175,7 +175,7 @@ impl Decode for ContainerModifySettings {
 
 impl Decode for ModifyRequest {
     fn decode(&mut self, cursor: &mut Cursor<'_>) {
-        if cursor.kind() != Kind::Object {
+        if cursor.kind() != JsonKind::Object {
             return cursor.mismatch("an object");
         }
         let mut kind = ResourceType::default();
@@ -204,7 +204,7 @@ impl Decode for ModifyRequest {
             cursor.reset(mark);
         }
         cursor.at_member("Settings");
-        if settings.is_none() || cursor.kind() == Kind::Null {
+        if settings.is_none() || cursor.kind() == JsonKind::Null {
             cursor.misfit("an object", "nothing");
         } else {
             self.resource = Resource::decode(kind, cursor);

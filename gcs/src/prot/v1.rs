@@ -1,6 +1,6 @@
 //! The retired container schema (protocol section 8.2).
 
-use super::json::{is_default, same_name, wire, Cursor, Decode, Kind, Nested};
+use super::json::{is_default, same_name, wire, Cursor, Decode, JsonKind, Nested};
 pub use super::settings::Layer;
 use super::{MessageBase, ProtocolSupport, RequestType};
 
@@ -101,10 +101,10 @@ impl Decode for ContainerModifySettings {
     fn decode(&mut self, cursor: &mut Cursor<'_>) {
         let mut there = false;
         match cursor.kind() {
-            Kind::Null => cursor.skip(),
-            Kind::Object => cursor.object(|name, cursor| {
+            JsonKind::Null => cursor.skip(),
+            JsonKind::Object => cursor.object(|name, cursor| {
                 if same_name(name, "Request") {
-                    there = cursor.kind() != Kind::Null;
+                    there = cursor.kind() != JsonKind::Null;
                     self.request.decode(cursor.at_member("Request"));
                 } else if !self.base.member(name, cursor) {
                     cursor.skip();
@@ -120,7 +120,7 @@ impl Decode for ContainerModifySettings {
 
 impl Decode for ModifyRequest {
     fn decode(&mut self, cursor: &mut Cursor<'_>) {
-        if cursor.kind() != Kind::Object {
+        if cursor.kind() != JsonKind::Object {
             return cursor.mismatch("an object");
         }
         let mut kind = String::new();

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::sys::socket::{shutdown, Shutdown};
 
-use super::transfer::{PipeEnd, Step, Transfer};
+use super::transfer::{PipeEnd, Transfer, TransferStep};
 use crate::reactor::Interest;
 
 /// The two descriptors of a stream.
@@ -102,16 +102,16 @@ impl Stream for Input {
         match (self.state, &self.process) {
             (InputState::Flow(_), Some(process)) => {
                 match self.transfer.step(self.connection.as_fd(), process.as_fd()) {
-                    Step::Moved | Step::SourceEmpty => {
+                    TransferStep::Moved | TransferStep::SourceEmpty => {
                         self.state = InputState::Flow(Side::Connection);
                         None
                     }
-                    Step::SinkFull => {
+                    TransferStep::SinkFull => {
                         self.state = InputState::Flow(Side::Process);
                         None
                     }
                     // A terminal hears nothing of an end of file: no ^D is made up for it.
-                    Step::SourceEnd | Step::SourceFailed(_) => {
+                    TransferStep::SourceEnd | TransferStep::SourceFailed(_) => {
                         self.state = InputState::Ended;
                         if self.terminal {
                             None
@@ -119,7 +119,7 @@ impl Stream for Input {
                             self.process.take().map(|fd| (Side::Process, fd))
                         }
                     }
-                    Step::SinkFailed(_) => {
+                    TransferStep::SinkFailed(_) => {
                         self.state = InputState::Discard;
                         self.process.take().map(|fd| (Side::Process, fd))
                     }
@@ -127,7 +127,9 @@ impl Stream for Input {
             }
             (InputState::Discard, _) => {
                 match self.transfer.discard(self.connection.as_fd()) {
-                    Step::SourceEnd | Step::SourceFailed(_) => self.state = InputState::Ended,
+                    TransferStep::SourceEnd | TransferStep::SourceFailed(_) => {
+                        self.state = InputState::Ended
+                    }
                     _ => {}
                 }
                 None
@@ -236,23 +238,23 @@ impl Stream for Output {
                     None => self.transfer.discard(self.process.as_fd()),
                 };
                 match step {
-                    Step::Moved | Step::SourceEmpty => {
+                    TransferStep::Moved | TransferStep::SourceEmpty => {
                         self.state = OutputState::Flow(Side::Process);
                         None
                     }
-                    Step::SinkFull => {
+                    TransferStep::SinkFull => {
                         self.state = OutputState::Flow(Side::Connection);
                         None
                     }
-                    Step::SourceFailed(Errno::EIO) if self.terminal && !self.exited => {
+                    TransferStep::SourceFailed(Errno::EIO) if self.terminal && !self.exited => {
                         self.state = OutputState::HungUp;
                         None
                     }
-                    Step::SourceEnd | Step::SourceFailed(_) => {
+                    TransferStep::SourceEnd | TransferStep::SourceFailed(_) => {
                         self.end_of_output();
                         None
                     }
-                    Step::SinkFailed(errno) => {
+                    TransferStep::SinkFailed(errno) => {
                         log::warn!("a stdio connection broke, further output is dropped: {errno}");
                         self.state = OutputState::Flow(Side::Process);
                         self.connection.take().map(|fd| (Side::Connection, fd))

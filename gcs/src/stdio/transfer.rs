@@ -16,7 +16,7 @@ pub const PIPE_SIZE: usize = 256 * 1024;
 
 /// How one step ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub enum TransferStep {
     Moved,
     /// Nothing to read now.
     SourceEmpty,
@@ -37,18 +37,18 @@ pub enum PipeEnd {
 /// The state between two steps.
 #[derive(Debug)]
 pub struct Transfer {
-    way: Way,
+    way: TransferMethod,
     /// Bytes that arrived at the sink, for the state dump.
     moved: u64,
 }
 
 #[derive(Debug)]
-enum Way {
+enum TransferMethod {
     Splice(PipeEnd),
     Buffer { bytes: Vec<u8>, start: usize },
 }
 
-impl Way {
+impl TransferMethod {
     const fn buffered() -> Self {
         Self::Buffer {
             bytes: Vec::new(),
@@ -60,14 +60,14 @@ impl Way {
 impl Transfer {
     pub const fn buffered() -> Self {
         Self {
-            way: Way::buffered(),
+            way: TransferMethod::buffered(),
             moved: 0,
         }
     }
 
     pub const fn spliced(pipe: PipeEnd) -> Self {
         Self {
-            way: Way::Splice(pipe),
+            way: TransferMethod::Splice(pipe),
             moved: 0,
         }
     }
@@ -78,29 +78,30 @@ impl Transfer {
     }
 
     /// Moves what can be moved now, [`STEP`] bytes at most.
-    pub fn step(&mut self, source: BorrowedFd<'_>, sink: BorrowedFd<'_>) -> Step {
+    pub fn step(&mut self, source: BorrowedFd<'_>, sink: BorrowedFd<'_>) -> TransferStep {
         match &mut self.way {
-            Way::Splice(pipe) => match splice_once(*pipe, source, sink, &mut self.moved) {
+            TransferMethod::Splice(pipe) => match splice_once(*pipe, source, sink, &mut self.moved)
+            {
                 Some(step) => step,
                 None => {
-                    self.way = Way::buffered();
+                    self.way = TransferMethod::buffered();
                     self.step(source, sink)
                 }
             },
-            Way::Buffer { bytes, start } => {
+            TransferMethod::Buffer { bytes, start } => {
                 buffer_once(bytes, start, source, sink, &mut self.moved)
             }
         }
     }
 
     /// Drops what was read but not yet written, then one step's worth of `source`.
-    pub fn discard(&mut self, source: BorrowedFd<'_>) -> Step {
+    pub fn discard(&mut self, source: BorrowedFd<'_>) -> TransferStep {
         let mut scratch = [0; 4096];
         match read(source, &mut scratch) {
-            Ok(0) => Step::SourceEnd,
-            Ok(_) => Step::Moved,
-            Err(Errno::EAGAIN | Errno::EINTR) => Step::SourceEmpty,
-            Err(errno) => Step::SourceFailed(errno),
+            Ok(0) => TransferStep::SourceEnd,
+            Ok(_) => TransferStep::Moved,
+            Err(Errno::EAGAIN | Errno::EINTR) => TransferStep::SourceEmpty,
+            Err(errno) => TransferStep::SourceFailed(errno),
         }
     }
 }
@@ -111,20 +112,22 @@ fn splice_once(
     source: BorrowedFd<'_>,
     sink: BorrowedFd<'_>,
     moved: &mut u64,
-) -> Option<Step> {
+) -> Option<TransferStep> {
     let flags = SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK;
     Some(match splice(source, None, sink, None, STEP, flags) {
-        Ok(0) => Step::SourceEnd,
+        Ok(0) => TransferStep::SourceEnd,
         Ok(count) => {
             *moved += count as u64;
-            Step::Moved
+            TransferStep::Moved
         }
         Err(Errno::EINVAL) => return None,
         // EAGAIN does not tell which end is not ready.
-        Err(Errno::EAGAIN | Errno::EINTR) if readable(source) => Step::SinkFull,
-        Err(Errno::EAGAIN | Errno::EINTR) => Step::SourceEmpty,
-        Err(errno) if pipe == PipeEnd::Source || errno == Errno::EPIPE => Step::SinkFailed(errno),
-        Err(errno) => Step::SourceFailed(errno),
+        Err(Errno::EAGAIN | Errno::EINTR) if readable(source) => TransferStep::SinkFull,
+        Err(Errno::EAGAIN | Errno::EINTR) => TransferStep::SourceEmpty,
+        Err(errno) if pipe == PipeEnd::Source || errno == Errno::EPIPE => {
+            TransferStep::SinkFailed(errno)
+        }
+        Err(errno) => TransferStep::SourceFailed(errno),
     })
 }
 
@@ -140,20 +143,20 @@ fn buffer_once(
     source: BorrowedFd<'_>,
     sink: BorrowedFd<'_>,
     moved: &mut u64,
-) -> Step {
+) -> TransferStep {
     if *start == bytes.len() {
         bytes.resize(STEP, 0);
         *start = 0;
         let step = match read(source, bytes) {
-            Ok(0) => Step::SourceEnd,
+            Ok(0) => TransferStep::SourceEnd,
             Ok(count) => {
                 bytes.truncate(count);
-                Step::Moved
+                TransferStep::Moved
             }
-            Err(Errno::EAGAIN | Errno::EINTR) => Step::SourceEmpty,
-            Err(errno) => Step::SourceFailed(errno),
+            Err(Errno::EAGAIN | Errno::EINTR) => TransferStep::SourceEmpty,
+            Err(errno) => TransferStep::SourceFailed(errno),
         };
-        if step != Step::Moved {
+        if step != TransferStep::Moved {
             bytes.clear();
             return step;
         }
@@ -163,12 +166,12 @@ fn buffer_once(
             *moved += count as u64;
             *start += count;
             if *start < bytes.len() {
-                Step::SinkFull
+                TransferStep::SinkFull
             } else {
-                Step::Moved
+                TransferStep::Moved
             }
         }
-        Err(Errno::EAGAIN | Errno::EINTR) => Step::SinkFull,
-        Err(errno) => Step::SinkFailed(errno),
+        Err(Errno::EAGAIN | Errno::EINTR) => TransferStep::SinkFull,
+        Err(errno) => TransferStep::SinkFailed(errno),
     }
 }

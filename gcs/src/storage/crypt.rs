@@ -15,7 +15,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::mapper::{self, ReadOnly, Target};
+use super::mapper::{self, DmTarget, ReadOnly};
 use super::{Roots, Undo};
 use crate::error::Failure;
 use crate::sys::dm::wipe;
@@ -44,7 +44,7 @@ pub fn create(
     // As cryptsetup names the lower device.
     let below = format!("{name}_dif");
     let parameters = format!("{} {INTEGRITY}", device.display());
-    let integrity = |sectors| Target {
+    let integrity = |sectors| DmTarget {
         sectors,
         kind: "integrity",
         parameters: &parameters,
@@ -77,7 +77,7 @@ pub fn create(
     random.map_err(failed("make a key for"))?;
     let mut parameters = crypt_parameters(&key, &node);
     wipe(&mut key);
-    let crypt = Target {
+    let crypt = DmTarget {
         sectors,
         kind: "crypt",
         parameters: &parameters,

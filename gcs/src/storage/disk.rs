@@ -14,7 +14,7 @@ use super::path::mount_point;
 use super::scsi::{self, Address};
 use super::{crypt, mounts, verity, Journal, Record, Roots, Undo};
 use crate::error::Failure;
-use crate::uevent::{self, Source};
+use crate::uevent::{self, EventSource};
 
 /// A disk that cannot be read may still be settling; one more event of it is waited for.
 const SETTLE: Duration = Duration::from_millis(500);
@@ -89,7 +89,7 @@ pub fn add(roots: &Roots, disk: &Disk, journal: &Journal) -> Result<Record, Fail
     )
 }
 
-pub(super) fn add_with<S: Source>(
+pub(super) fn add_with<S: EventSource>(
     kernel: &dyn Kernel,
     journal: &Journal,
     roots: &Roots,
@@ -106,7 +106,7 @@ pub(super) fn add_with<S: Source>(
     }
 }
 
-fn add_checked<S: Source>(
+fn add_checked<S: EventSource>(
     kernel: &dyn Kernel,
     journal: &Journal,
     roots: &Roots,
@@ -227,7 +227,7 @@ fn prepare(
 
 /// A disk that cannot be read at all is an error, never an unknown file system: it would be
 /// formatted otherwise.
-fn detect<S: Source>(
+fn detect<S: EventSource>(
     device: &Path,
     address: Address,
     subscribe: &impl Fn() -> io::Result<S>,

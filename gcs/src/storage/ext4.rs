@@ -13,7 +13,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use structures::{bits, crc16, directory, extent, Record};
+use structures::{bits, crc16, directory, extent, RawRecord};
 
 const BLOCK: u64 = 4096;
 const GROUP: u64 = 8 * BLOCK;
@@ -221,7 +221,7 @@ impl Plan {
             .map(|group| self.size(group) - self.used(group))
             .sum();
         let inodes = self.groups * self.inodes_per_group;
-        let mut block = Record(vec![0; 1024]);
+        let mut block = RawRecord(vec![0; 1024]);
         block.u32(0, inodes);
         block.u32(4, self.blocks);
         block.u32(12, free);
@@ -276,7 +276,7 @@ impl Plan {
                 _ if last => UNUSED_INODES,
                 _ => UNUSED_INODES | UNUSED_BLOCKS,
             };
-            let mut one = Record(vec![0; DESCRIPTOR as usize]);
+            let mut one = RawRecord(vec![0; DESCRIPTOR as usize]);
             one.u32(0, self.block_bitmap(group));
             one.u32(4, self.inode_bitmap(group));
             one.u32(8, self.inode_table(group));
@@ -310,7 +310,7 @@ impl Plan {
         let root = self.root_block();
         let mut put = |number: u32, mode: u16, links: u16, start: u64, blocks: u64| {
             let at = (u64::from(number - 1) * INODE) as usize;
-            let mut inode = Record(vec![0; INODE as usize]);
+            let mut inode = RawRecord(vec![0; INODE as usize]);
             inode.u16(0, mode);
             inode.u32(4, blocks * BLOCK);
             for time in [8, 12, 16, 144] {

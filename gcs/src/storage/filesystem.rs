@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 /// A file system that is known by its magic number.
-struct Kind {
+struct Signature {
     name: &'static str,
     offset: usize,
     magic: &'static [u8],
@@ -15,26 +15,26 @@ struct Kind {
 }
 
 /// The long magics first: the two bytes of ext4 can stand in another's UUID by chance.
-const KINDS: [Kind; 4] = [
-    Kind {
+const SIGNATURES: [Signature; 4] = [
+    Signature {
         name: "xfs",
         offset: 0,
         magic: b"XFSB",
         read_only: "norecovery",
     },
-    Kind {
+    Signature {
         name: "squashfs",
         offset: 0,
         magic: b"hsqs",
         read_only: "",
     },
-    Kind {
+    Signature {
         name: "erofs",
         offset: 1024,
         magic: &0xe0f5_e1e2_u32.to_le_bytes(),
         read_only: "",
     },
-    Kind {
+    Signature {
         name: "ext4",
         offset: 1024 + 56,
         magic: &0xef53_u16.to_le_bytes(),
@@ -58,7 +58,7 @@ pub fn detect(device: &Path) -> io::Result<Option<&'static str>> {
             Err(error) => return Err(error),
         }
     }
-    Ok(KINDS
+    Ok(SIGNATURES
         .iter()
         .find(|kind| {
             head[..filled]
@@ -70,7 +70,7 @@ pub fn detect(device: &Path) -> io::Result<Option<&'static str>> {
 
 /// Mount data for a read-only mount of this type (P-243).
 pub fn read_only_data(kind: &str) -> &'static str {
-    KINDS
+    SIGNATURES
         .iter()
         .find(|known| known.name == kind)
         .map_or("", |known| known.read_only)

@@ -17,12 +17,12 @@ use crate::error::Failure;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Formatter {
     Ext4,
-    Program(Program),
+    Program(FormatterProgram),
 }
 
 /// A program of the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Program {
+pub struct FormatterProgram {
     name: &'static str,
     arguments: &'static [&'static str],
     /// The image profile that has it.
@@ -30,7 +30,7 @@ pub struct Program {
 }
 
 /// Asks nobody (a disk with another file system on it) and prints nothing.
-const MKFS_XFS: Program = Program {
+const MKFS_XFS: FormatterProgram = FormatterProgram {
     name: "mkfs.xfs",
     arguments: &["-f", "-q"],
     profile: "xfs",
@@ -95,7 +95,7 @@ fn stamp() -> io::Result<Stamp> {
     })
 }
 
-impl Program {
+impl FormatterProgram {
     fn locate(&self) -> Result<PathBuf, Failure> {
         PROGRAM_DIRECTORIES
             .iter()
@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn a_failing_formatter_is_quoted() {
-        let broken = Program {
+        let broken = FormatterProgram {
             name: "sh",
             profile: "some",
             arguments: &["-c", "echo no superblock for you >&2; exit 3"],
@@ -194,7 +194,7 @@ mod tests {
             "{failure}"
         );
         assert!(failure.message.contains('3'), "{failure}");
-        let absent = Program {
+        let absent = FormatterProgram {
             name: "mkfs.nothing",
             ..broken
         };

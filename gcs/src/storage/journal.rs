@@ -12,14 +12,14 @@ use std::os::unix::fs::FileExt;
 use nix::sys::memfd::{memfd_create, MFdFlags};
 use serde::{Deserialize, Serialize};
 
-use super::undo::Step;
+use super::undo::UndoStep;
 
 /// More than the longest attach writes: some hundred bytes for each of a few hundred steps.
 const LONGEST: u64 = 1 << 20;
 
 #[derive(Debug, Serialize, Deserialize)]
 enum Note {
-    Begun(Step),
+    Begun(UndoStep),
     /// The newest of those begun has failed, or was undone.
     Gone,
 }
@@ -44,7 +44,7 @@ impl Journal {
         self.0.as_ref().map(File::as_fd)
     }
 
-    pub(super) fn begun(&self, step: &Step) {
+    pub(super) fn begun(&self, step: &UndoStep) {
         self.note(&Note::Begun(step.clone()));
     }
 
@@ -69,7 +69,7 @@ impl Journal {
     }
 
     /// The steps that may still be there, in the order in which they were begun.
-    pub(super) fn steps(&self) -> io::Result<Vec<Step>> {
+    pub(super) fn steps(&self) -> io::Result<Vec<UndoStep>> {
         let Some(file) = &self.0 else {
             return Ok(Vec::new());
         };

@@ -10,7 +10,7 @@ use nix::mount::{MntFlags, MsFlags};
 use nix::sys::stat::{self, Mode, SFlag};
 
 use super::formatter::{self, Formatter};
-use super::mapper::Request;
+use super::mapper::MapperRequest;
 use super::overlay::{self, Overlay};
 use super::Roots;
 use crate::error::Failure;
@@ -35,7 +35,7 @@ pub trait Kernel {
     fn unmount(&self, path: &Path) -> io::Result<()>;
     fn format(&self, formatter: &Formatter, device: &Path) -> Result<(), Failure>;
     /// Asks the device-mapper; the number of the device when it was resumed, else 0.
-    fn map(&self, roots: &Roots, name: &str, request: Request<'_>) -> io::Result<u64>;
+    fn map(&self, roots: &Roots, name: &str, request: MapperRequest<'_>) -> io::Result<u64>;
     /// A block device node, for nobody but root.
     fn make_node(&self, path: &Path, number: u64) -> io::Result<()>;
     /// A node or a link.
@@ -81,13 +81,13 @@ impl Kernel for Linux {
         formatter::format(formatter, device)
     }
 
-    fn map(&self, roots: &Roots, name: &str, request: Request<'_>) -> io::Result<u64> {
+    fn map(&self, roots: &Roots, name: &str, request: MapperRequest<'_>) -> io::Result<u64> {
         let control = Control::open(&roots.dev.join("mapper/control"))?;
         match request {
-            Request::Create => control.create(name)?,
-            Request::Load(target, read_only) => control.load(name, target, read_only.0)?,
-            Request::Resume => return Ok(control.resume(name)?),
-            Request::Remove => control.remove(name)?,
+            MapperRequest::Create => control.create(name)?,
+            MapperRequest::Load(target, read_only) => control.load(name, target, read_only.0)?,
+            MapperRequest::Resume => return Ok(control.resume(name)?),
+            MapperRequest::Remove => control.remove(name)?,
         }
         Ok(0)
     }

@@ -10,7 +10,7 @@ use super::kernel::Kernel;
 use super::{Roots, Undo};
 use crate::error::Failure;
 
-pub use crate::sys::dm::Target;
+pub use crate::sys::dm::DmTarget;
 
 const LOAD_PAUSE: Duration = Duration::from_millis(100);
 const REMOVE_PAUSE: Duration = Duration::from_millis(10);
@@ -18,9 +18,9 @@ const REMOVE_ATTEMPTS: usize = 10;
 
 /// One request to the device-mapper.
 #[derive(Debug, Clone, Copy)]
-pub enum Request<'a> {
+pub enum MapperRequest<'a> {
     Create,
-    Load(Target<'a>, ReadOnly),
+    Load(DmTarget<'a>, ReadOnly),
     Resume,
     Remove,
 }
@@ -39,7 +39,7 @@ pub fn create(
     undo: &mut Undo<'_>,
     roots: &Roots,
     name: &str,
-    target: Target<'_>,
+    target: DmTarget<'_>,
     read_only: ReadOnly,
     deadline: Instant,
 ) -> Result<PathBuf, Failure> {
@@ -55,13 +55,13 @@ pub fn create(
     let made = undo.create_device(roots, name);
     made.map_err(|error| failed("create", error))?;
     loop {
-        match ask(Request::Load(target, read_only)) {
+        match ask(MapperRequest::Load(target, read_only)) {
             Ok(_) => break,
             Err(error) if is_coming(&error) && Instant::now() < deadline => sleep(LOAD_PAUSE),
             Err(error) => return Err(failed("set up", error)),
         }
     }
-    let number = ask(Request::Resume).map_err(|error| failed("start", error))?;
+    let number = ask(MapperRequest::Resume).map_err(|error| failed("start", error))?;
     let node = node(roots, name);
     kernel
         .make_node(&node, number)
@@ -80,7 +80,7 @@ fn is_coming(error: &io::Error) -> bool {
 pub fn remove(kernel: &dyn Kernel, roots: &Roots, name: &str) -> io::Result<()> {
     let mut attempt = 1;
     loop {
-        match kernel.map(roots, name, Request::Remove) {
+        match kernel.map(roots, name, MapperRequest::Remove) {
             Ok(_) => break,
             Err(error) if error.raw_os_error() == Some(libc::ENXIO) => break,
             Err(error)

@@ -27,7 +27,7 @@ pub struct Upper {
 
 /// How the layers are told to the kernel: the first way it understands is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum OptionForm {
     /// One option for each layer (Linux 6.7): any number, any names.
     Appended,
     /// One option with all layers, at most 255 bytes.
@@ -40,9 +40,13 @@ enum Way {
 pub fn mount(overlay: &Overlay) -> Result<(), Failure> {
     let mut said = String::new();
     let mut refused = Errno::EINVAL;
-    for way in [Way::Appended, Way::Joined, Way::Classic] {
+    for way in [
+        OptionForm::Appended,
+        OptionForm::Joined,
+        OptionForm::Classic,
+    ] {
         let tried = match way {
-            Way::Classic => classic(overlay),
+            OptionForm::Classic => classic(overlay),
             way => by_context(overlay, way, &mut said),
         };
         match tried {
@@ -67,7 +71,7 @@ pub fn mount(overlay: &Overlay) -> Result<(), Failure> {
     )))
 }
 
-fn by_context(overlay: &Overlay, way: Way, said: &mut String) -> nix::Result<()> {
+fn by_context(overlay: &Overlay, way: OptionForm, said: &mut String) -> nix::Result<()> {
     let context = FsContext::open(c"overlay")?;
     let configured = configure(&context, overlay, way);
     let attributes = match overlay.upper {
@@ -85,15 +89,15 @@ fn by_context(overlay: &Overlay, way: Way, said: &mut String) -> nix::Result<()>
     done
 }
 
-fn configure(context: &FsContext, overlay: &Overlay, way: Way) -> nix::Result<()> {
+fn configure(context: &FsContext, overlay: &Overlay, way: OptionForm) -> nix::Result<()> {
     context.set(c"source", c"overlay")?;
     match way {
-        Way::Appended => {
+        OptionForm::Appended => {
             for layer in &overlay.lower {
                 context.set(c"lowerdir+", &text(layer.as_os_str().as_bytes())?)?;
             }
         }
-        Way::Joined | Way::Classic => {
+        OptionForm::Joined | OptionForm::Classic => {
             context.set(c"lowerdir", &text(&joined(&overlay.lower, b"\\:"))?)?;
         }
     }
@@ -189,9 +193,13 @@ mod tests {
     /// Every way that this kernel knows gives the same mount, odd names included.
     #[test]
     fn all_ways_mount_the_same() {
-        for (index, way) in [Way::Appended, Way::Joined, Way::Classic]
-            .into_iter()
-            .enumerate()
+        for (index, way) in [
+            OptionForm::Appended,
+            OptionForm::Joined,
+            OptionForm::Classic,
+        ]
+        .into_iter()
+        .enumerate()
         {
             in_mount_namespace("all_ways_mount_the_same", || {
                 // Short, because all names must fit into 255 bytes.
@@ -216,7 +224,7 @@ mod tests {
                 }
                 let mut said = String::new();
                 let done = match way {
-                    Way::Classic => classic(&overlay),
+                    OptionForm::Classic => classic(&overlay),
                     way => by_context(&overlay, way, &mut said),
                 };
                 if done == Err(Errno::ENODEV) {

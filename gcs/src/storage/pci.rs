@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::arrival;
 use super::Roots;
 use crate::error::Failure;
-use crate::uevent::{self, Matcher, Source, Uevent};
+use crate::uevent::{self, EventSource, Matcher, Uevent};
 
 /// How long one may take to appear.
 pub const ARRIVAL: Duration = Duration::from_secs(60);
@@ -28,7 +28,7 @@ pub fn find_until(roots: &Roots, instance: &str, deadline: Instant) -> Result<Pa
     find_with(roots, uevent::Socket::subscribe, instance, deadline)
 }
 
-fn find_with<S: Source>(
+fn find_with<S: EventSource>(
     roots: &Roots,
     subscribe: impl FnOnce() -> io::Result<S>,
     instance: &str,
@@ -42,7 +42,7 @@ fn find_with<S: Source>(
         )));
     }
     let started = Instant::now();
-    let place = Place::of(roots, &instance);
+    let place = PciLocation::of(roots, &instance);
     let found = uevent::wait_for(subscribe, &place, deadline, || place.look())?;
     found.ok_or_else(|| {
         Failure::unspecified(format!(
@@ -54,7 +54,7 @@ fn find_with<S: Source>(
 }
 
 /// Where a function is to appear.
-enum Place {
+enum PciLocation {
     VmBus {
         directory: PathBuf,
         instance: String,
@@ -63,7 +63,7 @@ enum Place {
     Bus { functions: PathBuf, bus: String },
 }
 
-impl Place {
+impl PciLocation {
     fn of(roots: &Roots, instance: &str) -> Self {
         let bus = roots.sys.join("bus");
         let mut words = instance.split('-').skip(1);
@@ -127,7 +127,7 @@ fn entry(directory: &Path, prefix: &str) -> Result<Option<PathBuf>, Failure> {
 }
 
 /// The path of a function goes through its VMBus instance.
-impl Matcher for Place {
+impl Matcher for PciLocation {
     fn is_match(&self, event: &Uevent) -> bool {
         let here = match self {
             Self::VmBus { instance, .. } => event.devpath.contains(instance.as_str()),

@@ -10,7 +10,7 @@ use nix::mount::MsFlags;
 
 use super::arrival::{self, ARRIVAL};
 use super::kernel::{Kernel, Linux, Mount};
-use super::mapper::{self, ReadOnly, Target};
+use super::mapper::{self, DmTarget, ReadOnly};
 use super::path::mount_point;
 use super::{filesystem, verity, Journal, Record, Roots, Undo};
 use crate::error::Failure;
@@ -52,7 +52,7 @@ pub fn add(roots: &Roots, pmem: &Pmem, journal: &Journal) -> Result<Record, Fail
     add_with(&Linux, journal, roots, subscribe, pmem, deadline)
 }
 
-pub(super) fn add_with<S: uevent::Source>(
+pub(super) fn add_with<S: uevent::EventSource>(
     kernel: &dyn Kernel,
     journal: &Journal,
     roots: &Roots,
@@ -64,7 +64,7 @@ pub(super) fn add_with<S: uevent::Source>(
     done.map_err(|failure| failure.during(format_args!("adding {}", pmem.source())))
 }
 
-fn add_checked<S: uevent::Source>(
+fn add_checked<S: uevent::EventSource>(
     kernel: &dyn Kernel,
     journal: &Journal,
     roots: &Roots,
@@ -183,7 +183,7 @@ impl Linear {
         device: &Path,
         deadline: Instant,
     ) -> Result<PathBuf, Failure> {
-        let target = Target {
+        let target = DmTarget {
             sectors: self.sectors,
             kind: "linear",
             parameters: &self.parameters(device),
@@ -200,7 +200,7 @@ impl Matcher for Events {
     }
 }
 
-fn find<S: uevent::Source>(
+fn find<S: uevent::EventSource>(
     roots: &Roots,
     device: u32,
     subscribe: impl FnOnce() -> io::Result<S>,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::arrival::is_absent;
 use super::Roots;
 use crate::error::Failure;
-use crate::uevent::{self, Matcher, Source, Uevent};
+use crate::uevent::{self, EventSource, Matcher, Uevent};
 
 /// VMBus instance of each controller, fixed by the host's VM definition (section 7.1).
 pub const CONTROLLERS: [&str; 4] = [
@@ -138,7 +138,7 @@ impl Matcher for Address {
 }
 
 /// The device node of the disk; waits for it until the deadline (P-244).
-pub fn find<S: Source>(
+pub fn find<S: EventSource>(
     roots: &Roots,
     address: Address,
     subscribe: impl FnOnce() -> io::Result<S>,

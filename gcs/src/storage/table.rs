@@ -13,14 +13,14 @@ use super::record::{Record, Source};
 use crate::error::Failure;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum State {
+enum MountState {
     Adding,
     Mounted(Record),
     Removing(Record),
 }
 
 #[derive(Debug, Default)]
-pub struct MountTable(BTreeMap<PathBuf, State>);
+pub struct MountTable(BTreeMap<PathBuf, MountState>);
 
 impl MountTable {
     /// Before an Add: takes the path. An empty one is never recorded.
@@ -33,13 +33,15 @@ impl MountTable {
         };
         match self.0.entry(path) {
             Entry::Vacant(free) => {
-                free.insert(State::Adding);
+                free.insert(MountState::Adding);
                 Ok(())
             }
             Entry::Occupied(taken) => Err(Failure::unspecified(match taken.get() {
-                State::Mounted(record) => format!("{mount_path} already has {}", record.source),
-                State::Adding => format!("{mount_path}: another request adds something there"),
-                State::Removing(record) => {
+                MountState::Mounted(record) => {
+                    format!("{mount_path} already has {}", record.source)
+                }
+                MountState::Adding => format!("{mount_path}: another request adds something there"),
+                MountState::Removing(record) => {
                     format!("{mount_path}: {} is being removed", record.source)
                 }
             })),
@@ -52,7 +54,7 @@ impl MountTable {
             return;
         };
         match added {
-            Some(record) => self.0.insert(path, State::Mounted(record)),
+            Some(record) => self.0.insert(path, MountState::Mounted(record)),
             None => self.0.remove(&path),
         };
     }
@@ -74,8 +76,8 @@ impl MountTable {
             return Ok(None);
         };
         let record = match state {
-            State::Mounted(record) => record.clone(),
-            State::Adding | State::Removing(_) => {
+            MountState::Mounted(record) => record.clone(),
+            MountState::Adding | MountState::Removing(_) => {
                 return Err(Failure::unspecified(format!(
                     "{mount_path}: another request is at work there"
                 )))
@@ -87,7 +89,7 @@ impl MountTable {
                 record.source
             )));
         }
-        *state = State::Removing(record.clone());
+        *state = MountState::Removing(record.clone());
         Ok(Some(record))
     }
 
@@ -97,10 +99,10 @@ impl MountTable {
             return;
         };
         match self.0.remove(&path) {
-            Some(State::Removing(record)) if !removed => {
-                self.0.insert(path, State::Mounted(record));
+            Some(MountState::Removing(record)) if !removed => {
+                self.0.insert(path, MountState::Mounted(record));
             }
-            Some(State::Removing(_)) | None => {}
+            Some(MountState::Removing(_)) | None => {}
             // A Remove of a path without a record takes nothing from a later Add.
             Some(other) => {
                 self.0.insert(path, other);
@@ -112,8 +114,8 @@ impl MountTable {
     pub fn mappings(&self, at: impl Fn(&Path) -> bool) -> Vec<String> {
         let states = self.0.iter().filter(|(path, _)| at(path));
         let records = states.filter_map(|(_, state)| match state {
-            State::Mounted(record) => Some(&record.mappings),
-            State::Adding | State::Removing(_) => None,
+            MountState::Mounted(record) => Some(&record.mappings),
+            MountState::Adding | MountState::Removing(_) => None,
         });
         records.flatten().cloned().collect()
     }
@@ -121,15 +123,15 @@ impl MountTable {
     /// After what is mounted at such paths was unmounted without a Remove of its own.
     pub fn forget(&mut self, at: impl Fn(&Path) -> bool) {
         self.0
-            .retain(|path, state| !at(path) || !matches!(state, State::Mounted(_)));
+            .retain(|path, state| !at(path) || !matches!(state, MountState::Mounted(_)));
     }
 
     /// A line for each path, for the state dump.
     pub fn describe(&self) -> Vec<String> {
-        let line = |(path, state): (&PathBuf, &State)| match state {
-            State::Adding => format!("{path:?}: something is being added"),
-            State::Mounted(record) => format!("{path:?}: {}", record.source),
-            State::Removing(record) => format!("{path:?}: {} is being removed", record.source),
+        let line = |(path, state): (&PathBuf, &MountState)| match state {
+            MountState::Adding => format!("{path:?}: something is being added"),
+            MountState::Mounted(record) => format!("{path:?}: {}", record.source),
+            MountState::Removing(record) => format!("{path:?}: {} is being removed", record.source),
         };
         self.0.iter().map(line).collect()
     }
@@ -137,8 +139,8 @@ impl MountTable {
     /// What is mounted at the path, in whatever form it is written.
     pub fn get(&self, mount_path: &Path) -> Option<&Record> {
         match self.0.get(&super::clean(mount_path).ok()?)? {
-            State::Mounted(record) | State::Removing(record) => Some(record),
-            State::Adding => None,
+            MountState::Mounted(record) | MountState::Removing(record) => Some(record),
+            MountState::Adding => None,
         }
     }
 }

@@ -15,12 +15,12 @@ use serde::{Deserialize, Serialize};
 
 use super::formatter::Formatter;
 use super::kernel::{Kernel, Linux, Mount};
-use super::mapper::Request;
+use super::mapper::MapperRequest;
 use super::mountinfo::mount_points_below;
 use super::overlay::Overlay;
 use super::Roots;
 use crate::error::Failure;
-use crate::uevent::{Next, Source, Uevent};
+use crate::uevent::{EventSource, Next, Uevent};
 
 /// Runs `body` in a private mount namespace. The namespace belongs to a new thread, so other
 /// tests see nothing of it. Without the right to do so: skipped, and said.
@@ -187,7 +187,7 @@ impl<'a> Script<'a> {
     }
 }
 
-impl Source for Script<'_> {
+impl EventSource for Script<'_> {
     fn next(&mut self, _: Instant) -> io::Result<Next> {
         Ok(self
             .0
@@ -335,17 +335,17 @@ impl Kernel for Failing {
         self.work(|| Linux.format(formatter, device))
     }
 
-    fn map(&self, roots: &Roots, name: &str, request: Request<'_>) -> io::Result<u64> {
+    fn map(&self, roots: &Roots, name: &str, request: MapperRequest<'_>) -> io::Result<u64> {
         let directory = tables_of(&roots.dev);
         let path = directory.join(name);
         *self.tables.borrow_mut() = Some(directory);
         self.io(|| {
             let error = |number| Err(io::Error::from_raw_os_error(number));
             match (request, read_table(&path)) {
-                (Request::Create, Some(_)) => return error(libc::EBUSY),
-                (Request::Create, None) => write_table(&path, &Mapped::default()),
+                (MapperRequest::Create, Some(_)) => return error(libc::EBUSY),
+                (MapperRequest::Create, None) => write_table(&path, &Mapped::default()),
                 (_, None) => return error(libc::ENXIO),
-                (Request::Load(target, read_only), Some(_)) => {
+                (MapperRequest::Load(target, read_only), Some(_)) => {
                     if target.kind == "integrity" {
                         format_integrity(target.parameters.split(' ').next().unwrap());
                     }
@@ -358,11 +358,11 @@ impl Kernel for Failing {
                     };
                     write_table(&path, &loaded);
                 }
-                (Request::Resume, Some(loaded)) => {
+                (MapperRequest::Resume, Some(loaded)) => {
                     let running = true;
                     write_table(&path, &Mapped { running, ..loaded });
                 }
-                (Request::Remove, Some(_)) => fs::remove_file(&path).unwrap(),
+                (MapperRequest::Remove, Some(_)) => fs::remove_file(&path).unwrap(),
             }
             Ok(0)
         })

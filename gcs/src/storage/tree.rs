@@ -56,13 +56,13 @@ pub fn remove(path: &Path) -> Result<(), Failure> {
 }
 
 /// A path whose parent is free of symbolic links, as the mount table shows paths.
-struct Target {
+struct ResolvedPath {
     parent: PathBuf,
     name: CString,
     full: PathBuf,
 }
 
-fn resolve(path: &Path) -> Result<Option<Target>, Failure> {
+fn resolve(path: &Path) -> Result<Option<ResolvedPath>, Failure> {
     if path.as_os_str().is_empty() {
         return Ok(None);
     }
@@ -85,7 +85,7 @@ fn resolve(path: &Path) -> Result<Option<Target>, Failure> {
     let full = parent.join(name);
     let name = CString::new(name.as_bytes())
         .map_err(|_| Failure::unspecified(format!("cannot remove {path:?}: NUL in the name")))?;
-    Ok(Some(Target { parent, name, full }))
+    Ok(Some(ResolvedPath { parent, name, full }))
 }
 
 /// One pass in reverse order is enough unless mounts were moved; a pass that frees nothing

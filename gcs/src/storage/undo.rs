@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::journal::Journal;
 use super::kernel::{Kernel, Linux, Mount};
-use super::mapper::Request;
+use super::mapper::MapperRequest;
 use super::mountinfo::mounts_at;
 use super::overlay::Overlay;
 use super::{mapper, tree, Roots};
@@ -19,7 +19,7 @@ const ATTEMPTS: usize = 10;
 
 /// How one step is taken back. That it did not happen, or was taken back, does no harm.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Step {
+pub enum UndoStep {
     RemoveDirectory(PathBuf),
     /// What the kernel has put into it goes as well.
     RemoveTree(PathBuf),
@@ -35,7 +35,7 @@ pub enum Step {
     },
 }
 
-impl Step {
+impl UndoStep {
     fn take_back(&self, kernel: &dyn Kernel) -> (PathBuf, io::Result<()>) {
         match self {
             Self::Unmount { path, below } => (path.clone(), unmount(kernel, path, *below)),
@@ -84,7 +84,7 @@ fn unmount(kernel: &dyn Kernel, path: &Path, below: usize) -> io::Result<()> {
 pub struct Undo<'k> {
     kernel: &'k dyn Kernel,
     journal: &'k Journal,
-    steps: Vec<Step>,
+    steps: Vec<UndoStep>,
 }
 
 impl<'k> Undo<'k> {
@@ -117,7 +117,7 @@ impl<'k> Undo<'k> {
     /// Does one step, which is noted before it begins.
     fn step<T, E>(
         &mut self,
-        step: Step,
+        step: UndoStep,
         action: impl FnOnce(&dyn Kernel) -> Result<T, E>,
     ) -> Result<T, E> {
         self.journal.begun(&step);
@@ -142,27 +142,28 @@ impl<'k> Undo<'k> {
         self.step(step, |kernel| kernel.overlay(overlay))
     }
 
-    fn unmount_later(&self, target: &Path) -> io::Result<Step> {
-        let made_here = |step: &Step| matches!(step, Step::RemoveDirectory(path) if path == target);
+    fn unmount_later(&self, target: &Path) -> io::Result<UndoStep> {
+        let made_here =
+            |step: &UndoStep| matches!(step, UndoStep::RemoveDirectory(path) if path == target);
         let below = match self.steps.iter().any(made_here) {
             // Nothing can be mounted on it, and reading the table takes longer than a mount.
             true => 0,
             false => mounts_at(target)?,
         };
         let path = target.to_owned();
-        Ok(Step::Unmount { path, below })
+        Ok(UndoStep::Unmount { path, below })
     }
 
     /// A mapped device of this name, without a table.
     pub fn create_device(&mut self, roots: &Roots, name: &str) -> io::Result<()> {
-        let step = Step::Unmap(roots.clone(), name.to_owned());
+        let step = UndoStep::Unmap(roots.clone(), name.to_owned());
         self.step(step, |kernel| {
-            kernel.map(roots, name, Request::Create).map(drop)
+            kernel.map(roots, name, MapperRequest::Create).map(drop)
         })
     }
 
     pub fn link(&mut self, to: &Path, path: &Path) -> io::Result<()> {
-        let step = Step::Unlink {
+        let step = UndoStep::Unlink {
             path: path.to_owned(),
             to: to.to_owned(),
         };
@@ -183,7 +184,7 @@ impl<'k> Undo<'k> {
 
     /// mkdir -p. Directories that were there stay when the work fails, with their modes.
     pub fn make_directories(&mut self, path: &Path, mode: u32) -> Result<(), Failure> {
-        self.make_missing(path, mode, Step::RemoveDirectory)
+        self.make_missing(path, mode, UndoStep::RemoveDirectory)
     }
 
     /// The same for a directory into which the kernel puts something of its own.
@@ -191,14 +192,14 @@ impl<'k> Undo<'k> {
         if let Some(parent) = path.parent() {
             self.make_directories(parent, mode)?;
         }
-        self.make_missing(path, mode, Step::RemoveTree)
+        self.make_missing(path, mode, UndoStep::RemoveTree)
     }
 
     fn make_missing(
         &mut self,
         path: &Path,
         mode: u32,
-        step: fn(PathBuf) -> Step,
+        step: fn(PathBuf) -> UndoStep,
     ) -> Result<(), Failure> {
         for attempt in 1.. {
             let missing = path.ancestors().take_while(|ancestor| !ancestor.exists());
@@ -245,7 +246,7 @@ impl Drop for Undo<'_> {
 fn take_back(
     kernel: &dyn Kernel,
     journal: &Journal,
-    steps: &mut Vec<Step>,
+    steps: &mut Vec<UndoStep>,
 ) -> Vec<(PathBuf, io::Error)> {
     let mut stays = Vec::new();
     while let Some(step) = steps.pop() {
@@ -267,7 +268,7 @@ fn with_rest(mut failure: Failure, rest: Vec<(PathBuf, io::Error)>) -> Failure {
 
 /// Makes one directory, noted for [`replay`].
 pub fn make_directory(journal: &Journal, path: &Path, mode: u32) -> io::Result<()> {
-    journal.begun(&Step::RemoveDirectory(path.to_owned()));
+    journal.begun(&UndoStep::RemoveDirectory(path.to_owned()));
     Linux.mkdir(path, mode).inspect_err(|_| journal.gone())
 }
 

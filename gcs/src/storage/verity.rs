@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use sha2::{Digest, Sha256};
 
-use super::mapper::{self, ReadOnly, Target};
+use super::mapper::{self, DmTarget, ReadOnly};
 use super::{Roots, Undo};
 use crate::error::Failure;
 
@@ -54,7 +54,7 @@ pub fn ext4_size(superblock: &[u8]) -> Result<u64, VerityError> {
 
 /// A hash tree, as its superblock and the root of the tree describe it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tree {
+pub struct HashTree {
     version: u32,
     algorithm: String,
     blocks: u64,
@@ -63,7 +63,7 @@ pub struct Tree {
     digest: String,
 }
 
-impl Tree {
+impl HashTree {
     /// From the block with the superblock and the first block of hashes.
     pub fn parse(superblock: &[u8], root: &[u8], ext4_size: u64) -> Result<Self, VerityError> {
         let bytes = superblock
@@ -155,7 +155,7 @@ pub fn hex(bytes: &[u8]) -> String {
 }
 
 /// The hash tree of the device's layer.
-pub fn read(device: &Path) -> Result<Tree, Failure> {
+pub fn read(device: &Path) -> Result<HashTree, Failure> {
     let unreadable =
         |error: io::Error| Failure::unspecified(format!("cannot read {device:?}: {error}"));
     let refused = |error: VerityError| {
@@ -173,7 +173,7 @@ pub fn read(device: &Path) -> Result<Tree, Failure> {
         read => read.map_err(unreadable)?,
     }
     let (superblock, root) = blocks.split_at(BLOCK);
-    Tree::parse(superblock, root, size).map_err(refused)
+    HashTree::parse(superblock, root, size).map_err(refused)
 }
 
 /// Makes `<prefix>-<digest>`, a device that gives an I/O error for every block that is not what
@@ -187,7 +187,7 @@ pub fn create(
 ) -> Result<(String, PathBuf), Failure> {
     let tree = read(device)?;
     let name = format!("{prefix}-{}", tree.digest);
-    let target = Target {
+    let target = DmTarget {
         sectors: tree.sectors(),
         kind: "verity",
         parameters: &tree.parameters(device),

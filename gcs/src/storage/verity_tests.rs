@@ -3,8 +3,8 @@ use super::*;
 
 const BLOCKS: u64 = 0x1_0002;
 
-fn parse(superblock: &[u8]) -> Result<Tree, VerityError> {
-    Tree::parse(superblock, &[7; BLOCK], BLOCKS * 4096)
+fn parse(superblock: &[u8]) -> Result<HashTree, VerityError> {
+    HashTree::parse(superblock, &[7; BLOCK], BLOCKS * 4096)
 }
 
 #[test]

@@ -30,7 +30,7 @@ enum Command {
 
 /// What a device is made of: one target over its whole length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Target<'a> {
+pub struct DmTarget<'a> {
     /// Of 512 bytes.
     pub sectors: u64,
     pub kind: &'a str,
@@ -54,7 +54,7 @@ impl Control {
     }
 
     /// Gives it its table, in force after [`Self::resume`].
-    pub fn load(&self, name: &str, target: Target<'_>, read_only: bool) -> nix::Result<()> {
+    pub fn load(&self, name: &str, target: DmTarget<'_>, read_only: bool) -> nix::Result<()> {
         let flags = SECURE_DATA | if read_only { READ_ONLY } else { 0 };
         let request = request(name, flags, Some(target))?;
         self.call(Command::LoadTable, request).map(drop)
@@ -88,7 +88,7 @@ impl Control {
     }
 }
 
-fn request(name: &str, flags: u32, target: Option<Target<'_>>) -> nix::Result<Vec<u8>> {
+fn request(name: &str, flags: u32, target: Option<DmTarget<'_>>) -> nix::Result<Vec<u8>> {
     if name.len() >= NAME || name.contains(['\0', '/']) || name.is_empty() {
         return Err(Errno::EINVAL);
     }
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_table_request_is_laid_out_as_the_kernel_reads_it() {
-        let target = Target {
+        let target = DmTarget {
             sectors: 2048,
             kind: "linear",
             parameters: "/dev/pmem1 8",

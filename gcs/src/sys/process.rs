@@ -31,7 +31,7 @@ pub struct Program<'a> {
 
 /// What the child was doing when it could not become the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
+pub enum StartStep {
     Descriptors,
     Terminal,
     Directory,
@@ -41,7 +41,7 @@ pub enum Stage {
 /// Why a program did not start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StartFailure {
-    pub stage: Stage,
+    pub stage: StartStep,
     pub errno: Errno,
 }
 
@@ -57,10 +57,10 @@ impl StartFailure {
     pub fn from_status(bytes: &[u8]) -> Option<Self> {
         let [stage, a, b, c, d] = *bytes.first_chunk::<{ Self::SIZE }>()?;
         let stage = match stage {
-            0 => Stage::Descriptors,
-            1 => Stage::Terminal,
-            2 => Stage::Directory,
-            _ => Stage::Exec,
+            0 => StartStep::Descriptors,
+            1 => StartStep::Terminal,
+            2 => StartStep::Directory,
+            _ => StartStep::Exec,
         };
         Some(Self {
             stage,
@@ -116,7 +116,7 @@ fn report_failure(program: &Program<'_>, status: &OwnedFd) {
             nix::unistd::write(&status, &bytes).ok();
         }
         Err(errno) => {
-            let stage = Stage::Descriptors;
+            let stage = StartStep::Descriptors;
             let bytes = StartFailure { stage, errno }.to_bytes();
             nix::unistd::write(status, &bytes).ok();
         }
@@ -140,19 +140,19 @@ fn become_program(program: &Program<'_>) -> StartFailure {
             setrlimit(Resource::RLIMIT_CORE, hard, hard).ok();
         }
     }
-    if let Err(failure) = place_descriptors(program.fds).map_err(fail(Stage::Descriptors)) {
+    if let Err(failure) = place_descriptors(program.fds).map_err(fail(StartStep::Descriptors)) {
         return failure;
     }
     if program.controlling_terminal {
         // SAFETY: TIOCSCTTY takes an integer argument; descriptor 0 was just placed.
         let controlled = nix::unistd::setsid()
             .and_then(|_| Errno::result(unsafe { libc::ioctl(0, libc::TIOCSCTTY as _, 0) }));
-        if let Err(failure) = controlled.map_err(fail(Stage::Terminal)) {
+        if let Err(failure) = controlled.map_err(fail(StartStep::Terminal)) {
             return failure;
         }
     }
     if let Some(cwd) = program.cwd {
-        if let Err(failure) = nix::unistd::chdir(cwd).map_err(fail(Stage::Directory)) {
+        if let Err(failure) = nix::unistd::chdir(cwd).map_err(fail(StartStep::Directory)) {
             return failure;
         }
     }
@@ -170,7 +170,7 @@ fn become_program(program: &Program<'_>) -> StartFailure {
         }
     }
     StartFailure {
-        stage: Stage::Exec,
+        stage: StartStep::Exec,
         errno: reason,
     }
 }

@@ -26,7 +26,7 @@ pub struct DialFailure {
     pub errno: Errno,
 }
 
-enum State {
+enum DialState {
     /// To be begun, at once or at the given time.
     Idle(Option<Instant>),
     Connecting {
@@ -41,7 +41,7 @@ pub struct Dial {
     ports: Vec<u32>,
     open: Vec<OwnedFd>,
     attempt: u32,
-    state: State,
+    state: DialState,
 }
 
 /// What a dial needs next.
@@ -62,7 +62,7 @@ impl Dial {
             ports,
             open: Vec::new(),
             attempt: 1,
-            state: State::Idle(None),
+            state: DialState::Idle(None),
         }
     }
 
@@ -73,15 +73,15 @@ impl Dial {
             let Some(&port) = self.ports.get(self.open.len()) else {
                 return DialStep::Done(std::mem::take(&mut self.open));
             };
-            let outcome = match std::mem::replace(&mut self.state, State::Idle(None)) {
-                State::Idle(Some(at)) if now < at => {
-                    self.state = State::Idle(Some(at));
+            let outcome = match std::mem::replace(&mut self.state, DialState::Idle(None)) {
+                DialState::Idle(Some(at)) if now < at => {
+                    self.state = DialState::Idle(Some(at));
                     return DialStep::Pause(at);
                 }
-                State::Idle(_) => match self.dialer.connect(port) {
+                DialState::Idle(_) => match self.dialer.connect(port) {
                     Ok(Connecting::Done(fd)) => Ok(fd),
                     Ok(Connecting::Pending(fd)) => {
-                        self.state = State::Connecting {
+                        self.state = DialState::Connecting {
                             fd,
                             until: now + CONNECT_LIMIT,
                         };
@@ -90,11 +90,11 @@ impl Dial {
                     }
                     Err(errno) => Err(errno),
                 },
-                State::Connecting { fd, .. } if ready => connect_outcome(&fd).map(|()| fd),
-                State::Connecting { until, .. } if now >= until => Err(Errno::ETIMEDOUT),
-                waiting @ State::Connecting { .. } => {
+                DialState::Connecting { fd, .. } if ready => connect_outcome(&fd).map(|()| fd),
+                DialState::Connecting { until, .. } if now >= until => Err(Errno::ETIMEDOUT),
+                waiting @ DialState::Connecting { .. } => {
                     self.state = waiting;
-                    let State::Connecting { fd, until } = &self.state else {
+                    let DialState::Connecting { fd, until } = &self.state else {
                         unreachable!("the state was just put back")
                     };
                     return DialStep::Writable(fd, *until);
@@ -108,7 +108,7 @@ impl Dial {
                 }
                 Err(Errno::ETIMEDOUT) if self.attempt < ATTEMPTS => {
                     self.attempt += 1;
-                    self.state = State::Idle(Some(now + RETRY_PAUSE));
+                    self.state = DialState::Idle(Some(now + RETRY_PAUSE));
                 }
                 Err(errno) => return DialStep::Failed(DialFailure { port, errno }),
             }
@@ -118,8 +118,8 @@ impl Dial {
     /// The descriptor whose readiness is awaited.
     pub fn pending(&self) -> Option<&OwnedFd> {
         match &self.state {
-            State::Connecting { fd, .. } => Some(fd),
-            State::Idle(_) => None,
+            DialState::Connecting { fd, .. } => Some(fd),
+            DialState::Idle(_) => None,
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::error::Failure;
 use crate::log::{Scope, Span};
 use crate::prot::HResult;
 use crate::reactor::{Interest, Registration, TimerKey};
-use crate::sys::process::{self, ExitStatus, Program, Stage, StartFailure};
+use crate::sys::process::{self, ExitStatus, Program, StartFailure, StartStep};
 
 type Then = Box<dyn FnOnce(&mut Uvm, Result<Started, Failure>)>;
 
@@ -163,14 +163,16 @@ fn explain(starting: &Starting, failure: StartFailure) -> Failure {
     let name = &starting.name;
     let reason = failure.errno.desc();
     Failure::unspecified(match failure.stage {
-        Stage::Exec if name.contains('/') => format!("starting {name:?}: {reason}"),
-        Stage::Exec => format!(
+        StartStep::Exec if name.contains('/') => format!("starting {name:?}: {reason}"),
+        StartStep::Exec => format!(
             "starting {name:?}: {reason} (looked in {})",
             SEARCH.join(":")
         ),
-        Stage::Directory => format!("starting {name:?}: directory {:?}: {reason}", starting.cwd),
-        Stage::Terminal => format!("starting {name:?}: taking the terminal: {reason}"),
-        Stage::Descriptors => format!("starting {name:?}: placing its streams: {reason}"),
+        StartStep::Directory => {
+            format!("starting {name:?}: directory {:?}: {reason}", starting.cwd)
+        }
+        StartStep::Terminal => format!("starting {name:?}: taking the terminal: {reason}"),
+        StartStep::Descriptors => format!("starting {name:?}: placing its streams: {reason}"),
     })
 }
 

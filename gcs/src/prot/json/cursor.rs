@@ -8,7 +8,7 @@ use super::TypeError;
 
 /// What stands at the cursor, told from its first byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum JsonKind {
     Null,
     Bool,
     Number,
@@ -17,7 +17,7 @@ pub enum Kind {
     Object,
 }
 
-impl Kind {
+impl JsonKind {
     #[must_use]
     pub fn text(self) -> &'static str {
         match self {
@@ -82,20 +82,20 @@ impl<'t> Cursor<'t> {
     }
 
     /// The kind of the next value.
-    pub fn kind(&mut self) -> Kind {
+    pub fn kind(&mut self) -> JsonKind {
         match self.next_byte() {
-            b'{' => Kind::Object,
-            b'[' => Kind::Array,
-            b'"' => Kind::String,
-            b't' | b'f' => Kind::Bool,
-            b'n' | 0 => Kind::Null,
-            _ => Kind::Number,
+            b'{' => JsonKind::Object,
+            b'[' => JsonKind::Array,
+            b'"' => JsonKind::String,
+            b't' | b'f' => JsonKind::Bool,
+            b'n' | 0 => JsonKind::Null,
+            _ => JsonKind::Number,
         }
     }
 
     /// Steps over a `null`; tells whether there was one.
     pub fn null(&mut self) -> bool {
-        let null = self.kind() == Kind::Null;
+        let null = self.kind() == JsonKind::Null;
         if null {
             self.scalar();
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Cursor, Kind};
+use super::{Cursor, JsonKind};
 use crate::prot::HResult;
 
 /// Reads a value into `self`, which holds what an absent member means.
@@ -18,9 +18,9 @@ macro_rules! integers {
         impl Decode for $int {
             fn decode(&mut self, cursor: &mut Cursor<'_>) {
                 match cursor.kind() {
-                    Kind::Null => cursor.skip(),
+                    JsonKind::Null => cursor.skip(),
                     // No fraction, no exponent, no rounding: what `parse` takes, JSON's grammar given.
-                    Kind::Number => match cursor.scalar().parse() {
+                    JsonKind::Number => match cursor.scalar().parse() {
                         Ok(value) => *self = value,
                         Err(_) => cursor.misfit($wanted, "another number"),
                     },
@@ -49,8 +49,8 @@ impl Decode for HResult {
 impl Decode for bool {
     fn decode(&mut self, cursor: &mut Cursor<'_>) {
         match cursor.kind() {
-            Kind::Null => cursor.skip(),
-            Kind::Bool => *self = cursor.scalar() == "true",
+            JsonKind::Null => cursor.skip(),
+            JsonKind::Bool => *self = cursor.scalar() == "true",
             _ => cursor.mismatch("a boolean"),
         }
     }
@@ -59,8 +59,8 @@ impl Decode for bool {
 impl Decode for String {
     fn decode(&mut self, cursor: &mut Cursor<'_>) {
         match cursor.kind() {
-            Kind::Null => cursor.skip(),
-            Kind::String => *self = cursor.string().into_owned(),
+            JsonKind::Null => cursor.skip(),
+            JsonKind::String => *self = cursor.string().into_owned(),
             _ => cursor.mismatch("a string"),
         }
     }
@@ -85,11 +85,11 @@ impl<T: Decode> Decode for Box<T> {
 impl<T: Decode + Default> Decode for Vec<T> {
     fn decode(&mut self, cursor: &mut Cursor<'_>) {
         match cursor.kind() {
-            Kind::Null => {
+            JsonKind::Null => {
                 cursor.skip();
                 self.clear();
             }
-            Kind::Array => {
+            JsonKind::Array => {
                 self.clear();
                 cursor.array(|cursor| {
                     let mut element = T::default();
@@ -105,11 +105,11 @@ impl<T: Decode + Default> Decode for Vec<T> {
 impl<T: Decode + Default> Decode for BTreeMap<String, T> {
     fn decode(&mut self, cursor: &mut Cursor<'_>) {
         match cursor.kind() {
-            Kind::Null => {
+            JsonKind::Null => {
                 cursor.skip();
                 self.clear();
             }
-            Kind::Object => cursor.object(|name, cursor| {
+            JsonKind::Object => cursor.object(|name, cursor| {
                 let mut value = T::default();
                 value.decode(cursor);
                 self.insert(name.to_owned(), value);

@@ -19,7 +19,7 @@ mod nested;
 mod wire;
 
 pub use check::{Syntax, MAX_DEPTH};
-pub use cursor::{Cursor, Kind};
+pub use cursor::{Cursor, JsonKind};
 pub use decode::Decode;
 pub use nested::Nested;
 pub use wire::same_name;
@@ -27,7 +27,7 @@ pub(crate) use wire::{names, wire};
 
 /// Why a document was not taken. Says where and what was wanted, never what was sent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
+pub enum JsonError {
     #[error("not valid JSON: {0}")]
     Syntax(#[from] Syntax),
     #[error(transparent)]
@@ -48,7 +48,7 @@ pub struct TypeError {
 ///
 /// # Errors
 /// Broken syntax, or the first value of the wrong type.
-pub fn from_slice<T: Decode + Default>(text: &[u8]) -> Result<T, Error> {
+pub fn from_slice<T: Decode + Default>(text: &[u8]) -> Result<T, JsonError> {
     let (value, error) = read(text)?;
     match error {
         Some(error) => Err(error.into()),

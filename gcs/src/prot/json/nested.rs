@@ -5,7 +5,7 @@ use std::ops::{Deref, DerefMut};
 
 use serde::{de, ser, Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{Cursor, Decode, Kind, TypeError};
+use super::{Cursor, Decode, JsonKind, TypeError};
 
 /// A document that travels as the text of a string member.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -51,8 +51,8 @@ impl<T> DerefMut for Nested<T> {
 impl<T: Decode + Default> Decode for Nested<T> {
     fn decode(&mut self, cursor: &mut Cursor<'_>) {
         match cursor.kind() {
-            Kind::Null => cursor.skip(),
-            Kind::String => {
+            JsonKind::Null => cursor.skip(),
+            JsonKind::String => {
                 *self = Self::default();
                 let text = cursor.string();
                 if text.is_empty() {
@@ -92,7 +92,7 @@ impl<'de, T: Decode + Default> Deserialize<'de> for Nested<T> {
         }
         super::from_slice(text.as_bytes())
             .map(Self::new)
-            .map_err(|error: super::Error| de::Error::custom(error))
+            .map_err(|error: super::JsonError| de::Error::custom(error))
     }
 }
 

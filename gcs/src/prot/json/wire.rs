@@ -49,8 +49,8 @@ macro_rules! wire {
         impl $crate::prot::json::Decode for $name {
             fn decode(&mut self, cursor: &mut $crate::prot::json::Cursor<'_>) {
                 match cursor.kind() {
-                    $crate::prot::json::Kind::Null => cursor.skip(),
-                    $crate::prot::json::Kind::Object => cursor.object(|name, cursor| {
+                    $crate::prot::json::JsonKind::Null => cursor.skip(),
+                    $crate::prot::json::JsonKind::Object => cursor.object(|name, cursor| {
                         if !self.member(name, cursor) {
                             cursor.skip();
                         }

@@ -9,7 +9,7 @@ mod schema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Number, Value};
 
-use super::json::{same_name, Cursor, Decode, Kind};
+use super::json::{same_name, Cursor, Decode, JsonKind};
 use schema::{Member, Shape};
 
 /// Deeper values of unknown members become null: no member of the runtime specification nests
@@ -32,8 +32,8 @@ macro_rules! documents {
         impl Decode for $name {
             fn decode(&mut self, cursor: &mut Cursor<'_>) {
                 match cursor.kind() {
-                    Kind::Null => cursor.skip(),
-                    Kind::Object => self.0 = shaped(&$shape, cursor),
+                    JsonKind::Null => cursor.skip(),
+                    JsonKind::Object => self.0 = shaped(&$shape, cursor),
                     _ => cursor.mismatch("an object"),
                 }
             }
@@ -57,29 +57,29 @@ fn shaped(shape: &Shape, cursor: &mut Cursor<'_>) -> Value {
     }
     match (shape, cursor.kind()) {
         (Shape::Any, _) => return raw(cursor, 0),
-        (Shape::Text, Kind::String) => return Value::String(cursor.string().into_owned()),
-        (Shape::Flag, Kind::Bool) => return Value::Bool(cursor.scalar() == "true"),
-        (Shape::Signed(bits), Kind::Number) => match cursor.scalar().parse::<i64>() {
+        (Shape::Text, JsonKind::String) => return Value::String(cursor.string().into_owned()),
+        (Shape::Flag, JsonKind::Bool) => return Value::Bool(cursor.scalar() == "true"),
+        (Shape::Signed(bits), JsonKind::Number) => match cursor.scalar().parse::<i64>() {
             Ok(value) if value >> (bits - 1) == value >> 63 => return value.into(),
             _ => cursor.misfit(shape.text(), "another number"),
         },
-        (Shape::Unsigned(bits), Kind::Number) => match cursor.scalar().parse::<u64>() {
+        (Shape::Unsigned(bits), JsonKind::Number) => match cursor.scalar().parse::<u64>() {
             Ok(value) if *bits == 64 || value >> bits == 0 => return value.into(),
             _ => cursor.misfit(shape.text(), "another number"),
         },
-        (Shape::List(element), Kind::Array) => {
+        (Shape::List(element), JsonKind::Array) => {
             let mut elements = Vec::new();
             cursor.array(|cursor| elements.push(shaped(element, cursor)));
             return Value::Array(elements);
         }
-        (Shape::Map(value), Kind::Object) => {
+        (Shape::Map(value), JsonKind::Object) => {
             let mut members = Map::new();
             cursor.object(|name, cursor| {
                 members.insert(name.to_owned(), shaped(value, cursor));
             });
             return Value::Object(members);
         }
-        (Shape::Record(known), Kind::Object) => return record(known, cursor),
+        (Shape::Record(known), JsonKind::Object) => return record(known, cursor),
         _ => cursor.mismatch(shape.text()),
     }
     zero(shape)
@@ -131,19 +131,19 @@ fn raw(cursor: &mut Cursor<'_>, depth: usize) -> Value {
         return Value::Null;
     }
     match cursor.kind() {
-        Kind::Null => {
+        JsonKind::Null => {
             cursor.skip();
             Value::Null
         }
-        Kind::Bool => Value::Bool(cursor.scalar() == "true"),
-        Kind::Number => number(cursor.scalar()),
-        Kind::String => Value::String(cursor.string().into_owned()),
-        Kind::Array => {
+        JsonKind::Bool => Value::Bool(cursor.scalar() == "true"),
+        JsonKind::Number => number(cursor.scalar()),
+        JsonKind::String => Value::String(cursor.string().into_owned()),
+        JsonKind::Array => {
             let mut elements = Vec::new();
             cursor.array(|cursor| elements.push(raw(cursor, depth + 1)));
             Value::Array(elements)
         }
-        Kind::Object => {
+        JsonKind::Object => {
             let mut members = Map::new();
             cursor.object(|name, cursor| {
                 members.insert(name.to_owned(), raw(cursor, depth + 1));

@@ -4,9 +4,9 @@ use super::{BLOCK, GROUP};
 
 /// Little-endian members at their offsets. Values that cannot exceed 32 bits by the limit on the
 /// size come as `u64`, because all arithmetic is done in it.
-pub struct Record(pub Vec<u8>);
+pub struct RawRecord(pub Vec<u8>);
 
-impl Record {
+impl RawRecord {
     pub fn u16(&mut self, at: usize, value: u16) {
         self.bytes(at, &value.to_le_bytes());
     }
@@ -22,7 +22,7 @@ impl Record {
 
 /// The block area of an inode with one extent.
 pub fn extent(start: u64, blocks: u64) -> [u8; 60] {
-    let mut area = Record(vec![0; 60]);
+    let mut area = RawRecord(vec![0; 60]);
     area.u16(0, 0xf30a);
     area.u16(2, 1); // extents here, of
     area.u16(4, 4);
@@ -51,7 +51,7 @@ pub fn directory(names: &[(u32, &str)]) -> Vec<u8> {
         } else {
             (8 + name.len()).next_multiple_of(4)
         };
-        let mut entry = Record(vec![0; length]);
+        let mut entry = RawRecord(vec![0; length]);
         entry.u32(0, (*inode).into());
         entry.u16(4, length as u16);
         entry.0[6] = name.len() as u8;
