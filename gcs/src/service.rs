@@ -1,5 +1,5 @@
 //! The service: the loop that turns readiness, deadlines and ended children into changes of the
-//! [`Host`], until power-off is asked for. A bridge that is lost is dialled again; only one that
+//! [`Uvm`], until power-off is asked for. A bridge that is lost is dialled again; only one that
 //! was given as it is (`-use-inouterr`) takes the service along.
 
 use std::io;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use crate::bridge::connection::{BridgeRead, Connection};
+use crate::bridge::connection::{BridgeRead, Connection, Directions};
 use crate::clock::Clock;
 use crate::kmsg;
 use crate::memory;
@@ -19,7 +19,7 @@ use crate::reactor::{Interest, Registration};
 use crate::stage::{self, Stage};
 use crate::sys::{channel::set_nonblocking, process};
 use crate::transport::{connect_within, Dialer, BRIDGE_PORT};
-use crate::uvm::{Source, Uvm};
+use crate::uvm::{Readiness, Uvm};
 
 pub use crate::uvm::{End, Settings};
 
@@ -116,20 +116,20 @@ impl Service {
             &mut forever,
             self.signals.as_fd(),
             Interest::READ,
-            Source::Children,
+            Readiness::Children,
         )?;
         if let Some(kmsg) = &self.kmsg {
             let mut forever = Registration::default();
-            poller.watch(&mut forever, kmsg.as_fd(), Interest::READ, Source::Kmsg)?;
+            poller.watch(&mut forever, kmsg.as_fd(), Interest::READ, Readiness::Kmsg)?;
         }
         crate::log::batch(true);
         loop {
             self.watch_bridge()?;
             self.watch_log()?;
             self.uvm.tend_log();
-            let until = self.uvm.timers.next();
-            for source in self.uvm.poller.wait(until)? {
-                self.handle(source);
+            let until = self.uvm.next_deadline();
+            for what in self.uvm.poller.wait(until)? {
+                self.handle(what);
             }
             self.guarded("deadlines", |uvm| uvm.on_time(Instant::now()));
             self.take_frames();
@@ -147,10 +147,16 @@ impl Service {
 
     /// Requests are not read while there is enough to do, or the host does not take its answers.
     fn watch_bridge(&mut self) -> io::Result<()> {
-        let read = !self.uvm.outbox.is_congested();
-        let write = !self.uvm.outbox.is_empty();
+        let wanted = Interest {
+            read: !self.uvm.outbox.is_congested(),
+            write: !self.uvm.outbox.is_empty(),
+        };
+        let ready = Directions {
+            incoming: Readiness::Bridge,
+            outgoing: Readiness::BridgeOut,
+        };
         match &mut self.bridge {
-            Some(bridge) => bridge.watch(&mut self.uvm.poller, read, write),
+            Some(bridge) => bridge.watch(&mut self.uvm.poller, wanted, ready),
             None => Ok(()),
         }
     }
@@ -232,7 +238,7 @@ impl Service {
             let want = Interest::WRITE;
             self.uvm
                 .poller
-                .watch(&mut registration, fd.as_fd(), want, Source::Log)?;
+                .watch(&mut registration, fd.as_fd(), want, Readiness::Log)?;
             self.log = Some((fd, registration));
         }
         Ok(())
@@ -247,15 +253,15 @@ impl Service {
         }
     }
 
-    fn handle(&mut self, source: Source) {
-        match source {
-            Source::Children => self.reap(),
-            Source::Bridge => self.read_bridge(),
-            Source::Log => crate::log::flush(),
-            Source::Kmsg => self.read_kmsg(),
+    fn handle(&mut self, what: Readiness) {
+        match what {
+            Readiness::Children => self.reap(),
+            Readiness::Bridge => self.read_bridge(),
+            Readiness::Log => crate::log::flush(),
+            Readiness::Kmsg => self.read_kmsg(),
             // The flush at the end of the turn does it.
-            Source::BridgeOut => {}
-            source => self.guarded("an event", |uvm| uvm.on_ready(source)),
+            Readiness::BridgeOut => {}
+            what => self.guarded("an event", |uvm| uvm.on_ready(what)),
         }
     }
 

@@ -6,7 +6,7 @@
 
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
@@ -54,6 +54,14 @@ impl Uevent {
 /// Which events are worth another look.
 pub trait Matcher {
     fn is_match(&self, event: &Uevent) -> bool;
+}
+
+/// A device that the host has attached, on its way.
+pub trait Device: Matcher {
+    /// Whether the kernel has made it by now; it may not be ready. Does not block.
+    fn is_announced(&self) -> bool;
+    /// That it has not come after so long a wait; none when it is there. May block.
+    fn missing(&self, waited: Duration) -> Option<Failure>;
 }
 
 /// What a wait for the next event ended with.
@@ -178,8 +186,6 @@ pub fn wait_for<T, S: EventSource>(
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     struct Disks;

@@ -7,7 +7,6 @@ use nix::errno::Errno;
 
 use super::frame::{Decoder, Frame, FrameError, MAX_FROM_HOST};
 use crate::reactor::{Interest, Poller, Registration};
-use crate::uvm::Source;
 
 /// Bytes read in one turn, so that a busy host does not keep the loop from its other sources.
 const READ_PER_TURN: usize = 64 * 1024;
@@ -20,6 +19,13 @@ pub struct Connection {
     outgoing_registration: Registration,
     decoder: Decoder,
     buffer: Vec<u8>,
+}
+
+/// What the loop calls the two directions.
+#[derive(Debug, Clone, Copy)]
+pub struct Directions<S> {
+    pub incoming: S,
+    pub outgoing: S,
 }
 
 /// What reading found besides frames.
@@ -47,26 +53,27 @@ impl Connection {
         self.outgoing.as_fd()
     }
 
-    /// Tells the loop which directions are awaited.
-    pub fn watch(
+    /// Tells the loop which directions are awaited; `ready` names them in its events.
+    pub fn watch<S: Copy>(
         &mut self,
-        poller: &mut Poller<Source>,
-        read: bool,
-        write: bool,
+        poller: &mut Poller<S>,
+        Interest { read, write }: Interest,
+        ready: Directions<S>,
     ) -> io::Result<()> {
         let read = Interest { read, write: false };
         let write = Interest { read: false, write };
+        let (incoming, outgoing) = (self.incoming.as_fd(), self.outgoing.as_fd());
         poller.watch(
             &mut self.incoming_registration,
-            self.incoming.as_fd(),
+            incoming,
             read,
-            Source::Bridge,
+            ready.incoming,
         )?;
         poller.watch(
             &mut self.outgoing_registration,
-            self.outgoing.as_fd(),
+            outgoing,
             write,
-            Source::BridgeOut,
+            ready.outgoing,
         )
     }
 
@@ -89,13 +96,13 @@ impl Connection {
     /// The next whole frame of what was read.
     ///
     /// # Errors
-    /// The host sent a size that no frame has: nothing behind it can be understood.
+    /// The host sent a size that no frame has: nothing after it can be understood.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
         self.decoder.next()
     }
 
     /// Ends both directions.
-    pub fn close(mut self, poller: &mut Poller<Source>) -> io::Result<()> {
+    pub fn close<S: Copy>(mut self, poller: &mut Poller<S>) -> io::Result<()> {
         let incoming = poller.forget(&mut self.incoming_registration, self.incoming.as_fd());
         let outgoing = poller.forget(&mut self.outgoing_registration, self.outgoing.as_fd());
         incoming.and(outgoing)

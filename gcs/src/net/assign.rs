@@ -12,13 +12,13 @@ use nix::sched::{setns, CloneFlags};
 
 use serde::{Deserialize, Serialize};
 
+use super::device::ExpectedInterface;
+use super::dhcp;
 use super::netlink::{Netlink, NetlinkRequest};
 use super::plan::{addressing, plan, NetworkStep};
 use super::settings::{self, Adapter};
 use super::tenancy::Tenancy;
-use super::{device, dhcp};
 use crate::error::Failure;
-use crate::uevent;
 
 /// An adapter to be moved now, with what depends on the others of its namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,18 +48,26 @@ struct Ready<'a> {
     steps: Vec<NetworkStep>,
 }
 
-/// Looks for the interfaces of all adapters, waiting for late ones, then moves each into the
-/// network namespace of process `pid` and sets it up. `sys` is where sysfs is mounted.
+/// Looks for the interfaces of all adapters, then moves each into the network namespace of process
+/// `pid` and sets it up. `sys` is where sysfs is mounted. None: one is not there yet, and nothing
+/// was done.
 ///
 /// # Errors
 /// What failed for which adapter. All that were moved are moved back then.
-pub fn assign(sys: &Path, assignments: &[Assignment], pid: i32) -> Result<Vec<Leased>, Failure> {
+pub fn assign(
+    sys: &Path,
+    assignments: &[Assignment],
+    pid: i32,
+) -> Result<Option<Vec<Leased>>, Failure> {
     // At once: the number of a process that is gone can be another's soon.
     let there = namespace(&format!("/proc/{pid}/ns/net"), "of the container")?;
     let here = namespace("/proc/self/ns/net", "of the VM")?;
     let mut ready = Vec::new();
     for assignment in assignments {
-        ready.push(look(sys, assignment)?);
+        let Some(adapter) = look(sys, assignment)? else {
+            return Ok(None);
+        };
+        ready.push(adapter);
     }
     let doing = |what: &str, error: Errno| {
         Failure::unspecified(format!("network of process {pid}: {what}: {error}"))
@@ -90,7 +98,7 @@ pub fn assign(sys: &Path, assignments: &[Assignment], pid: i32) -> Result<Vec<Le
             }
         }
     }
-    Ok(leased)
+    Ok(Some(leased))
 }
 
 impl Ready<'_> {
@@ -105,10 +113,11 @@ pub(super) fn namespace(path: &str, whose: &str) -> Result<OwnedFd, Failure> {
     })
 }
 
-fn look<'a>(sys: &Path, assignment: &'a Assignment) -> Result<Ready<'a>, Failure> {
+fn look<'a>(sys: &Path, assignment: &'a Assignment) -> Result<Option<Ready<'a>>, Failure> {
     let adapter = &assignment.adapter;
-    let deadline = Instant::now() + device::ARRIVAL;
-    let name = device::find(sys, adapter, uevent::Socket::subscribe, deadline)?;
+    let Some(name) = ExpectedInterface::new(sys, adapter)?.look()? else {
+        return Ok(None);
+    };
     let about = |what: &str, why: String| {
         let id = &adapter.id;
         Failure::unspecified(format!("network adapter {id:?} ({name}): {what}: {why}"))
@@ -121,13 +130,13 @@ fn look<'a>(sys: &Path, assignment: &'a Assignment) -> Result<Ready<'a>, Failure
     let mtu = attribute("mtu")?;
     let mtu = mtu.parse().map_err(|_| about("mtu", "no number".into()))?;
     let index = if_nametoindex(name.as_str()).map_err(|e| about("its index", e.to_string()))?;
-    Ok(Ready {
+    Ok(Some(Ready {
         assignment,
         steps: plan(adapter, assignment.table, mtu)?,
         mac: settings::mac(&attribute("address")?).unwrap_or_default(),
         index,
         name,
-    })
+    }))
 }
 
 /// Takes the interface down and moves it. It keeps its name unless another has that there: both

@@ -6,50 +6,25 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::settings::Adapter;
 use crate::error::Failure;
-use crate::uevent::{self, EventSource, Matcher, Uevent};
+use crate::uevent::{Device, Matcher, Uevent};
 
 /// How long an adapter that the host has attached may take to appear (7.8).
 pub const ARRIVAL: Duration = Duration::from_secs(5);
 
-struct Net;
-
-/// An interface came, or the bus device it belongs to.
-impl Matcher for Net {
-    fn is_match(&self, event: &Uevent) -> bool {
-        matches!(event.subsystem.as_str(), "net" | "vmbus" | "pci")
-    }
-}
-
-/// The name of the adapter's interface; waits for it until the deadline (P-273). `sys` is where
-/// sysfs is mounted.
-///
-/// # Errors
-/// There is none by then, or there are several.
-pub fn find<S: EventSource>(
-    sys: &Path,
-    adapter: &Adapter,
-    subscribe: impl FnOnce() -> io::Result<S>,
-    deadline: Instant,
-) -> Result<String, Failure> {
-    let doing = || format!("network adapter {:?}", adapter.id);
-    let place = InterfaceLocation::of(sys, adapter).map_err(|failure| failure.during(doing()))?;
-    let started = Instant::now();
-    let found = uevent::wait_for(subscribe, &Net, deadline, || place.look());
-    let found = found.map_err(|failure| failure.during(doing()))?;
-    found.ok_or_else(|| {
-        Failure::unspecified(format!(
-            "{}: no interface {place} after {:.1} s: was it attached to the VM?",
-            doing(),
-            started.elapsed().as_secs_f64()
-        ))
-    })
+/// An adapter that the host has attached, on its way (P-273).
+#[derive(Debug, Clone)]
+pub struct ExpectedInterface {
+    /// Of the adapter.
+    id: String,
+    place: InterfaceLocation,
 }
 
 /// Where the interface shows up.
+#[derive(Debug, Clone)]
 enum InterfaceLocation {
     /// The directory of the VMBus device.
     VmBus(PathBuf),
@@ -64,6 +39,56 @@ impl std::fmt::Display for InterfaceLocation {
         match self {
             Self::VmBus(device) | Self::Pci(device) => write!(f, "below {}", device.display()),
             Self::Mac(_, mac) => write!(f, "with MacAddress {mac}"),
+        }
+    }
+}
+
+impl ExpectedInterface {
+    /// `sys` is where sysfs is mounted.
+    ///
+    /// # Errors
+    /// The settings do not say which interface it is.
+    pub fn new(sys: &Path, adapter: &Adapter) -> Result<Self, Failure> {
+        let id = adapter.id.clone();
+        match InterfaceLocation::of(sys, adapter) {
+            Ok(place) => Ok(Self { id, place }),
+            Err(failure) => Err(failure.during(format!("network adapter {id:?}"))),
+        }
+    }
+
+    /// The name of the interface if it is there by now.
+    ///
+    /// # Errors
+    /// There are several.
+    pub fn look(&self) -> Result<Option<String>, Failure> {
+        let found = self.place.look();
+        found.map_err(|failure| failure.during(format!("network adapter {:?}", self.id)))
+    }
+}
+
+/// An interface came, or the bus device it belongs to.
+impl Matcher for ExpectedInterface {
+    fn is_match(&self, event: &Uevent) -> bool {
+        matches!(event.subsystem.as_str(), "net" | "vmbus" | "pci")
+    }
+}
+
+impl Device for ExpectedInterface {
+    /// Always looked for in a task: the kernel shows an address only when nobody changes one.
+    fn is_announced(&self) -> bool {
+        true
+    }
+
+    fn missing(&self, waited: Duration) -> Option<Failure> {
+        let text = format!(
+            "network adapter {:?}: no interface {} after {:.1} s: was it attached to the VM?",
+            self.id,
+            self.place,
+            waited.as_secs_f64()
+        );
+        match self.look() {
+            Ok(Some(_)) => None,
+            Ok(None) | Err(_) => Some(Failure::unspecified(text)),
         }
     }
 }

@@ -1,6 +1,9 @@
+use std::time::Instant;
+
 use super::*;
 use crate::prot::settings::NetworkAdapter;
 use crate::storage::testing::{Script, Tree};
+use crate::uevent;
 
 const ID: &str = "7d2f8c3e-6a0b-4b8f-8a51-55a1b2c3d4e5";
 const MAC: &str = "00-15-5D-52-C0-0A";
@@ -15,9 +18,16 @@ fn adapter(vpci: bool) -> Adapter {
     .unwrap()
 }
 
+/// The interface as an arrival finds it: by these events, and a last look.
+fn find(tree: &Tree, adapter: &Adapter, events: Script<'_>) -> Result<String, Failure> {
+    let interface = ExpectedInterface::new(&tree.roots.sys, adapter)?;
+    let now = Instant::now();
+    let found = uevent::wait_for(|| Ok(events), &interface, now, || interface.look())?;
+    found.ok_or_else(|| interface.missing(Duration::ZERO).expect("it is not there"))
+}
+
 fn look(tree: &Tree, adapter: &Adapter) -> Result<String, String> {
-    let none = || Ok(Script::default());
-    find(&tree.roots.sys, adapter, none, Instant::now()).map_err(|failure| failure.message)
+    find(tree, adapter, Script::default()).map_err(|failure| failure.message)
 }
 
 fn interface(tree: &Tree, name: &str, address: &str) {
@@ -67,15 +77,14 @@ fn a_pci_function_below_the_instance_has_the_interface() {
 fn a_late_interface_is_found_by_its_event() {
     let tree = Tree::new();
     tree.sys_dir("bus/vmbus/devices");
-    let events = || {
-        let script = Script::default();
-        Ok(script
-            .event("block", "/devices/x", || {})
-            .event("net", "/devices/x/net/eth3", || {
-                tree.sys_dir(&format!("bus/vmbus/devices/{ID}/net/eth3"));
-            }))
-    };
-    let found = find(&tree.roots.sys, &adapter(false), events, Instant::now());
+    let events = Script::default().event("block", "/devices/x", || {}).event(
+        "net",
+        "/devices/x/net/eth3",
+        || {
+            tree.sys_dir(&format!("bus/vmbus/devices/{ID}/net/eth3"));
+        },
+    );
+    let found = find(&tree, &adapter(false), events);
     assert_eq!(found.unwrap(), "eth3");
 }
 

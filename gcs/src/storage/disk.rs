@@ -1,7 +1,7 @@
 //! MappedVirtualDisk: a SCSI disk of the host, mounted at a path (protocol section 7.1).
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::mount::MsFlags;
@@ -11,7 +11,7 @@ use super::filesystem;
 use super::formatter::Formatter;
 use super::kernel::{Kernel, Linux, Mount};
 use super::path::mount_point;
-use super::scsi::{self, Address};
+use super::scsi::ExpectedDisk;
 use super::{crypt, mounts, verity, Journal, Record, Roots, Undo};
 use crate::error::Failure;
 use crate::uevent::{self, EventSource};
@@ -51,95 +51,70 @@ impl Disk {
     }
 }
 
-/// As [`add`], but of a disk that is there by now; else nothing is done.
-pub fn add_if_there(
-    roots: &Roots,
+/// The disk that is to appear; none when nothing has to.
+///
+/// # Errors
+/// What can be told without the disk: a wish that cannot be met, a controller that is not there.
+pub fn expected(roots: &Roots, disk: &Disk) -> Result<Option<ExpectedDisk>, Failure> {
+    let expected = || {
+        if disk.encrypted && (disk.read_only || disk.block_device) {
+            return Err(Failure::unspecified(
+                "an encrypted disk is empty, so it cannot be read-only or without a file system",
+            ));
+        }
+        if mount_point(&disk.mount_path)?.is_none() && disk.read_only {
+            return Ok(None);
+        }
+        ExpectedDisk::new(roots, disk.controller, disk.lun, disk.partition).map(Some)
+    };
+    expected().map_err(|failure| failure.during(format_args!("adding {}", disk.source())))
+}
+
+/// Formats where asked, and mounts the disk; takes as long as the disk itself does. None: it is
+/// not there yet, and nothing was done.
+pub fn add(
+    expected: &ExpectedDisk,
     disk: &Disk,
     journal: &Journal,
 ) -> Result<Option<Record>, Failure> {
-    let deadline = Instant::now() + ARRIVAL;
     let subscribe = uevent::Socket::subscribe;
-    let find = |address: Address| address.look(roots);
-    let done = add_checked(&Linux, journal, roots, subscribe, disk, find, deadline);
-    done.map_err(|failure| failure.during(format_args!("adding {}", disk.source())))
+    let deadline = Instant::now() + ARRIVAL;
+    add_with(&Linux, journal, expected, subscribe, disk, deadline)
 }
 
-/// Where the disk is to appear, if it has to be waited for.
-pub fn expected(roots: &Roots, disk: &Disk) -> Option<Address> {
-    let looked_for = !(disk.mount_path.is_empty() && disk.read_only);
-    // What cannot be told is for the Add itself to say.
-    let host = looked_for.then(|| scsi::host_number(roots, disk.controller).ok());
-    Some(Address {
-        host: host.flatten()?,
-        lun: disk.lun,
-        partition: disk.partition,
-    })
-}
-
-/// Finds, formats where asked, and mounts the disk. Blocks up to [`ARRIVAL`] for the
-/// disk, and as long as the disk itself does.
-pub fn add(roots: &Roots, disk: &Disk, journal: &Journal) -> Result<Record, Failure> {
-    add_with(
-        &Linux,
-        journal,
-        roots,
-        uevent::Socket::subscribe,
-        disk,
-        Instant::now() + ARRIVAL,
-    )
-}
-
+/// `deadline`: for what is made of the disk.
 pub(super) fn add_with<S: EventSource>(
     kernel: &dyn Kernel,
     journal: &Journal,
-    roots: &Roots,
+    expected: &ExpectedDisk,
     subscribe: impl Fn() -> io::Result<S>,
     disk: &Disk,
-    deadline: Instant,
-) -> Result<Record, Failure> {
-    let find = |address| scsi::find(roots, address, &subscribe, deadline).map(Some);
-    let done = add_checked(kernel, journal, roots, &subscribe, disk, find, deadline);
-    match done {
-        Ok(Some(record)) => Ok(record),
-        Ok(None) => unreachable!("`scsi::find` fails when there is no disk"),
-        Err(failure) => Err(failure.during(format_args!("adding {}", disk.source()))),
-    }
-}
-
-fn add_checked<S: EventSource>(
-    kernel: &dyn Kernel,
-    journal: &Journal,
-    roots: &Roots,
-    subscribe: impl Fn() -> io::Result<S>,
-    disk: &Disk,
-    find: impl FnOnce(Address) -> Result<Option<PathBuf>, Failure>,
     deadline: Instant,
 ) -> Result<Option<Record>, Failure> {
+    let done = mount_disk(kernel, journal, expected, subscribe, disk, deadline);
+    done.map_err(|failure| failure.during(format_args!("adding {}", disk.source())))
+}
+
+fn mount_disk<S: EventSource>(
+    kernel: &dyn Kernel,
+    journal: &Journal,
+    expected: &ExpectedDisk,
+    subscribe: impl Fn() -> io::Result<S>,
+    disk: &Disk,
+    deadline: Instant,
+) -> Result<Option<Record>, Failure> {
+    let Some(device) = expected.look()? else {
+        return Ok(None);
+    };
+    let roots = &expected.roots;
     let mut record = Record {
         source: disk.source(),
         mount_path: mount_point(&disk.mount_path)?,
-        device: None,
+        device: Some(device.clone()),
         filesystem: String::new(),
         read_only: disk.read_only,
         mappings: Vec::new(),
     };
-    if disk.encrypted && (disk.read_only || disk.block_device) {
-        return Err(Failure::unspecified(
-            "an encrypted disk is empty, so it cannot be read-only or without a file system",
-        ));
-    }
-    if record.mount_path.is_none() && disk.read_only {
-        return Ok(Some(record));
-    }
-    let address = Address {
-        host: scsi::host_number(roots, disk.controller)?,
-        lun: disk.lun,
-        partition: disk.partition,
-    };
-    let Some(device) = find(address)? else {
-        return Ok(None);
-    };
-    record.device = Some(device.clone());
     let Some(target) = record.mount_path.clone() else {
         return Ok(Some(record));
     };
@@ -147,7 +122,7 @@ fn add_checked<S: EventSource>(
         if disk.block_device {
             return link(undo, &device, &target);
         }
-        let name = |kind| format!("dm-{kind}-scsi-{}", address.name());
+        let name = |kind| format!("dm-{kind}-scsi-{}", expected.address.name());
         let (source, found) = if disk.encrypted {
             let (mappings, node) = crypt::create(undo, roots, &name("crypt"), &device, deadline)?;
             record.mappings = mappings;
@@ -155,10 +130,10 @@ fn add_checked<S: EventSource>(
         } else if disk.read_only && disk.verified {
             let (mapping, node) = verity::create(undo, roots, &name("verity"), &device, deadline)?;
             record.mappings = vec![mapping];
-            let found = detect(&node, address, &subscribe)?;
+            let found = detect(&node, expected, &subscribe)?;
             (node, found)
         } else {
-            (device.clone(), detect(&device, address, &subscribe)?)
+            (device.clone(), detect(&device, expected, &subscribe)?)
         };
         undo.make_directories(&target, 0o700)?;
         record.filesystem = prepare(kernel, &source, found, disk)?;
@@ -229,14 +204,14 @@ fn prepare(
 /// formatted otherwise.
 fn detect<S: EventSource>(
     device: &Path,
-    address: Address,
+    expected: &ExpectedDisk,
     subscribe: &impl Fn() -> io::Result<S>,
 ) -> Result<Option<&'static str>, Failure> {
     let mut last = None;
     let detected =
         uevent::wait_for(
             subscribe,
-            &address,
+            expected,
             Instant::now() + SETTLE,
             || match filesystem::detect(device) {
                 Ok(kind) => Ok(Some(kind)),

@@ -2,6 +2,7 @@ use std::fs;
 
 use super::super::testing::{in_mount_namespace, with_loop_device, Failing, Script, Tree};
 use super::*;
+use crate::uevent::Device;
 
 /// A blank 16 MiB disk at controller 0 LUN 1, in a private mount namespace.
 fn with_disk(name: &str, body: impl FnOnce(&Tree) + Send) {
@@ -29,8 +30,12 @@ fn formatted(tree: &Tree) -> Disk {
 
 fn add_now(kernel: &dyn Kernel, tree: &Tree, disk: &Disk) -> Result<Record, Failure> {
     let no_events = || Ok(Script::default());
+    let Some(expected) = expected(&tree.roots, disk)? else {
+        panic!("{disk:?} is not looked for");
+    };
     let (journal, now) = (Journal::none(), Instant::now());
-    add_with(kernel, &journal, &tree.roots, no_events, disk, now)
+    let added = add_with(kernel, &journal, &expected, no_events, disk, now)?;
+    added.ok_or_else(|| expected.missing(Duration::ZERO).expect("it is not there"))
 }
 
 fn remove(tree: &Tree, path: &str) -> Result<(), Failure> {
@@ -277,7 +282,7 @@ fn without_a_mount_path_only_the_disk_is_looked_for() {
     let before = tree.snapshot();
     assert!(add_now(&Linux, &tree, &disk).is_err());
     disk.read_only = true;
-    assert_eq!(add_now(&Linux, &tree, &disk).unwrap().device, None);
+    assert!(expected(&tree.roots, &disk).unwrap().is_none());
     disk.read_only = false;
     assert_eq!(tree.snapshot(), before);
     tree.disk(0, 1, "sda");

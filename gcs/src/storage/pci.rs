@@ -12,86 +12,108 @@ use std::time::{Duration, Instant};
 use super::arrival;
 use super::Roots;
 use crate::error::Failure;
-use crate::uevent::{self, EventSource, Matcher, Uevent};
+use crate::uevent::{self, Device, Matcher, Uevent};
 
 /// How long one may take to appear.
 pub const ARRIVAL: Duration = Duration::from_secs(60);
 
-/// The directory of the function with this VMBus instance in `/sys`; waits for it up to
-/// [`ARRIVAL`] (P-277).
-pub fn find(roots: &Roots, instance: &str) -> Result<PathBuf, Failure> {
-    find_until(roots, instance, Instant::now() + ARRIVAL)
-}
-
-/// The same with a deadline of the caller's.
+/// The directory of the function with this VMBus instance in `/sys`; waits for it (P-277). For
+/// work that blocks anyway.
 pub fn find_until(roots: &Roots, instance: &str, deadline: Instant) -> Result<PathBuf, Failure> {
-    find_with(roots, uevent::Socket::subscribe, instance, deadline)
+    let started = Instant::now();
+    let function = ExpectedFunction::new(roots, instance)?;
+    let subscribe = uevent::Socket::subscribe;
+    let found = uevent::wait_for(subscribe, &function, deadline, || function.look())?;
+    found.ok_or_else(|| function.absent(started.elapsed()))
 }
 
-fn find_with<S: EventSource>(
-    roots: &Roots,
-    subscribe: impl FnOnce() -> io::Result<S>,
-    instance: &str,
-    deadline: Instant,
-) -> Result<PathBuf, Failure> {
-    let instance = instance.to_ascii_lowercase();
-    let plain = |byte: u8| byte.is_ascii_hexdigit() || byte == b'-';
-    if instance.is_empty() || !instance.bytes().all(plain) {
-        return Err(Failure::unspecified(format!(
-            "VMBusGUID {instance:?} is no GUID"
-        )));
-    }
-    let started = Instant::now();
-    let place = PciLocation::of(roots, &instance);
-    let found = uevent::wait_for(subscribe, &place, deadline, || place.look())?;
-    found.ok_or_else(|| {
-        Failure::unspecified(format!(
-            "no PCI device {instance} at {:?} after {:.1} s: was it assigned to the VM?",
-            place.path(),
-            started.elapsed().as_secs_f64()
-        ))
-    })
+/// A function that the host has assigned, on its way.
+#[derive(Debug, Clone)]
+pub struct ExpectedFunction {
+    instance: String,
+    place: PciLocation,
 }
 
 /// Where a function is to appear.
+#[derive(Debug, Clone)]
 enum PciLocation {
     VmBus {
         directory: PathBuf,
-        instance: String,
     },
     /// The directory of all functions, and how the names of those on the bus begin.
-    Bus { functions: PathBuf, bus: String },
+    Bus {
+        functions: PathBuf,
+        bus: String,
+    },
 }
 
-impl PciLocation {
-    fn of(roots: &Roots, instance: &str) -> Self {
+impl ExpectedFunction {
+    /// # Errors
+    /// The instance is no GUID.
+    pub fn new(roots: &Roots, instance: &str) -> Result<Self, Failure> {
+        let instance = instance.to_ascii_lowercase();
+        let plain = |byte: u8| byte.is_ascii_hexdigit() || byte == b'-';
+        if instance.is_empty() || !instance.bytes().all(plain) {
+            return Err(Failure::unspecified(format!(
+                "VMBusGUID {instance:?} is no GUID"
+            )));
+        }
         let bus = roots.sys.join("bus");
-        let mut words = instance.split('-').skip(1);
-        let mut number = || u16::from_str_radix(words.next()?, 16).ok();
-        match (number(), number()) {
-            (Some(domain), Some(number @ 0..=255)) if !bus.join("vmbus").exists() => Self::Bus {
-                functions: bus.join("pci/devices"),
-                bus: format!("{domain:04x}:{number:02x}:"),
+        let mut parts = instance.split('-').skip(1);
+        let mut number = || u16::from_str_radix(parts.next()?, 16).ok();
+        let place = match (number(), number()) {
+            (Some(domain), Some(number @ 0..=255)) if !bus.join("vmbus").exists() => {
+                PciLocation::Bus {
+                    functions: bus.join("pci/devices"),
+                    bus: format!("{domain:04x}:{number:02x}:"),
+                }
+            }
+            _ => PciLocation::VmBus {
+                directory: bus.join("vmbus/devices").join(&instance),
             },
-            _ => Self::VmBus {
-                directory: bus.join("vmbus/devices").join(instance),
-                instance: instance.to_owned(),
-            },
+        };
+        Ok(Self { instance, place })
+    }
+
+    /// Its directory in `/sys` if it is there by now.
+    pub fn look(&self) -> Result<Option<PathBuf>, Failure> {
+        match &self.place {
+            PciLocation::VmBus { directory } => look(directory),
+            PciLocation::Bus { functions, bus } => entry(functions, bus),
         }
     }
 
-    fn path(&self) -> PathBuf {
-        match self {
-            Self::VmBus { directory, .. } => directory.clone(),
-            Self::Bus { functions, bus } => functions.join(format!("{bus}*")),
-        }
+    fn absent(&self, waited: Duration) -> Failure {
+        let path = match &self.place {
+            PciLocation::VmBus { directory } => directory.clone(),
+            PciLocation::Bus { functions, bus } => functions.join(format!("{bus}*")),
+        };
+        Failure::unspecified(format!(
+            "no PCI device {} at {path:?} after {:.1} s: was it assigned to the VM?",
+            self.instance,
+            waited.as_secs_f64()
+        ))
+    }
+}
+
+/// The path of a function goes through its VMBus instance.
+impl Matcher for ExpectedFunction {
+    fn is_match(&self, event: &Uevent) -> bool {
+        let here = match &self.place {
+            PciLocation::VmBus { .. } => event.devpath.contains(self.instance.as_str()),
+            PciLocation::Bus { bus, .. } => event.devpath.contains(&format!("/{bus}")),
+        };
+        event.subsystem == "pci" && here
+    }
+}
+
+impl Device for ExpectedFunction {
+    fn is_announced(&self) -> bool {
+        matches!(self.look(), Ok(Some(_)))
     }
 
-    fn look(&self) -> Result<Option<PathBuf>, Failure> {
-        match self {
-            Self::VmBus { directory, .. } => look(directory),
-            Self::Bus { functions, bus } => entry(functions, bus),
-        }
+    fn missing(&self, waited: Duration) -> Option<Failure> {
+        (!self.is_announced()).then(|| self.absent(waited))
     }
 }
 
@@ -126,21 +148,19 @@ fn entry(directory: &Path, prefix: &str) -> Result<Option<PathBuf>, Failure> {
     Ok(None)
 }
 
-/// The path of a function goes through its VMBus instance.
-impl Matcher for PciLocation {
-    fn is_match(&self, event: &Uevent) -> bool {
-        let here = match self {
-            Self::VmBus { instance, .. } => event.devpath.contains(instance.as_str()),
-            Self::Bus { bus, .. } => event.devpath.contains(&format!("/{bus}")),
-        };
-        event.subsystem == "pci" && here
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::testing::{Script, Tree};
     use super::*;
+
+    /// The function as an arrival finds it: by these events, and a last look.
+    fn find_with(tree: &Tree, events: Script<'_>, instance: &str) -> Result<PathBuf, Failure> {
+        let function = ExpectedFunction::new(&tree.roots, instance)?;
+        let now = Instant::now();
+        let found = uevent::wait_for(|| Ok(events), &function, now, || function.look())?;
+        let missing = function.missing(Duration::ZERO);
+        found.ok_or_else(|| missing.expect("it is not there"))
+    }
 
     const INSTANCE: &str = "7d2f8c3e-6a0b-4b8f-8a51-55a1b2c3d4e5";
 
@@ -162,7 +182,7 @@ mod tests {
                 tree.sys_dir(&function);
             });
         let upper = INSTANCE.to_uppercase();
-        let found = find_with(&tree.roots, || Ok(script), &upper, Instant::now()).unwrap();
+        let found = find_with(&tree, script, &upper).unwrap();
         assert_eq!(found, tree.roots.sys.join(&function));
     }
 
@@ -185,11 +205,10 @@ mod tests {
                 },
             );
         let instance = "00000000-0000-001A-0000-000000000000";
-        let found = find_with(&tree.roots, || Ok(script), instance, Instant::now()).unwrap();
+        let found = find_with(&tree, script, instance).unwrap();
         assert!(found.ends_with("bus/pci/devices/0000:1a:00.0"), "{found:?}");
         // One that names no bus is waited for where VMBus would have it.
-        let none = || Ok(Script::default());
-        let failure = find_with(&tree.roots, none, INSTANCE, Instant::now()).unwrap_err();
+        let failure = find_with(&tree, Script::default(), INSTANCE).unwrap_err();
         assert!(failure.message.contains("vmbus/devices"), "{failure}");
     }
 
@@ -200,12 +219,10 @@ mod tests {
     #[test]
     fn one_that_never_comes_is_named_after_the_time() {
         let tree = Tree::new();
-        let none = || Ok(Script::default());
-        let failure = find_with(&tree.roots, none, INSTANCE, Instant::now()).unwrap_err();
+        let failure = find_with(&tree, Script::default(), INSTANCE).unwrap_err();
         assert!(failure.message.contains(INSTANCE), "{failure}");
         for wrong in ["", "../../devices", "a b"] {
-            let none = || Ok(Script::default());
-            let failure = find_with(&tree.roots, none, wrong, Instant::now()).unwrap_err();
+            let failure = find_with(&tree, Script::default(), wrong).unwrap_err();
             assert!(failure.message.contains("GUID"), "{failure}");
         }
     }

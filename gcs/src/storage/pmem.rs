@@ -2,9 +2,8 @@
 //! section 7.4).
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::mount::MsFlags;
 
@@ -14,7 +13,7 @@ use super::mapper::{self, DmTarget, ReadOnly};
 use super::path::mount_point;
 use super::{filesystem, verity, Journal, Record, Roots, Undo};
 use crate::error::Failure;
-use crate::uevent::{self, Matcher, Uevent};
+use crate::uevent::{Device, Matcher, Uevent};
 
 const SECTOR: u64 = 512;
 
@@ -45,58 +44,142 @@ impl Pmem {
     }
 }
 
-/// Waits up to [`ARRIVAL`] for the device and mounts it read-only.
-pub fn add(roots: &Roots, pmem: &Pmem, journal: &Journal) -> Result<Record, Failure> {
-    let deadline = Instant::now() + ARRIVAL;
-    let subscribe = uevent::Socket::subscribe;
-    add_with(&Linux, journal, roots, subscribe, pmem, deadline)
+/// A device that the host has attached, on its way.
+#[derive(Debug, Clone)]
+pub struct ExpectedPmem {
+    roots: Roots,
+    device: u32,
 }
 
-pub(super) fn add_with<S: uevent::EventSource>(
-    kernel: &dyn Kernel,
-    journal: &Journal,
-    roots: &Roots,
-    subscribe: impl FnOnce() -> io::Result<S>,
-    pmem: &Pmem,
-    deadline: Instant,
-) -> Result<Record, Failure> {
-    let done = add_checked(kernel, journal, roots, subscribe, pmem, deadline);
-    done.map_err(|failure| failure.during(format_args!("adding {}", pmem.source())))
-}
-
-fn add_checked<S: uevent::EventSource>(
-    kernel: &dyn Kernel,
-    journal: &Journal,
-    roots: &Roots,
-    subscribe: impl FnOnce() -> io::Result<S>,
-    pmem: &Pmem,
-    deadline: Instant,
-) -> Result<Record, Failure> {
-    let Some(target) = mount_point(&pmem.mount_path)? else {
-        return Err(Failure::unspecified("MountPath is missing"));
-    };
-    let linear = pmem.part.map(|part| Linear::new(pmem.device, part));
-    let linear = linear.transpose()?;
-    if linear.is_some() && pmem.verified {
-        return Err(Failure::unspecified(
-            "a part of a device cannot be verified: only whole devices carry a hash tree",
-        ));
+impl ExpectedPmem {
+    pub fn new(roots: &Roots, device: u32) -> Self {
+        Self {
+            roots: roots.clone(),
+            device,
+        }
     }
-    let device = find(roots, pmem.device, subscribe, deadline)?;
+
+    fn node(&self) -> PathBuf {
+        self.roots.dev.join(format!("pmem{}", self.device))
+    }
+
+    /// The device node if it is there by now.
+    pub fn look(&self) -> Result<Option<PathBuf>, Failure> {
+        let node = self.node();
+        match fs::metadata(&node) {
+            Ok(_) => Ok(Some(node)),
+            Err(error) if arrival::is_absent(&error) => Ok(None),
+            Err(error) => Err(Failure::unspecified(format!(
+                "cannot look at {node:?}: {error}"
+            ))),
+        }
+    }
+}
+
+impl Matcher for ExpectedPmem {
+    fn is_match(&self, event: &Uevent) -> bool {
+        let device = format!("/block/pmem{}", self.device);
+        event.subsystem == "block" && event.devpath.ends_with(&device)
+    }
+}
+
+impl Device for ExpectedPmem {
+    fn is_announced(&self) -> bool {
+        self.node().exists()
+    }
+
+    fn missing(&self, waited: Duration) -> Option<Failure> {
+        if matches!(self.look(), Ok(Some(_))) {
+            return None;
+        }
+        Some(Failure::unspecified(format!(
+            "no {:?} after {:.1} s: was it attached to the VM?",
+            self.node(),
+            waited.as_secs_f64()
+        )))
+    }
+}
+
+/// What can be told without the device.
+///
+/// # Errors
+/// No path, or a part that cannot be one.
+pub fn check(pmem: &Pmem) -> Result<(), Failure> {
+    Plan::new(pmem)
+        .map(drop)
+        .map_err(|failure| failure.during(format_args!("adding {}", pmem.source())))
+}
+
+/// Mounts the device read-only. None: it is not there yet, and nothing was done.
+pub fn add(
+    expected: &ExpectedPmem,
+    pmem: &Pmem,
+    journal: &Journal,
+) -> Result<Option<Record>, Failure> {
+    add_with(&Linux, journal, expected, pmem, Instant::now() + ARRIVAL)
+}
+
+/// `deadline`: for what is made of the device.
+pub(super) fn add_with(
+    kernel: &dyn Kernel,
+    journal: &Journal,
+    expected: &ExpectedPmem,
+    pmem: &Pmem,
+    deadline: Instant,
+) -> Result<Option<Record>, Failure> {
+    let added = Plan::new(pmem).and_then(|plan| match expected.look()? {
+        Some(device) => mount(kernel, journal, expected, pmem, plan, &device, deadline).map(Some),
+        None => Ok(None),
+    });
+    added.map_err(|failure| failure.during(format_args!("adding {}", pmem.source())))
+}
+
+/// What the host asks for, checked.
+struct Plan {
+    target: PathBuf,
+    linear: Option<Linear>,
+}
+
+impl Plan {
+    fn new(pmem: &Pmem) -> Result<Self, Failure> {
+        let Some(target) = mount_point(&pmem.mount_path)? else {
+            return Err(Failure::unspecified("MountPath is missing"));
+        };
+        let linear = pmem.part.map(|part| Linear::new(pmem.device, part));
+        let linear = linear.transpose()?;
+        if linear.is_some() && pmem.verified {
+            return Err(Failure::unspecified(
+                "a part of a device cannot be verified: only whole devices carry a hash tree",
+            ));
+        }
+        Ok(Self { target, linear })
+    }
+}
+
+fn mount(
+    kernel: &dyn Kernel,
+    journal: &Journal,
+    expected: &ExpectedPmem,
+    pmem: &Pmem,
+    Plan { target, linear }: Plan,
+    device: &Path,
+    deadline: Instant,
+) -> Result<Record, Failure> {
+    let roots = &expected.roots;
     Undo::run(kernel, journal, |undo| {
         let mut mappings = Vec::new();
         let source = match &linear {
             Some(linear) => {
                 mappings.push(linear.name.clone());
-                linear.create(undo, roots, &device, deadline)?
+                linear.create(undo, roots, device, deadline)?
             }
             None if pmem.verified => {
                 let prefix = format!("dm-verity-pmem{}", pmem.device);
-                let (name, node) = verity::create(undo, roots, &prefix, &device, deadline)?;
+                let (name, node) = verity::create(undo, roots, &prefix, device, deadline)?;
                 mappings.push(name);
                 node
             }
-            None => device.clone(),
+            None => device.to_owned(),
         };
         undo.make_directories(&target, 0o700)?;
         let kind = detect(&source)?;
@@ -126,7 +209,7 @@ fn add_checked<S: uevent::EventSource>(
         Ok(Record {
             source: pmem.source(),
             mount_path: Some(target.clone()),
-            device: Some(device.clone()),
+            device: Some(device.to_owned()),
             filesystem: kind.to_owned(),
             read_only: true,
             mappings,
@@ -190,39 +273,6 @@ impl Linear {
         };
         mapper::create(undo, roots, &self.name, target, ReadOnly(true), deadline)
     }
-}
-
-struct Events(String);
-
-impl Matcher for Events {
-    fn is_match(&self, event: &Uevent) -> bool {
-        event.subsystem == "block" && event.devpath.ends_with(&self.0)
-    }
-}
-
-fn find<S: uevent::EventSource>(
-    roots: &Roots,
-    device: u32,
-    subscribe: impl FnOnce() -> io::Result<S>,
-    deadline: Instant,
-) -> Result<PathBuf, Failure> {
-    let started = Instant::now();
-    let node = roots.dev.join(format!("pmem{device}"));
-    let events = Events(format!("/block/pmem{device}"));
-    let found = uevent::wait_for(subscribe, &events, deadline, || match fs::metadata(&node) {
-        Ok(_) => Ok(Some(())),
-        Err(error) if arrival::is_absent(&error) => Ok(None),
-        Err(error) => Err(Failure::unspecified(format!(
-            "cannot look at {node:?}: {error}"
-        ))),
-    });
-    if found?.is_some() {
-        return Ok(node);
-    }
-    Err(Failure::unspecified(format!(
-        "no {node:?} after {:.1} s: was it attached to the VM?",
-        started.elapsed().as_secs_f64()
-    )))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@ use std::fs::File;
 use super::super::testing::{with_loop_device, Failing, Script, Tree};
 use super::super::{ext4, mounts};
 use super::*;
+use crate::uevent;
 
 const MIB: u64 = 1 << 20;
 
@@ -31,14 +32,9 @@ fn with_layer(name: &str, body: impl FnOnce(&Tree, Pmem) + Send) {
 }
 
 fn add_now(kernel: &dyn Kernel, tree: &Tree, pmem: &Pmem) -> Result<Record, Failure> {
-    add_with(
-        kernel,
-        &Journal::none(),
-        &tree.roots,
-        || Ok(Script::default()),
-        pmem,
-        Instant::now(),
-    )
+    let expected = ExpectedPmem::new(&tree.roots, pmem.device);
+    let added = add_with(kernel, &Journal::none(), &expected, pmem, Instant::now())?;
+    added.ok_or_else(|| expected.missing(Duration::ZERO).expect("it is not there"))
 }
 
 #[test]
@@ -116,10 +112,13 @@ fn a_late_device_is_found_by_its_event_and_a_missing_one_named() {
     let script = Script::default()
         .event("block", "/devices/x/block/pmem12", || {})
         .event("block", "/devices/x/block/pmem2", || tree.node("pmem2"));
-    let found = find(&tree.roots, 2, || Ok(script), Instant::now()).unwrap();
-    assert_eq!(found, tree.roots.dev.join("pmem2"));
-    let none = || Ok(Script::default());
-    let failure = find(&tree.roots, 3, none, Instant::now()).unwrap_err();
+    let device = ExpectedPmem::new(&tree.roots, 2);
+    assert!(!device.is_announced());
+    let found = uevent::wait_for(|| Ok(script), &device, Instant::now(), || device.look());
+    assert_eq!(found, Ok(Some(tree.roots.dev.join("pmem2"))));
+    assert!(device.is_announced() && device.missing(Duration::ZERO).is_none());
+    let failure = ExpectedPmem::new(&tree.roots, 3).missing(Duration::ZERO);
+    let failure = failure.expect("it is not there");
     assert!(failure.message.contains("pmem3"), "{failure}");
 }
 

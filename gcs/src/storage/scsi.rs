@@ -3,12 +3,12 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::arrival::is_absent;
 use super::Roots;
 use crate::error::Failure;
-use crate::uevent::{self, EventSource, Matcher, Uevent};
+use crate::uevent::{Device, Matcher, Uevent};
 
 /// VMBus instance of each controller, fixed by the host's VM definition (section 7.1).
 pub const CONTROLLERS: [&str; 4] = [
@@ -68,7 +68,7 @@ impl Address {
     }
 
     /// Whether the kernel has made the disk by now; it may not be ready. Does not block.
-    pub fn is_announced(self, roots: &Roots) -> bool {
+    fn is_announced(self, roots: &Roots) -> bool {
         let disks = names(&self.directory(roots).join("block")).unwrap_or_default();
         disks.iter().any(|disk| roots.dev.join(disk).exists())
     }
@@ -82,7 +82,7 @@ impl Address {
     }
 
     /// The device node if it is there by now.
-    pub(super) fn look(self, roots: &Roots) -> Result<Option<PathBuf>, Failure> {
+    fn look(self, roots: &Roots) -> Result<Option<PathBuf>, Failure> {
         let block = self.directory(roots).join("block");
         let disks = match names(&block) {
             Ok(disks) => disks,
@@ -129,37 +129,63 @@ impl Address {
     }
 }
 
+/// A disk or partition that the host has attached, on its way (P-244).
+#[derive(Debug, Clone)]
+pub struct ExpectedDisk {
+    pub(super) roots: Roots,
+    pub(super) address: Address,
+}
+
+impl ExpectedDisk {
+    /// # Errors
+    /// There is no such controller.
+    pub fn new(roots: &Roots, controller: u8, lun: u8, partition: u64) -> Result<Self, Failure> {
+        let host = host_number(roots, controller)?;
+        Ok(Self {
+            roots: roots.clone(),
+            address: Address {
+                host,
+                lun,
+                partition,
+            },
+        })
+    }
+
+    /// The device node if it is there by now.
+    pub fn look(&self) -> Result<Option<PathBuf>, Failure> {
+        self.address.look(&self.roots)
+    }
+}
+
 /// Events of the disk with this address and of its partitions.
-impl Matcher for Address {
+impl Matcher for ExpectedDisk {
     fn is_match(&self, event: &Uevent) -> bool {
-        let disk = format!("/{}:0:0:{}/block/", self.host, self.lun);
+        let Address { host, lun, .. } = self.address;
+        let disk = format!("/{host}:0:0:{lun}/block/");
         event.subsystem == "block" && event.devpath.contains(&disk)
     }
 }
 
-/// The device node of the disk; waits for it until the deadline (P-244).
-pub fn find<S: EventSource>(
-    roots: &Roots,
-    address: Address,
-    subscribe: impl FnOnce() -> io::Result<S>,
-    deadline: Instant,
-) -> Result<PathBuf, Failure> {
-    let started = Instant::now();
-    let found = uevent::wait_for(subscribe, &address, deadline, || address.look(roots))?;
-    found.ok_or_else(|| missing(roots, address, started.elapsed()))
-}
+impl Device for ExpectedDisk {
+    fn is_announced(&self) -> bool {
+        self.address.is_announced(&self.roots)
+    }
 
-/// That there is no such disk after so long a wait.
-pub fn missing(roots: &Roots, address: Address, waited: Duration) -> Failure {
-    Failure::unspecified(format!(
-        "no disk{} at {:?} after {:.1} s: was it attached to the VM?",
-        match address.partition {
-            0 => String::new(),
-            partition => format!(" with a partition {partition}"),
-        },
-        address.directory(roots),
-        waited.as_secs_f64(),
-    ))
+    fn missing(&self, waited: Duration) -> Option<Failure> {
+        let text = format!(
+            "no disk{} at {:?} after {:.1} s: was it attached to the VM?",
+            match self.address.partition {
+                0 => String::new(),
+                partition => format!(" with a partition {partition}"),
+            },
+            self.address.directory(&self.roots),
+            waited.as_secs_f64(),
+        );
+        match self.look() {
+            Ok(Some(_)) => None,
+            Ok(None) | Err(_) => Some(Failure::unspecified(text)),
+        }
+    }
 }
 
 /// SCSIDevice Remove (section 7.2): tells the kernel to let go of the disk before the host

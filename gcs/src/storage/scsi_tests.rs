@@ -1,5 +1,8 @@
+use std::time::Instant;
+
 use super::super::testing::{Script, Tree};
 use super::*;
+use crate::uevent;
 
 const HOST_2_LUN_3: Address = Address {
     host: 2,
@@ -7,8 +10,18 @@ const HOST_2_LUN_3: Address = Address {
     partition: 0,
 };
 
-fn no_events() -> io::Result<Script<'static>> {
-    Ok(Script::default())
+fn expected(tree: &Tree, address: Address) -> ExpectedDisk {
+    ExpectedDisk {
+        roots: tree.roots.clone(),
+        address,
+    }
+}
+
+/// The disk as an arrival finds it: by these events, and a last look.
+fn find(tree: &Tree, address: Address, events: Script<'_>) -> Result<PathBuf, Failure> {
+    let disk = expected(tree, address);
+    let found = uevent::wait_for(|| Ok(events), &disk, Instant::now(), || disk.look())?;
+    found.ok_or_else(|| disk.missing(Duration::ZERO).expect("it is not there"))
 }
 
 #[test]
@@ -40,13 +53,10 @@ fn with_vmbus_the_instance_tells_the_host_number() {
 fn a_present_disk_is_found_without_a_subscription() {
     let tree = Tree::new();
     tree.disk(2, 3, "sdc");
-    let found = find::<Script<'_>>(
-        &tree.roots,
-        HOST_2_LUN_3,
-        || panic!("not needed"),
-        Instant::now(),
-    );
-    assert_eq!(found, Ok(tree.roots.dev.join("sdc")));
+    let disk = expected(&tree, HOST_2_LUN_3);
+    assert!(disk.is_announced());
+    assert_eq!(disk.look(), Ok(Some(tree.roots.dev.join("sdc"))));
+    assert_eq!(disk.missing(Duration::ZERO), None);
 }
 
 #[test]
@@ -67,16 +77,15 @@ fn a_disk_without_a_size_is_asked_again_and_not_used() {
 #[test]
 fn a_late_disk_is_found_by_its_event() {
     let tree = Tree::new();
-    let events = || {
-        Ok(Script::default()
-            .event("net", "/devices/virtual/net/lo", || {})
-            .event("block", "/devices/x/2:0:0:3/block/sdc", || {
-                tree.sys_dir("bus/scsi/devices/2:0:0:3/block/sdc");
-            })
-            // The node comes with a later event.
-            .event("block", "/devices/x/2:0:0:3/block/sdc", || tree.node("sdc")))
-    };
-    let found = find(&tree.roots, HOST_2_LUN_3, events, Instant::now());
+    let events = Script::default()
+        .event("net", "/devices/virtual/net/lo", || {})
+        .event("block", "/devices/x/2:0:0:3/block/sdc", || {
+            tree.sys_dir("bus/scsi/devices/2:0:0:3/block/sdc");
+        })
+        // The node comes with a later event.
+        .event("block", "/devices/x/2:0:0:3/block/sdc", || tree.node("sdc"));
+    assert!(!expected(&tree, HOST_2_LUN_3).is_announced());
+    let found = find(&tree, HOST_2_LUN_3, events);
     assert_eq!(found, Ok(tree.roots.dev.join("sdc")));
 }
 
@@ -88,38 +97,35 @@ fn a_partition_is_waited_for_too() {
         partition: 2,
         ..HOST_2_LUN_3
     };
-    let events = || {
-        Ok(
-            Script::default().event("block", "/devices/x/2:0:0:3/block/sdc/sdc2", || {
-                tree.sys_dir("bus/scsi/devices/2:0:0:3/block/sdc/sdc2");
-                tree.node("sdc2");
-            }),
-        )
-    };
-    let found = find(&tree.roots, address, events, Instant::now());
+    let events = Script::default().event("block", "/devices/x/2:0:0:3/block/sdc/sdc2", || {
+        tree.sys_dir("bus/scsi/devices/2:0:0:3/block/sdc/sdc2");
+        tree.node("sdc2");
+    });
+    let found = find(&tree, address, events);
     assert_eq!(found, Ok(tree.roots.dev.join("sdc2")));
     let address = Address {
         partition: 9,
         ..address
     };
-    let failure = find(&tree.roots, address, no_events, Instant::now()).unwrap_err();
+    let failure = find(&tree, address, Script::default()).unwrap_err();
     assert!(failure.message.contains("partition 9"), "{failure}");
 }
 
 #[test]
 fn a_disk_that_never_comes_and_an_ambiguous_one_are_errors() {
     let tree = Tree::new();
-    let failure = find(&tree.roots, HOST_2_LUN_3, no_events, Instant::now()).unwrap_err();
+    let failure = find(&tree, HOST_2_LUN_3, Script::default()).unwrap_err();
     assert!(failure.message.contains("2:0:0:3"), "{failure}");
 
     tree.disk(2, 3, "sdc");
     tree.disk(2, 3, "sdd");
-    let failure = find(&tree.roots, HOST_2_LUN_3, no_events, Instant::now()).unwrap_err();
+    let failure = find(&tree, HOST_2_LUN_3, Script::default()).unwrap_err();
     assert!(failure.message.contains("sdc, sdd"), "{failure}");
 }
 
 #[test]
 fn only_events_of_the_address_match() {
+    let disk = expected(&Tree::new(), HOST_2_LUN_3);
     for (devpath, subsystem, expected) in [
         ("/devices/a/2:0:0:3/block/sdc", "block", true),
         ("/devices/a/2:0:0:3/block/sdc/sdc1", "block", true),
@@ -137,7 +143,7 @@ fn only_events_of_the_address_match() {
             devpath: devpath.into(),
             subsystem: subsystem.into(),
         };
-        assert_eq!(HOST_2_LUN_3.is_match(&event), expected, "{devpath}");
+        assert_eq!(disk.is_match(&event), expected, "{devpath}");
     }
 }
 

@@ -153,7 +153,10 @@ fn disks() {
             prepare();
             let steps = spoil_and_remove(tree, kind, &path, &|kernel, journal| {
                 let none = || Ok(Script::default());
-                disk::add_with(kernel, journal, &tree.roots, none, &disk, Instant::now())
+                let expected = disk::expected(&tree.roots, &disk)?.expect("it is looked for");
+                let now = Instant::now();
+                let added = disk::add_with(kernel, journal, &expected, none, &disk, now)?;
+                Ok(added.expect("it is there"))
             });
             assert!(steps >= least, "{kind}: {steps} steps");
         }
@@ -181,8 +184,9 @@ fn persistent_memory() {
                 verified,
             };
             let steps = spoil_and_remove(tree, kind, &path, &|kernel, journal| {
-                let none = || Ok(Script::default());
-                pmem::add_with(kernel, journal, &tree.roots, none, &pmem, Instant::now())
+                let expected = pmem::ExpectedPmem::new(&tree.roots, 1);
+                let added = pmem::add_with(kernel, journal, &expected, &pmem, Instant::now())?;
+                Ok(added.expect("it is there"))
             });
             assert!(steps >= least, "{kind}: {steps} steps");
         }

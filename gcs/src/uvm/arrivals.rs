@@ -1,193 +1,204 @@
-//! Disks that requests wait for: one subscription to the kernel's events for all of them, and no
-//! process for any, so that a disk that never comes costs nobody anything.
+//! Devices that requests wait for: in the loop, by the kernel's events, so that a device that
+//! never comes costs nobody a process.
 //!
 //! ```text
-//! subscribe ─ look (task) ─ there ── the request goes on
-//!        └───────┴─ not yet ─ its event, or some were lost ─ look again
-//!                         └── deadline ─ look once more, and say what is missing
+//! begin ─ look (task) ─ there ── what is to be done with it, in the same task
+//!    └───────┴─ not yet ─ its event, or some were lost ─ look again
+//!                     └── deadline ─ look once more, and say what is missing
 //! ```
 //!
 //! An event that comes while a task looks makes it look again, so none is missed.
 
-use std::os::fd::AsFd;
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::{note_poll_error, Deadline, Key, Source, Uvm};
-use crate::log::Scope;
-use crate::reactor::{Interest, Registration, TimerKey};
-use crate::storage::arrival::ARRIVAL;
-use crate::storage::scsi::Address;
-use crate::storage::Roots;
-use crate::uevent::{Matcher, Next, Socket};
+use serde::de::DeserializeOwned;
+use serde::Serialize;
 
-/// The loop has other things to do between so many events.
-const EVENTS_AT_ONCE: usize = 64;
+use super::pending::{Awaited, Continuation, Progress, Wake, Work, WorkKey, WorkKind};
+use super::Uvm;
+use crate::error::Failure;
+use crate::storage::Journal;
+use crate::uevent::{Device, Matcher, Uevent};
 
-/// Has a task look; it ends with [`Host::arrived`] or [`Host::absent`].
-pub type Look = Box<dyn Fn(&mut Uvm, Key)>;
+/// How long a device may take to come, and its task to look for it and use it.
+#[derive(Debug, Clone, Copy)]
+pub struct ArrivalLimits {
+    pub arrival: Duration,
+    pub task: Duration,
+}
+
+impl Uvm {
+    /// Runs `job` in a task when the device is there: once the kernel has made it, and again with
+    /// each event of it for as long as `job` finds it not ready (`None`), which must leave
+    /// nothing behind. `then` gets what came of it, or that the device has not come in time;
+    /// `failed` is as in [`Uvm::run_undoable`].
+    pub(super) fn run_when_there<T, J>(
+        &mut self,
+        doing: String,
+        limits: ArrivalLimits,
+        device: impl Device + 'static,
+        job: J,
+        then: impl FnOnce(&mut Self, Result<T, Failure>) + 'static,
+        failed: impl FnOnce(&mut Self) + 'static,
+    ) where
+        T: Serialize + DeserializeOwned + 'static,
+        J: Fn(&Journal) -> Result<Option<T>, Failure> + 'static,
+    {
+        let now = Instant::now();
+        self.begin(Arrival {
+            label: doing,
+            limit: limits.task,
+            device: Rc::new(device),
+            started: now,
+            deadline: Some(now + limits.arrival),
+            state: ArrivalState::Waiting,
+            job: Rc::new(job),
+            outcome: Rc::new(Outcome {
+                then: Cell::new(Some(Box::new(then))),
+                failed: Cell::new(Some(Box::new(failed))),
+            }),
+        });
+    }
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum ArrivalState {
+    Waiting,
     Looking {
         /// It may have come since.
         again: bool,
     },
-    Waiting,
 }
 
-pub struct Arrival {
-    /// The request that waits, for the log.
-    scope: Scope,
+type DeviceUsed<T> = Box<dyn FnOnce(&mut Uvm, Result<T, Failure>)>;
+
+/// What goes on in the end, whichever task or deadline brings it.
+struct Outcome<T> {
+    then: Cell<Option<DeviceUsed<T>>>,
+    failed: Cell<Option<Continuation>>,
+}
+
+impl<T> Outcome<T> {
+    fn is(&self, uvm: &mut Uvm, result: Result<T, Failure>) {
+        if let Some(then) = self.then.take() {
+            then(uvm, result);
+        }
+    }
+
+    fn failed(&self, uvm: &mut Uvm) {
+        if let Some(failed) = self.failed.take() {
+            failed(uvm);
+        }
+    }
+}
+
+struct Arrival<T> {
     /// What it is waited for.
     label: String,
-    address: Address,
+    limit: Duration,
+    device: Rc<dyn Device>,
     started: Instant,
-    state: State,
-    /// Gone when the deadline has come.
-    timer: Option<TimerKey>,
-    look: Option<Look>,
+    /// None when it has come.
+    deadline: Option<Instant>,
+    state: ArrivalState,
+    job: Rc<dyn Fn(&Journal) -> Result<Option<T>, Failure>>,
+    outcome: Rc<Outcome<T>>,
 }
 
-/// The subscription, as long as somebody waits.
-#[derive(Default)]
-pub struct Events(Option<(Socket, Registration)>);
-
-impl Uvm {
-    /// Looks for a disk now and whenever the kernel tells of it, for [`ARRIVAL`].
-    pub(super) fn await_disk(&mut self, label: String, address: Address, look: Look) {
-        self.subscribe();
-        let key = self.key();
-        let started = Instant::now();
-        let timer = self.timers.add(started + ARRIVAL, Deadline::Arrival(key));
-        let arrival = Arrival {
-            scope: Scope::current(),
-            label,
-            address,
-            started,
-            state: State::Waiting,
-            timer: Some(timer),
-            look: Some(look),
+impl<T: Serialize + DeserializeOwned + 'static> Arrival<T> {
+    fn look(&mut self, own: WorkKey) -> Progress {
+        self.state = ArrivalState::Looking { again: false };
+        let is_last = self.deadline.is_none();
+        let (label, limit, started) = (self.label.clone(), self.limit, self.started);
+        let (device, job) = (Rc::clone(&self.device), Rc::clone(&self.job));
+        let job = move |journal: &Journal| match job(journal)? {
+            // It is said here because it is looked for once more, which may block.
+            None if is_last => device.missing(started.elapsed()).map_or(Ok(None), Err),
+            looked => Ok(looked),
         };
-        self.arrivals.insert(key, arrival);
-        // Most disks are still on their way: that is seen without a process.
-        if address.is_announced(&Roots::default()) {
-            self.look(key);
-        }
-    }
-
-    /// Without events there is still the look at the deadline.
-    fn subscribe(&mut self) {
-        if self.events.0.is_some() {
-            return;
-        }
-        let socket = match Socket::subscribe() {
-            Ok(socket) => socket,
-            Err(error) => return log::error!("device events: {error}"),
-        };
-        let mut registration = Registration::default();
-        let watched = self.poller.watch(
-            &mut registration,
-            socket.as_fd(),
-            Interest::READ,
-            Source::Uevents,
-        );
-        note_poll_error("device events", watched);
-        self.events.0 = Some((socket, registration));
-    }
-
-    fn look(&mut self, key: Key) {
-        let Some(arrival) = self.arrivals.get_mut(&key) else {
-            return;
-        };
-        arrival.state = State::Looking { again: false };
-        let _about = arrival.scope.enter();
-        if let Some(look) = arrival.look.take() {
-            look(self, key);
-            // It is over already when no task could be started.
-            if let Some(arrival) = self.arrivals.get_mut(&key) {
-                arrival.look = Some(look);
-            }
-        }
-    }
-
-    /// The disk is there, or something failed that has nothing to do with its coming.
-    pub(super) fn arrived(&mut self, key: Key) {
-        let arrival = self.arrivals.remove(&key);
-        if let Some(timer) = arrival.and_then(|arrival| arrival.timer) {
-            self.timers.cancel(timer);
-        }
-        if self.arrivals.is_empty() {
-            if let Some((socket, mut registration)) = self.events.0.take() {
-                let forgotten = self.poller.forget(&mut registration, socket.as_fd());
-                note_poll_error("device events", forgotten);
-            }
-        }
-    }
-
-    /// The task has seen no disk. When there is no more time: the address, and how long it was
-    /// waited for; the arrival is over then.
-    pub(super) fn absent(&mut self, key: Key) -> Option<(Address, Duration)> {
-        let arrival = self.arrivals.get_mut(&key)?;
-        match std::mem::replace(&mut arrival.state, State::Waiting) {
-            State::Looking { again: true } => self.look(key),
-            _ if arrival.timer.is_none() => {
-                let missing = (arrival.address, arrival.started.elapsed());
-                self.arrived(key);
-                return Some(missing);
-            }
-            State::Looking { again: false } | State::Waiting => {}
-        }
-        None
-    }
-
-    pub(super) fn arrival_due(&mut self, key: Key) {
-        if let Some(arrival) = self.arrivals.get_mut(&key) {
-            arrival.timer = None;
-            self.look_unless_looking(key);
-        }
-    }
-
-    fn look_unless_looking(&mut self, key: Key) {
-        match self
-            .arrivals
-            .get_mut(&key)
-            .map(|arrival| &mut arrival.state)
-        {
-            Some(State::Looking { again }) => *again = true,
-            Some(State::Waiting) => self.look(key),
-            None => {}
-        }
-    }
-
-    pub(super) fn events_ready(&mut self) {
-        for _ in 0..EVENTS_AT_ONCE {
-            let Some((socket, _)) = &self.events.0 else {
-                return;
+        let (found, undone) = (Rc::clone(&self.outcome), Rc::clone(&self.outcome));
+        Progress::Go(Box::new(move |uvm| {
+            let late = format!("{label}: the device came too late");
+            let then = move |uvm: &mut Uvm, looked: Result<Option<T>, Failure>| {
+                let result = match looked {
+                    Ok(None) if !is_last => return uvm.wake(own, Wake::Absent),
+                    Ok(None) => Err(Failure::unspecified(late)),
+                    Ok(Some(found)) => Ok(found),
+                    Err(failure) => Err(failure),
+                };
+                uvm.cancel(own);
+                found.is(uvm, result);
             };
-            let event = match socket.receive() {
-                Ok(Some(next)) => next,
-                Ok(None) => return,
-                Err(error) => return log::error!("device events: {error}"),
-            };
-            let concerned = |arrival: &Arrival| match &event {
-                Next::Event(event) => arrival.address.is_match(event),
-                Next::Lost | Next::Deadline => true,
-            };
-            let arrivals = self.arrivals.iter();
-            let keys: Vec<Key> = arrivals
-                .filter_map(|(key, arrival)| concerned(arrival).then_some(*key))
-                .collect();
-            for key in keys {
-                self.look_unless_looking(key);
-            }
+            let failed = move |uvm: &mut Uvm| undone.failed(uvm);
+            uvm.run_undoable(label, limit, &[], job, then, failed);
+        }))
+    }
+}
+
+impl<T: Serialize + DeserializeOwned + 'static> Work for Arrival<T> {
+    fn kind(&self) -> WorkKind {
+        WorkKind::Arrival
+    }
+
+    fn label(&self) -> &str {
+        &self.label
+    }
+
+    fn describe(&self) -> String {
+        let (label, state) = (&self.label, self.state);
+        format!("{label} for {:?}: {state:?}", self.started.elapsed())
+    }
+
+    fn awaited(&self) -> Awaited<'_> {
+        Awaited {
+            until: self.deadline,
+            device: Some(&*self.device),
+            ..Awaited::default()
         }
     }
 
-    pub(super) fn describe_arrivals(&self) -> Vec<String> {
-        let line = |arrival: &Arrival| {
-            let (label, state) = (&arrival.label, arrival.state);
-            format!("{label} for {:?}: {state:?}", arrival.started.elapsed())
-        };
-        self.arrivals.values().map(line).collect()
+    fn wake(&mut self, own: WorkKey, wake: Wake, _: &mut [u8]) -> Progress {
+        match wake {
+            // Most devices are still on their way: that is seen without a process.
+            Wake::Begun if self.device.is_announced() => self.look(own),
+            Wake::Absent => match std::mem::replace(&mut self.state, ArrivalState::Waiting) {
+                ArrivalState::Looking { again: true } => self.look(own),
+                ArrivalState::Looking { again: false } | ArrivalState::Waiting => Progress::Wait,
+            },
+            Wake::Due | Wake::Device => {
+                if wake == Wake::Due {
+                    self.deadline = None;
+                }
+                match &mut self.state {
+                    ArrivalState::Looking { again } => {
+                        *again = true;
+                        Progress::Wait
+                    }
+                    ArrivalState::Waiting => self.look(own),
+                }
+            }
+            Wake::Begun | Wake::Ready | Wake::Exited(_) => Progress::Wait,
+        }
+    }
+}
+
+/// Several devices, all of which have to be there.
+pub struct AllOf(pub Vec<Box<dyn Device>>);
+
+impl Matcher for AllOf {
+    fn is_match(&self, event: &Uevent) -> bool {
+        self.0.iter().any(|device| device.is_match(event))
+    }
+}
+
+impl Device for AllOf {
+    fn is_announced(&self) -> bool {
+        self.0.iter().all(|device| device.is_announced())
+    }
+
+    fn missing(&self, waited: Duration) -> Option<Failure> {
+        self.0.iter().find_map(|device| device.missing(waited))
     }
 }

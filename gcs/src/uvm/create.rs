@@ -1,28 +1,25 @@
 //! Create (protocol section 5): register the id, write the bundle, have the engine make the
 //! container up to the point where its init waits to be started.
 
-use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::unistd::Pid;
 use serde_json::Value;
 
-use super::container::{Container, InitStreams, State};
-use super::process::Role;
+use super::containers::Container;
+use super::engine::WaitingInit;
+use super::processes::Role;
 use super::{namespaces, Uvm};
 use crate::bridge::codec::Reply;
 use crate::bridge::outbox::Ticket;
-use crate::bundle::{self, Context, Kind, Made, Prepared, Security};
+use crate::bundle::{self, Context, Kind, Prepared, Security};
 use crate::error::Failure;
 use crate::prot::{HResult, MessageBase, SchemaVersion, VmHostedContainerSettingsV2};
-use crate::runtime::{Order, Report};
-use crate::stdio::{input_pipe, output_pipe, Relay};
+use crate::stdio::Relay;
 use crate::storage::{self, Roots};
 
 /// Over the time that assigned devices may take to appear.
 const PREPARE_LIMIT: Duration = Duration::from_secs(90);
-const ENGINE_LIMIT: Duration = Duration::from_secs(120);
 const CLEAN_UP_LIMIT: Duration = Duration::from_secs(60);
 
 impl Uvm {
@@ -62,17 +59,28 @@ impl Uvm {
         let Some(container) = self.containers.get_mut(&id) else {
             return;
         };
-        container.owns_pid_namespace = prepared.owns_pid_namespace;
-        container.outline = Some(prepared.outline);
-        container.shared = prepared.shared;
+        let bundle = container.bundle().to_owned();
+        container.prepared(
+            prepared.outline,
+            prepared.shared,
+            prepared.owns_pid_namespace,
+        );
         let bound = match prepared.kind {
             Kind::Workload { .. } => Ok(()),
             Kind::Sandbox | Kind::Standalone => self.namespaces.bind(namespace, &id),
         };
-        match bound {
-            Ok(()) => self.create_in_engine(ticket, id, prepared.terminal),
-            Err(failure) => self.create_failed(ticket, id, failure),
+        if let Err(failure) = bound {
+            return self.create_failed(ticket, id, failure);
         }
+        self.create_in_engine(
+            &id.clone(),
+            bundle,
+            prepared.terminal,
+            |uvm, made| match made {
+                Ok(init) => uvm.connect(ticket, id, init),
+                Err(failure) => uvm.create_failed(ticket, id, failure),
+            },
+        );
     }
 
     /// Checks what can be checked without touching anything, then takes the id.
@@ -90,10 +98,7 @@ impl Uvm {
             return invalid("the container document has no OciSpecification");
         };
         bundle::check_id(id)?;
-        if self.containers.contains_key(id) {
-            let text = format!("there is a container {id:?} already");
-            return Err(Failure::new(HResult::SYSTEM_ALREADY_EXISTS, text));
-        }
+        self.containers.check_free(id)?;
         let context = Context::default();
         let bundle = match config.oci_bundle_path.as_str() {
             "" => context.bundle(id),
@@ -102,25 +107,12 @@ impl Uvm {
         let scratch = PathBuf::from(config.scratch_dir_path);
         context.check_removable("OciBundlePath", &bundle)?;
         context.check_removable("ScratchDirPath", &scratch)?;
-        self.check_unshared(&bundle)?;
         let container = Container::creating(base.activity_id.clone(), bundle.clone(), scratch);
-        self.containers.insert(id.clone(), container);
+        self.containers.add(id, container)?;
         Ok((bundle, oci.0))
     }
 
-    /// The bundle is removed with its container: it must not be, hold or lie in another's.
-    fn check_unshared(&self, bundle: &Path) -> Result<(), Failure> {
-        let overlaps = |other: &Path| bundle.starts_with(other) || other.starts_with(bundle);
-        match self.containers.iter().find(|(_, c)| overlaps(&c.bundle)) {
-            None => Ok(()),
-            Some((other, _)) => Err(Failure::new(
-                HResult::INVALID_ARGUMENT,
-                format!("OciBundlePath {bundle:?}: container {other:?} has its bundle there"),
-            )),
-        }
-    }
-
-    /// What the spec is rewritten against, of all that this host knows.
+    /// What the spec is rewritten against, of all that is known here.
     fn context(&self, oci: &Value, namespace: Option<&str>) -> Context {
         let mut context = Context {
             adapters: match namespace {
@@ -134,70 +126,31 @@ impl Uvm {
             ..Context::default()
         };
         context.sandbox = bundle::sandbox_id(oci).and_then(|sandbox| {
-            let bundle = &self.containers.get(sandbox)?.bundle;
+            let bundle = self.containers.get(sandbox)?.bundle();
             Some(context.root(sandbox, bundle))
         });
         context
     }
 
-    fn create_in_engine(&mut self, ticket: Ticket, id: String, terminal: bool) {
-        let Some(container) = self.containers.get_mut(&id) else {
-            return;
-        };
-        let streams = if terminal {
-            Ok(None)
-        } else {
-            Pipes::new().map(Some)
-        };
-        let null = crate::sys::fds::null();
-        let (streams, null) = match (streams, null) {
-            (Ok(streams), Ok(null)) => (streams, null),
-            (Err(error), _) | (_, Err(error)) => {
-                let text = format!("creating container {id:?}: making its streams: {error}");
-                return self.create_failed(ticket, id, Failure::unspecified(text));
-            }
-        };
-        let (theirs, ours) = streams.map_or((None, None), |p| (Some(p.theirs), Some(p.ours)));
-        let stdio = match &theirs {
-            Some([stdin, stdout, stderr]) => [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
-            None => [null.as_fd(); 3],
-        };
-        let order = Order::Create {
-            id: id.clone(),
-            bundle: container.bundle.clone(),
-            terminal,
-        };
-        let doing = format!("creating container {id:?} in the engine");
-        self.run_helper(doing, ENGINE_LIMIT, &order, stdio, move |uvm, result| {
-            let made = result.and_then(|(report, fds)| made_init(report, fds, ours));
-            match made {
-                Ok((pid, streams)) => uvm.connect(ticket, id, Pid::from_raw(pid), streams),
-                Err(failure) => uvm.create_failed(ticket, id, failure),
-            }
-        });
-    }
-
     /// Gives the waiting init the adapters of the namespace it has taken.
-    fn connect(&mut self, ticket: Ticket, id: String, pid: Pid, streams: InitStreams) {
-        let name = id.clone();
-        self.assign_network(&name, pid, move |uvm, assigned| match assigned {
-            Ok(()) => uvm.created(ticket, &id, pid, streams),
+    fn connect(&mut self, ticket: Ticket, id: String, init: WaitingInit) {
+        self.assign_network(&id.clone(), init.pid, move |uvm, assigned| match assigned {
+            Ok(()) => uvm.created(ticket, &id, init),
             Err(failure) => uvm.create_failed(ticket, id, failure),
         });
     }
 
-    fn created(&mut self, ticket: Ticket, id: &str, pid: Pid, streams: InitStreams) {
+    fn created(&mut self, ticket: Ticket, id: &str, init: WaitingInit) {
         let Some(container) = self.containers.get_mut(id) else {
             return;
         };
-        container.state = State::Created;
-        container.shared = Made::default();
-        container.streams = Some(streams);
+        container.created(init.streams);
         self.outbox.answer(ticket, Ok(Reply::Created));
-        // Behind the reply: an init that is gone already is reported next.
-        let key = self.adopt(Role::Init(id.to_owned()), pid, Relay::default(), None);
+        // After the reply: an init that is gone already is reported next.
+        let role = Role::Init(id.to_owned());
+        let key = self.adopt(role, init.pid, Relay::default(), None);
         if let Some(container) = self.containers.get_mut(id) {
-            container.init = Some(key);
+            container.set_init(key);
         }
     }
 
@@ -206,9 +159,9 @@ impl Uvm {
         let Some(container) = self.containers.get_mut(&id) else {
             return;
         };
-        let bundle = container.bundle.clone();
-        let shared = std::mem::take(&mut container.shared);
-        let others = self.used_by_others(&id);
+        let bundle = container.bundle().to_owned();
+        let shared = container.take_shared();
+        let others = self.containers.sources_of_others(&id);
         let inside = self.begin_removal(&[&bundle]);
         let mappings = inside.mappings.clone();
         let name = id.clone();
@@ -234,59 +187,10 @@ impl Uvm {
                     log::error!("{left}");
                 }
                 uvm.namespaces.unbind(&id);
-                uvm.end_tenancies(&id);
+                uvm.end_leases(&id);
                 uvm.containers.remove(&id);
                 uvm.outbox.answer(ticket, Err(failure));
             },
         );
-    }
-
-    /// The mount sources of all containers but this one; none while that is not known, because
-    /// one of them is being created.
-    fn used_by_others(&self, id: &str) -> Option<Vec<PathBuf>> {
-        let mut sources = Vec::new();
-        for (_, container) in self.containers.iter().filter(|(other, _)| *other != id) {
-            sources.extend_from_slice(&container.outline.as_ref()?.sources);
-        }
-        Some(sources)
-    }
-}
-
-/// The init that the engine made, with our ends of its streams: the pipes it was given, else the
-/// terminal that came with the report.
-pub(super) fn made_init(
-    report: Report,
-    fds: Vec<OwnedFd>,
-    pipes: Option<InitStreams>,
-) -> Result<(i32, InitStreams), Failure> {
-    let pid = match report {
-        Report::Done { pid } => pid,
-        Report::Failed(failure) => return Err(failure),
-    };
-    let terminal = || fds.into_iter().next().map(InitStreams::Terminal);
-    pid.zip(pipes.or_else(terminal))
-        .ok_or_else(|| Failure::unspecified("the engine's report lacks the pid or the terminal"))
-}
-
-/// Three pipes between an init and its relay; our ends do not block.
-pub(super) struct Pipes {
-    pub theirs: [OwnedFd; 3],
-    pub ours: InitStreams,
-}
-
-impl Pipes {
-    pub fn new() -> std::io::Result<Self> {
-        let (in_read, in_write) = input_pipe()?;
-        let (out_read, out_write) = output_pipe()?;
-        let (err_read, err_write) = output_pipe()?;
-        let ours = InitStreams::Pipes {
-            stdin: in_write,
-            stdout: out_read,
-            stderr: err_read,
-        };
-        Ok(Self {
-            theirs: [in_read, out_write, err_write],
-            ours,
-        })
     }
 }

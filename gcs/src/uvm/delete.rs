@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use nix::libc::SIGKILL;
 
-use super::container::State;
-use super::{Deadline, Key, Uvm};
+use super::containers::{ContainerState, WaitingDelete};
+use super::Uvm;
 use crate::bridge::codec::Reply;
 use crate::bridge::outbox::Ticket;
 use crate::bundle::{self, Context};
@@ -20,40 +20,21 @@ const DEATH_LIMIT: Duration = Duration::from_secs(60);
 impl Uvm {
     pub(super) fn delete(&mut self, ticket: Ticket, base: &MessageBase) {
         let id = base.container_id.clone();
-        let container = match self.container(&id) {
+        let container = match self.containers.find(&id) {
             Ok(container) => container,
             Err(failure) => return self.outbox.answer(ticket, Err(failure)),
         };
-        match container.state {
-            State::Exited => {
-                container.state = State::Deleting;
+        match container.state() {
+            ContainerState::Exited => {
+                container.begin_delete(None);
                 // Whoever still waits hears the exit code before the notification goes out.
-                if let Some(init) = container.init {
+                if let Some(init) = container.init() {
                     self.publish(init);
                 }
                 self.notify_exit(&id);
                 self.delete_files(id, ticket);
             }
-            // Never started: its init is killed, and its exit goes on with the deletion.
-            State::Created => {
-                container.state = State::Deleting;
-                container.delete = Some(ticket);
-                if let Some(init) = container.init {
-                    self.timers
-                        .add(Instant::now() + DEATH_LIMIT, Deadline::Deletion(init));
-                }
-                let name = id.clone();
-                self.run(
-                    format!("killing the never started container {id:?}"),
-                    super::shutdown::SIGNAL_LIMIT,
-                    move || crate::runtime::signal_all(&name, SIGKILL),
-                    move |uvm, killed: Result<(), Failure>| {
-                        if let Err(failure) = killed {
-                            uvm.deletion_failed(&id, failure);
-                        }
-                    },
-                );
-            }
+            ContainerState::Created => self.delete_unstarted(id, ticket),
             state => {
                 let text =
                     format!("deleting container {id:?}: it is {state:?}; shut it down first");
@@ -63,14 +44,28 @@ impl Uvm {
         }
     }
 
-    /// The init was killed and lives on, stuck in the kernel: the container stays.
-    pub(super) fn deletion_overdue(&mut self, init: Key) {
-        let of_init = self.containers.iter().find(|(_, c)| c.init == Some(init));
-        if let Some(id) = of_init.map(|(id, _)| id.clone()) {
-            let text =
-                format!("deleting container {id:?}: its init was killed {DEATH_LIMIT:?} ago and has not ended");
-            self.deletion_failed(&id, Failure::new(HResult::INVALID_STATE, text));
+    /// Never started: its init is killed, and its exit goes on with the deletion. An init that
+    /// lives on, stuck in the kernel, keeps the container.
+    fn delete_unstarted(&mut self, id: String, ticket: Ticket) {
+        let text = format!(
+            "deleting container {id:?}: its init was killed {DEATH_LIMIT:?} ago and has not ended"
+        );
+        let (label, name) = (format!("end of the deleted container {id:?}"), id.clone());
+        let timer = self.at(Instant::now() + DEATH_LIMIT, label, move |uvm| {
+            uvm.deletion_failed(&name, Failure::new(HResult::INVALID_STATE, text));
+        });
+        if let Some(container) = self.containers.get_mut(&id) {
+            container.begin_delete(Some(WaitingDelete {
+                ticket,
+                timer: Some(timer),
+            }));
         }
+        let doing = format!("killing the never started container {id:?}");
+        self.signal_all(doing, &id.clone(), SIGKILL, move |uvm, killed| {
+            if let Err(failure) = killed {
+                uvm.deletion_failed(&id, failure);
+            }
+        });
     }
 
     /// Takes back a deletion that waits for its init to end.
@@ -78,8 +73,11 @@ impl Uvm {
         let Some(container) = self.containers.get_mut(id) else {
             return;
         };
-        if let Some(ticket) = container.delete.take() {
-            container.state = State::Created;
+        if let Some(WaitingDelete { ticket, timer }) = container.take_delete() {
+            container.delete_failed(ContainerState::Created);
+            if let Some(timer) = timer {
+                self.cancel(timer);
+            }
             self.outbox.answer(ticket, Err(failure));
         }
     }
@@ -87,12 +85,13 @@ impl Uvm {
     /// The container's processes are gone: removes what it left, then forgets it.
     pub(super) fn delete_files(&mut self, id: String, ticket: Ticket) {
         // Its group takes what it counted along.
-        self.memory_look();
+        self.machine.look_at_memory();
         let Some(container) = self.containers.get(&id) else {
             return;
         };
         let _about = ticket.scope.enter();
-        let (bundle, scratch) = (container.bundle.clone(), container.scratch.clone());
+        let bundle = container.bundle().to_owned();
+        let scratch = container.scratch().to_owned();
         // Their mounts go too, if the host has left them there.
         let inside = self.begin_removal(&[&bundle, &scratch]);
         let mappings = inside.mappings.clone();
@@ -109,22 +108,18 @@ impl Uvm {
             },
             move |uvm, deleted: Result<(), Failure>| {
                 if let Err(failure) = deleted {
-                    // A mount in use, most likely: nothing behind it is touched, and the host
+                    // A mount in use, most likely: nothing below it is touched, and the host
                     // can ask again.
                     uvm.end_removal(&inside, false);
                     if let Some(container) = uvm.containers.get_mut(&id) {
-                        container.state = State::Exited;
+                        container.delete_failed(ContainerState::Exited);
                     }
                     return uvm.outbox.answer(ticket, Err(failure));
                 }
                 uvm.end_removal(&inside, true);
                 uvm.namespaces.unbind(&id);
                 if let Some(container) = uvm.containers.remove(&id) {
-                    let keys = container
-                        .init
-                        .into_iter()
-                        .chain(container.execs.into_values());
-                    for key in keys.collect::<Vec<_>>() {
+                    for key in container.processes() {
                         uvm.discard_process(key);
                     }
                 }

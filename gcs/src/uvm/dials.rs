@@ -3,19 +3,18 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
-use super::{note_poll_error, Deadline, Key, Source, Uvm};
-use crate::log::Scope;
-use crate::reactor::{Interest, Registration, TimerKey};
+use super::pending::{Awaited, Progress, Wake, Work, WorkKey, WorkKind};
+use super::Uvm;
+use crate::reactor::Interest;
 use crate::transport::{Dial, DialFailure, DialStep};
 
-type Then = Box<dyn FnOnce(&mut Uvm, Result<Vec<OwnedFd>, DialFailure>)>;
+type Dialled = Box<dyn FnOnce(&mut Uvm, Result<Vec<OwnedFd>, DialFailure>)>;
 
-pub struct PendingDial {
+struct PendingDial {
     dial: Dial,
-    registration: Registration,
-    timer: Option<TimerKey>,
-    scope: Scope,
-    then: Then,
+    /// When the connect has failed, or the next is to be tried.
+    until: Option<Instant>,
+    then: Option<Dialled>,
 }
 
 impl Uvm {
@@ -24,54 +23,50 @@ impl Uvm {
     where
         F: FnOnce(&mut Self, Result<Vec<OwnedFd>, DialFailure>) + 'static,
     {
-        let key = self.key();
-        let pending = PendingDial {
-            dial: Dial::new(self.dialer.clone(), ports),
-            registration: Registration::default(),
-            timer: None,
-            scope: Scope::current(),
-            then: Box::new(then),
-        };
-        self.dial_advance(key, pending, false);
+        let dial = Dial::new(self.dialer.clone(), ports);
+        self.begin(PendingDial {
+            dial,
+            until: None,
+            then: Some(Box::new(then)),
+        });
+    }
+}
+
+impl Work for PendingDial {
+    fn kind(&self) -> WorkKind {
+        WorkKind::Dial
     }
 
-    pub(super) fn dial_ready(&mut self, key: Key) {
-        if let Some(pending) = self.dials.remove(&key) {
-            self.dial_advance(key, pending, true);
+    fn label(&self) -> &str {
+        "a dial"
+    }
+
+    fn describe(&self) -> String {
+        self.label().to_owned()
+    }
+
+    fn awaited(&self) -> Awaited<'_> {
+        let fd = self.dial.pending().map(AsFd::as_fd);
+        Awaited {
+            fd: fd.map(|fd| (fd, Interest::WRITE)),
+            until: self.until,
+            ..Awaited::default()
         }
     }
 
-    pub(super) fn dial_due(&mut self, key: Key) {
-        if let Some(mut pending) = self.dials.remove(&key) {
-            pending.timer = None;
-            self.dial_advance(key, pending, false);
-        }
-    }
-
-    fn dial_advance(&mut self, key: Key, mut pending: PendingDial, ready: bool) {
-        let _about = pending.scope.enter();
-        if let Some(timer) = pending.timer.take() {
-            self.timers.cancel(timer);
-        }
-        if let Some(fd) = pending.dial.pending() {
-            let forgotten = self.poller.forget(&mut pending.registration, fd.as_fd());
-            note_poll_error("a dial", forgotten);
-        }
-        match pending.dial.advance(ready, Instant::now()) {
-            DialStep::Done(connections) => return (pending.then)(self, Ok(connections)),
-            DialStep::Failed(failure) => return (pending.then)(self, Err(failure)),
-            DialStep::Pause(at) => pending.timer = Some(self.timers.add(at, Deadline::Dial(key))),
-            DialStep::Writable(fd, until) => {
-                pending.timer = Some(self.timers.add(until, Deadline::Dial(key)));
-                let watched = self.poller.watch(
-                    &mut pending.registration,
-                    fd.as_fd(),
-                    Interest::WRITE,
-                    Source::Dial(key),
-                );
-                note_poll_error("a dial", watched);
+    fn wake(&mut self, _: WorkKey, wake: Wake, _: &mut [u8]) -> Progress {
+        let is_ready = wake == Wake::Ready;
+        let result = match self.dial.advance(is_ready, Instant::now()) {
+            DialStep::Done(connections) => Ok(connections),
+            DialStep::Failed(failure) => Err(failure),
+            DialStep::Pause(until) | DialStep::Writable(_, until) => {
+                self.until = Some(until);
+                return Progress::Wait;
             }
+        };
+        match self.then.take() {
+            Some(then) => Progress::Over(Box::new(move |uvm| then(uvm, result))),
+            None => Progress::Wait,
         }
-        self.dials.insert(key, pending);
     }
 }

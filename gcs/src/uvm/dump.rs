@@ -7,9 +7,10 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::{Deadline, Uvm};
+use super::pending::WorkKind;
+use super::Uvm;
 use crate::bridge::codec::{json_length, Reply, STACKS_LIMIT};
 use crate::bridge::outbox::Ticket;
 use crate::error::Failure;
@@ -26,7 +27,10 @@ impl Uvm {
     /// Answers with the state of everything that may be waited for, and the last log records.
     pub(super) fn dump(&mut self, ticket: Ticket) {
         let state = self.state();
-        let at_work = self.task_children().filter(|(label, _)| *label != STACKS);
+        let at_work = self
+            .pending
+            .task_children()
+            .filter(|(label, _)| *label != STACKS);
         let pids: Vec<i32> = at_work.map(|(_, pid)| pid.as_raw()).collect();
         if pids.is_empty() {
             let text = finished(state, Vec::new());
@@ -44,74 +48,56 @@ impl Uvm {
         );
     }
 
-    fn state(&self) -> State {
-        let now = Instant::now();
-        let pending = self.outbox.pending();
-        let (frames, bytes) = self.received;
-        let due = |(at, deadline): (Instant, &Deadline)| {
-            let left = at.saturating_duration_since(now);
-            format!("in {left:.1?} {}", self.describe_deadline(*deadline))
-        };
+    fn state(&self) -> StateText {
+        let requests = self.outbox.pending();
+        let pending = |kind| self.pending.describe(kind);
         let before = [
-            section(
-                "bridge",
-                [
-                    format!("received {frames} frames, {bytes} bytes"),
-                    self.outbox.describe(),
-                ],
-            ),
+            section("bridge", [self.session.describe(), self.outbox.describe()]),
             section(
                 "pending requests",
-                pending.map(|(id, seq, age)| format!("{id} {seq} for {age:.1?}")),
+                requests.map(|(id, seq, age)| format!("{id} {seq} for {age:.1?}")),
             ),
-            section("containers", self.describe_containers()),
-            section("disks waited for", self.describe_arrivals()),
+            section("containers", self.containers.describe(&self.processes)),
+            section("devices waited for", pending(WorkKind::Arrival)),
             section("mounts", self.mounts.describe()),
             section("network namespaces", self.namespaces.describe()),
-            section("lent addresses", self.describe_tenancies()),
-            section("processes", self.describe_processes()),
-            section("tasks", self.describe_tasks()),
-            section("deadlines", self.timers.iter().map(due)),
+            section("lent addresses", self.leases.describe()),
+            section("processes", self.processes.describe()),
+            section("tasks", pending(WorkKind::Task)),
+            section("deadlines", self.pending.describe_deadlines()),
         ];
         let (open, kinds) = descriptors();
+        let (children, unclaimed) = self.children.counts();
         let counts = [
             format!("watched descriptors {}", self.poller.len()),
             format!("open descriptors {open}"),
-            format!("deadlines {}", self.timers.len()),
-            format!("dials {}", self.dials.len()),
+            format!("deadlines {}", self.pending.deadlines()),
+            format!("dials {}", self.pending.count(WorkKind::Dial)),
             format!("mapped directories {}", self.shares.len()),
-            format!("starting programs {}", self.programs.len()),
-            format!("children {}", self.children.len()),
-            format!("unclaimed exits {}", self.unclaimed.len()),
+            format!(
+                "starting programs {}",
+                self.pending.count(WorkKind::Program)
+            ),
+            format!("children {children}"),
+            format!("unclaimed exits {unclaimed}"),
         ];
-        State {
+        StateText {
             before: before.concat(),
             after: section("open descriptors", kinds)
-                + &section("clock", [self.describe_clock()])
+                + &section("clock", [self.machine.describe_clock()])
                 + &section("counts", counts),
-        }
-    }
-
-    fn describe_deadline(&self, deadline: Deadline) -> String {
-        let pid = |key| self.processes.get(&key).map_or(0, |process| process.pid);
-        match deadline {
-            Deadline::Task(key) => format!("limit of {}", self.task_label(key).unwrap_or("?")),
-            Deadline::Waiter(key, _) => format!("time-out of a wait for process {}", pid(key)),
-            Deadline::Terminal(key) => format!("look at the terminal of process {}", pid(key)),
-            Deadline::Notification(key) => format!("exit notification of process {}", pid(key)),
-            other => format!("{other:?}"),
         }
     }
 }
 
 /// The text around the stacks, which come later.
-struct State {
+struct StateText {
     before: String,
     after: String,
 }
 
 /// With the log in what room is left.
-fn finished(state: State, stacks: Vec<String>) -> String {
+fn finished(state: StateText, stacks: Vec<String>) -> String {
     let mut dump = state.before;
     dump += &section("kernel stacks of tasks", stacks);
     dump += &state.after;

@@ -6,12 +6,11 @@ use std::time::Duration;
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use super::container::{Container, InitStreams, State};
-use super::process::Role;
+use super::containers::{ContainerState, InitStreams};
+use super::processes::{ProcessKey, Role};
 use super::programs::{Command, Started};
 use super::streams::{null_streams, Connections, Ports};
-use super::tasks::kill_named;
-use super::{Key, Uvm};
+use super::Uvm;
 use crate::bridge::codec::Reply;
 use crate::bridge::outbox::Ticket;
 use crate::bundle;
@@ -20,12 +19,9 @@ use crate::prot::{
     command_line, ContainerResizeConsole, ExecuteProcessSettings, HResult, MessageBase,
     ProcessParameters, UVM_ID,
 };
-use crate::runtime::{Order, Report};
 use crate::stdio::Relay;
 
-/// Over the engine's own limit, which can say more.
-pub(super) const START_LIMIT: Duration = Duration::from_secs(70);
-const EXEC_LIMIT: Duration = Duration::from_secs(120);
+const PREPARE_LIMIT: Duration = Duration::from_secs(120);
 
 impl Uvm {
     pub(super) fn execute(
@@ -41,12 +37,12 @@ impl Uvm {
         let checked = match &parameters.oci_process {
             _ if external => Ok(()),
             None => self.may_start_init(&id),
-            Some(_) => self
-                .container(&id)
-                .and_then(|container| match container.state {
-                    State::Exited | State::Deleting => Err(has_exited(&id)),
-                    _ => Ok(()),
-                }),
+            Some(_) => self.containers.find(&id).and_then(|container| {
+                if container.has_exited() {
+                    return Err(has_exited(&id));
+                }
+                Ok(())
+            }),
         };
         let ports = match checked.and_then(|()| Ports::new(&parameters, &ports)) {
             Ok(ports) => ports,
@@ -54,9 +50,9 @@ impl Uvm {
         };
         let mut init = None;
         if let (false, Some(container)) = (external, self.containers.get_mut(&id)) {
-            init = container.init;
+            init = container.init();
             if parameters.oci_process.is_none() {
-                container.state = State::Starting;
+                container.begin_start();
             }
         }
         self.dial(
@@ -65,7 +61,9 @@ impl Uvm {
                 let connections = match dialled {
                     Ok(connections) => ports.connections(connections),
                     Err(failure) => {
-                        uvm.back_to_created(&id, init);
+                        if let Some(container) = uvm.containers.starting(&id, init) {
+                            container.start_undone();
+                        }
                         let failure = Failure::unspecified(failure.to_string());
                         return uvm.outbox.answer(ticket, Err(failure));
                     }
@@ -83,8 +81,8 @@ impl Uvm {
 
     /// A second start is refused before it touches anything (P-155, P-218).
     fn may_start_init(&mut self, id: &str) -> Result<(), Failure> {
-        match self.container(id)?.state {
-            State::Created => Ok(()),
+        match self.containers.find(id)?.state() {
+            ContainerState::Created => Ok(()),
             state => Err(Failure::new(
                 HResult::INVALID_STATE,
                 format!("starting container {id:?}: it is {state:?}, not Created"),
@@ -92,27 +90,15 @@ impl Uvm {
         }
     }
 
-    /// The container whose start began, unless it ended, or was replaced, under way.
-    fn starting(&mut self, id: &str, init: Option<Key>) -> Option<&mut Container> {
-        let same = |c: &&mut Container| c.state == State::Starting && c.init == init;
-        self.containers.get_mut(id).filter(same)
-    }
-
-    fn back_to_created(&mut self, id: &str, init: Option<Key>) {
-        if let Some(container) = self.starting(id, init) {
-            container.state = State::Created;
-        }
-    }
-
     fn start_init(
         &mut self,
         ticket: Ticket,
         id: String,
-        init: Option<Key>,
+        init: Option<ProcessKey>,
         connections: Connections,
     ) {
-        let container = self.starting(&id, init);
-        let streams = container.and_then(|container| container.streams.take());
+        let container = self.containers.starting(&id, init);
+        let streams = container.and_then(|container| container.take_streams());
         let (Some(streams), Some(key)) = (streams, init) else {
             let text = format!("starting container {id:?}: its init has ended");
             return self.outbox.answer(ticket, Err(Failure::unspecified(text)));
@@ -124,42 +110,35 @@ impl Uvm {
                 return self.start_failed(ticket, &id, key, Failure::unspecified(text));
             }
         };
-        let Some(process) = self.processes.get_mut(&key) else {
+        let Some(process_id) = self.processes.pid(key) else {
             return;
         };
-        let pid = process.pid;
-        process.set_relay(relay);
+        self.processes.set_relay(key, relay);
         self.watch_relay(key);
         if let Some(container) = self.containers.get_mut(&id) {
-            container.started = true;
+            container.set_started(true);
         }
-        let name = id.clone();
-        self.run(
-            format!("starting container {id:?}"),
-            START_LIMIT,
-            move || crate::runtime::start(&name),
-            move |uvm, started: Result<(), Failure>| match started {
-                Ok(()) => {
-                    if let Some(container) = uvm.starting(&id, init) {
-                        container.state = State::Running;
-                    }
-                    uvm.outbox
-                        .answer(ticket, Ok(Reply::Executed { process_id: pid }));
+        self.start_in_engine(&id.clone(), move |uvm, started| match started {
+            Ok(()) => {
+                if let Some(container) = uvm.containers.starting(&id, init) {
+                    container.runs();
                 }
-                Err(failure) => uvm.start_failed(ticket, &id, key, failure),
-            },
-        );
+                uvm.outbox
+                    .answer(ticket, Ok(Reply::Executed { process_id }));
+            }
+            Err(failure) => uvm.start_failed(ticket, &id, key, failure),
+        });
     }
 
     /// Its streams are used up, so this init cannot be started again: it ends, and the container
     /// with it, so that it can be deleted and nothing waits for its output.
-    fn start_failed(&mut self, ticket: Ticket, id: &str, key: Key, failure: Failure) {
+    fn start_failed(&mut self, ticket: Ticket, id: &str, key: ProcessKey, failure: Failure) {
         self.kill_child(key);
         self.outbox.answer(ticket, Err(failure));
         // Nobody will wait for it: its notification is not kept back.
         if let Some(container) = self.containers.get_mut(id) {
-            container.started = false;
-            if container.state >= State::Exited {
+            container.set_started(false);
+            if container.has_exited() {
                 self.notify_exit(id);
             }
         }
@@ -169,32 +148,32 @@ impl Uvm {
         &mut self,
         ticket: Ticket,
         id: String,
-        init: Option<Key>,
+        init: Option<ProcessKey>,
         process: Value,
         connections: Connections,
     ) {
-        let same = |c: &&Container| c.init == init && c.state < State::Exited;
-        let container = self.containers.get(&id).filter(same);
-        let Some(outline) = container.and_then(|c| c.outline.clone()) else {
+        let container = self.containers.get(&id);
+        let container = container.filter(|c| c.init() == init && !c.has_exited());
+        let Some(outline) = container.and_then(|c| c.outline().cloned()) else {
             return self.outbox.answer(ticket, Err(has_exited(&id)));
         };
         let user = process.get("user").cloned().unwrap_or_default();
         let container = outline.clone();
         self.run(
             format!("preparing a process in container {id:?}"),
-            EXEC_LIMIT,
+            PREPARE_LIMIT,
             move || bundle::exec_user(&outline, user),
             move |uvm, user| match user {
                 Ok(user) => {
                     let process = bundle::exec_process(&container, process, user);
-                    uvm.run_exec_in_engine(ticket, id, process, connections);
+                    uvm.run_prepared(ticket, id, process, connections);
                 }
                 Err(failure) => uvm.outbox.answer(ticket, Err(failure)),
             },
         );
     }
 
-    pub(super) fn run_exec_in_engine(
+    pub(super) fn run_prepared(
         &mut self,
         ticket: Ticket,
         id: String,
@@ -219,40 +198,16 @@ impl Uvm {
                 return self.outbox.answer(ticket, Err(Failure::unspecified(text)));
             }
         };
-        let order = Order::Exec {
-            id: id.clone(),
-            process,
-            terminal,
-        };
         let stdio = theirs.each_ref().map(AsFd::as_fd);
-        let doing = format!("running a process in container {id:?}");
-        self.run_helper(doing, EXEC_LIMIT, &order, stdio, move |uvm, result| {
-            let made = result.and_then(|(report, mut fds)| match report {
-                Report::Done { pid: Some(pid) } => Ok((pid, terminal.then(|| fds.pop()).flatten())),
-                Report::Done { pid: None } => {
-                    Err(Failure::unspecified("the engine's report lacks the pid"))
-                }
-                Report::Failed(failure) => {
-                    // It may have got as far as to wait for a word from the engine.
-                    kill_named(&fds);
-                    Err(failure)
-                }
-            });
-            let made = made.and_then(|(pid, master)| match (streams, master) {
-                (ExecStreams::Pipes(relay), _) => Ok((pid, relay)),
-                (ExecStreams::Terminal(connections), Some(master)) => connections
-                    .relay(InitStreams::Terminal(master))
-                    .map(|relay| (pid, relay))
-                    .map_err(|error| Failure::unspecified(format!("joining streams: {error}"))),
-                (ExecStreams::Terminal(_), None) => {
-                    Err(Failure::unspecified("the engine sent no terminal"))
-                }
-            });
+        let name = id.clone();
+        let then = |uvm: &mut Self, made: Result<(Pid, Option<OwnedFd>), Failure>| {
+            let made = made.and_then(|(pid, terminal)| Ok((pid, streams.relay(terminal)?)));
             match made {
-                Ok((pid, relay)) => uvm.exec_runs(ticket, id, Pid::from_raw(pid), relay),
+                Ok((pid, relay)) => uvm.exec_runs(ticket, id, pid, relay),
                 Err(failure) => uvm.outbox.answer(ticket, Err(failure)),
             }
-        });
+        };
+        self.exec_in_engine(name, process, terminal, stdio, then);
     }
 
     fn exec_runs(&mut self, ticket: Ticket, id: String, pid: Pid, relay: Relay) {
@@ -261,15 +216,15 @@ impl Uvm {
             .answer(ticket, Ok(Reply::Executed { process_id }));
         let key = self.adopt(Role::Exec(id.clone()), pid, relay, None);
         let container = self.containers.get(&id);
-        if container.is_none_or(|c| c.state >= State::Exited) {
-            // It joined behind the kill that the end of init brought, and may have forked since.
+        if container.is_none_or(|c| c.has_exited()) {
+            // It joined after the kill that the end of init brought, and may have forked since.
             self.kill_child(key);
             self.kill_leftovers(&id);
         }
         let Some(container) = self.containers.get_mut(&id) else {
             return self.discard_process(key);
         };
-        if let Some(stale) = container.execs.insert(process_id, key) {
+        if let Some(stale) = container.add_exec(process_id, key) {
             self.discard_process(stale);
         }
     }
@@ -281,13 +236,8 @@ impl Uvm {
         base: &MessageBase,
         body: &ContainerResizeConsole,
     ) {
-        let (id, pid) = (&base.container_id, body.process_id);
-        let key = if id == UVM_ID {
-            self.external(pid)
-        } else {
-            self.container_process(id, pid)
-        };
-        let result = key.and_then(|key| self.processes[&key].resize(body.height, body.width));
+        let key = self.process(&base.container_id, body.process_id);
+        let result = key.and_then(|key| self.processes.resize(key, body.height, body.width));
         self.outbox.answer(ticket, result.map(|()| Reply::Done));
     }
 
@@ -308,7 +258,7 @@ impl Uvm {
                             .answer(ticket, Ok(Reply::Executed { process_id }));
                         let key = uvm.adopt(Role::External, pid, relay, exit);
                         // A record of an exited process with the same pid is replaced (P-216).
-                        if let Some(stale) = uvm.externals.insert(process_id, key) {
+                        if let Some(stale) = uvm.processes.set_external(key) {
                             uvm.discard_process(stale);
                         }
                     }
@@ -328,7 +278,7 @@ impl Uvm {
         mut parameters: ProcessParameters,
         connections: Connections,
     ) -> Result<(Command, [OwnedFd; 3], Relay), Failure> {
-        let args = words(&mut parameters)?;
+        let args = args_of(&mut parameters)?;
         let command = Command {
             args,
             env: parameters.environment.into_iter().collect(),
@@ -347,8 +297,8 @@ impl Uvm {
     }
 }
 
-/// The words of a process that is given by its command line, or by words.
-pub(super) fn words(parameters: &mut ProcessParameters) -> Result<Vec<String>, Failure> {
+/// The args of a process that is given by its command line, or by its args.
+pub(super) fn args_of(parameters: &mut ProcessParameters) -> Result<Vec<String>, Failure> {
     let args = match std::mem::take(&mut parameters.command_args) {
         args if !args.is_empty() => args,
         _ => command_line::split(&parameters.command_line).map_err(|error| {
@@ -374,4 +324,17 @@ fn has_exited(id: &str) -> Failure {
 enum ExecStreams {
     Pipes(Relay),
     Terminal(Connections),
+}
+
+impl ExecStreams {
+    /// What it is relayed through now that it runs, on the terminal that the engine made.
+    fn relay(self, terminal: Option<OwnedFd>) -> Result<Relay, Failure> {
+        match (self, terminal) {
+            (Self::Pipes(relay), _) => Ok(relay),
+            (Self::Terminal(connections), Some(master)) => connections
+                .relay(InitStreams::Terminal(master))
+                .map_err(|error| Failure::unspecified(format!("joining streams: {error}"))),
+            (Self::Terminal(_), None) => Err(Failure::unspecified("the engine sent no terminal")),
+        }
+    }
 }

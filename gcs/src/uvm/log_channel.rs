@@ -3,9 +3,10 @@
 //!
 //! What the host had taken but not read when it closed is gone: nothing here can know of it.
 
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use super::{Deadline, Uvm};
+use super::Uvm;
 use crate::log;
 use crate::transport::DialFailure;
 
@@ -14,7 +15,7 @@ use crate::transport::DialFailure;
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 #[derive(Debug, Default)]
-pub(super) struct LogChannel {
+pub struct LogChannel {
     /// None: the log does not go to a port of the host.
     port: Option<u32>,
     is_dialled: bool,
@@ -34,45 +35,45 @@ impl LogChannel {
         let (first, last) = PAUSE;
         (first * 2_u32.saturating_pow(self.failed.min(16))).min(last)
     }
-}
 
-impl Uvm {
-    /// Sees to it that the log is connected or will be; to be asked in each turn of the loop.
-    pub fn tend_log(&mut self) {
-        let channel = &mut self.log_channel;
-        if channel.port.is_some() && !channel.is_dialled && log::pollable().is_none() {
-            channel.is_dialled = true;
-            self.timers
-                .add(Instant::now() + channel.pause(), Deadline::LogDial);
-        }
-    }
-
-    pub(super) fn log_dial_due(&mut self) {
-        let ports = self.log_channel.port.into_iter().collect();
-        self.dial(ports, |uvm, dialled| {
-            uvm.log_channel.is_dialled = false;
-            match dialled.map(|mut connections| connections.pop()) {
-                Ok(Some(connection)) => uvm.log_connected(connection),
-                Ok(None) => {}
-                Err(failure) => uvm.log_refused(&failure),
-            }
-        });
-    }
-
-    fn log_connected(&mut self, connection: std::os::fd::OwnedFd) {
-        let failed = std::mem::take(&mut self.log_channel.failed);
+    fn connected(&mut self, connection: OwnedFd) {
+        let failed = std::mem::take(&mut self.failed);
         ::log::info!("the log is connected, after {failed} failed dials");
         if let Err(error) = log::attach(connection) {
             ::log::error!("the log's new connection: {error}");
         }
     }
 
-    fn log_refused(&mut self, failure: &DialFailure) {
+    fn refused(&mut self, failure: &DialFailure) {
         // Once, not with each attempt.
-        if self.log_channel.failed == 0 {
+        if self.failed == 0 {
             ::log::warn!("{failure}; the log waits");
         }
-        self.log_channel.failed = self.log_channel.failed.saturating_add(1);
+        self.failed = self.failed.saturating_add(1);
+    }
+}
+
+impl Uvm {
+    /// Sees to it that the log is connected or will be; to be asked in each turn of the loop.
+    pub fn tend_log(&mut self) {
+        let channel = &mut self.log_channel;
+        let Some(port) = channel.port else { return };
+        if !channel.is_dialled && log::pollable().is_none() {
+            channel.is_dialled = true;
+            let at = Instant::now() + channel.pause();
+            self.at(at, "dial of the log", move |uvm| uvm.dial_log(port));
+        }
+    }
+
+    fn dial_log(&mut self, port: u32) {
+        self.dial(vec![port], |uvm, dialled| {
+            uvm.log_channel.is_dialled = false;
+            match dialled.map(|mut connections| connections.pop()) {
+                Ok(Some(connection)) => uvm.log_channel.connected(connection),
+                Ok(None) => {}
+                Err(failure) => uvm.log_channel.refused(&failure),
+            }
+        });
     }
 }
 

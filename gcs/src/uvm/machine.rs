@@ -1,53 +1,71 @@
-//! The machine itself among the host's deadlines and tasks: its clock and its memory.
+//! The machine itself among the deadlines and tasks: its clock and its memory.
 
 use std::time::Instant;
 
-use super::{Deadline, Uvm};
+use super::pending::WorkKey;
+use super::Uvm;
 use crate::clock::{source, Clock};
 use crate::memory::{self, Watch};
-use crate::reactor::TimerKey;
 
-/// The clock and the deadline it has asked for.
-#[derive(Debug)]
-pub(super) struct Kept {
-    clock: Clock,
-    timer: Option<TimerKey>,
+/// What is looked after here: none of it unless the flags ask for it.
+#[derive(Default)]
+pub struct Machine {
+    clock: Option<Clock>,
+    /// The deadline that the clock has asked for.
+    clock_due: Option<WorkKey>,
+    memory: Option<Watch>,
+}
+
+impl Machine {
+    /// Looks at the memory now: a group that is about to go takes its counters along.
+    pub fn look_at_memory(&mut self) {
+        if let Some(memory) = &mut self.memory {
+            memory.look();
+        }
+    }
+
+    pub fn describe_clock(&self) -> String {
+        let clock = self.clock.as_ref();
+        clock.map_or("left alone".into(), Clock::describe)
+    }
 }
 
 impl Uvm {
     /// Keeps the time from now on.
     pub fn keep_time(&mut self, clock: Clock) {
-        self.clock = Some(Kept { clock, timer: None });
+        self.machine.clock = Some(clock);
         self.clock_wait();
     }
 
     /// Sets the deadline that the clock asks for, and has others know of a leap.
     fn clock_wait(&mut self) {
-        let Some(kept) = &mut self.clock else { return };
-        if kept.clock.take_leap() {
-            self.tenancies_hurry();
+        let Some(clock) = &mut self.machine.clock else {
+            return;
+        };
+        let (leapt, next) = (clock.take_leap(), clock.next());
+        if let Some(earlier) = self.machine.clock_due.take() {
+            self.cancel(earlier);
         }
-        let Some(kept) = &mut self.clock else { return };
-        if let Some(timer) = kept.timer.take() {
-            self.timers.cancel(timer);
+        if leapt {
+            self.leases_hurry();
         }
-        kept.timer = kept
-            .clock
-            .next()
-            .map(|at| self.timers.add(at, Deadline::Clock));
+        self.machine.clock_due =
+            next.map(|at| self.at(at, "look at the host's clock", Self::clock_due));
     }
 
-    pub(super) fn clock_due(&mut self) {
-        let Some(kept) = &mut self.clock else { return };
-        if let Some(port) = kept.clock.due(Instant::now()) {
+    fn clock_due(&mut self) {
+        let Some(clock) = &mut self.machine.clock else {
+            return;
+        };
+        if let Some(port) = clock.due(Instant::now()) {
             let dialer = self.dialer.clone();
             self.run(
                 "asking the host for the time",
                 source::ASK_LIMIT,
                 move || source::ask(&dialer, port),
                 |uvm, answer| {
-                    if let Some(kept) = &mut uvm.clock {
-                        kept.clock.heard(answer, Instant::now());
+                    if let Some(clock) = &mut uvm.machine.clock {
+                        clock.heard(answer, Instant::now());
                     }
                     uvm.clock_wait();
                 },
@@ -56,35 +74,23 @@ impl Uvm {
         self.clock_wait();
     }
 
-    /// Tells of memory that runs out from now on.
-    pub fn watch_memory(&mut self, memory: Watch) {
-        self.memory = Some(memory);
-        self.memory_due();
-    }
-
-    pub(super) fn memory_due(&mut self) {
-        self.memory_look();
-        self.timers
-            .add(Instant::now() + memory::EVERY, Deadline::Memory);
-    }
-
-    /// Looks now: a group that is about to go takes its counters along.
-    pub(super) fn memory_look(&mut self) {
-        if let Some(memory) = &mut self.memory {
-            memory.look();
-        }
-    }
-
     /// The host was away, and this machine maybe with it: the clock is looked at now.
     pub(super) fn clock_hurry(&mut self) {
-        if let Some(kept) = &mut self.clock {
-            kept.clock.hurry(Instant::now());
+        if let Some(clock) = &mut self.machine.clock {
+            clock.hurry(Instant::now());
             self.clock_wait();
         }
     }
 
-    pub(super) fn describe_clock(&self) -> String {
-        let kept = self.clock.as_ref();
-        kept.map_or("left alone".into(), |kept| kept.clock.describe())
+    /// Tells of memory that runs out from now on.
+    pub fn watch_memory(&mut self, memory: Watch) {
+        self.machine.memory = Some(memory);
+        self.memory_due();
+    }
+
+    fn memory_due(&mut self) {
+        self.machine.look_at_memory();
+        let at = Instant::now() + memory::EVERY;
+        self.at(at, "look at the memory of the groups", Self::memory_due);
     }
 }

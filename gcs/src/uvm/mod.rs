@@ -5,20 +5,23 @@
 //! program, each with a deadline and with the code that goes on when it is through.
 
 mod arrivals;
-mod constraints;
-mod container;
+mod children;
+mod containers;
 mod create;
 mod delete;
 mod dials;
 mod dump;
+mod engine;
 mod execute;
+mod exits;
+mod leases;
 mod log_channel;
 mod machine;
 mod modify;
 mod namespaces;
-mod network;
+mod pending;
 mod policy;
-mod process;
+mod processes;
 mod programs;
 mod properties;
 mod requests;
@@ -26,10 +29,8 @@ mod session;
 mod shutdown;
 mod streams;
 mod tasks;
-mod tenancies;
 mod v1;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::time::Instant;
 
@@ -37,77 +38,36 @@ use nix::unistd::Pid;
 
 use crate::bridge::outbox::Outbox;
 use crate::config::Stance;
-use crate::memory;
-use crate::net::tenancy::Act;
-use crate::reactor::{Poller, Timers};
+use crate::reactor::Poller;
 use crate::stdio::StreamKind;
 use crate::storage::MountTable;
 use crate::sys::process::ExitStatus;
-use crate::task;
 use crate::transport::Dialer;
 
-use container::Container;
+use children::{Children, Owner};
+use containers::Containers;
+use leases::Leases;
 use log_channel::LogChannel;
+use machine::Machine;
+use modify::Shares;
 use namespaces::Namespaces;
+use pending::{Pending, Wake, WorkKey};
 use policy::Policy;
-use process::Process;
-use session::{Redial, Session};
+use processes::{ProcessKey, Processes};
+use session::Session;
 
-/// Names a record for its lifetime; never repeats.
-pub type Key = u64;
-
-/// What an event belongs to.
+/// What became ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Source {
+pub enum Readiness {
     Children,
     Bridge,
     BridgeOut,
     Log,
     Kmsg,
-    Uevents,
-    Task(Key),
-    Dial(Key),
-    Program(Key),
-    Stream(Key, StreamKind),
-}
-
-/// What a deadline belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Deadline {
-    Task(Key),
-    Dial(Key),
-    /// A program that was forked but has not been executed yet.
-    Program(Key),
-    /// A process's terminal may have been opened again.
-    Terminal(Key),
-    /// An exit of this init that nobody waited for.
-    Notification(Key),
-    /// A disk should have come.
-    Arrival(Key),
-    /// The server of a mapped directory is silent.
-    Share(Key),
-    /// A WaitForProcess with a time-out: process and waiter.
-    Waiter(Key, Key),
-    /// The killed init of a container that is being deleted should have ended.
-    Deletion(Key),
-    /// The bridge is to be dialled again.
-    Redial,
-    /// The host's clock is to be looked at.
-    Clock,
-    /// The memory of the groups is to be looked at.
-    Memory,
-    /// Something is to be done about a lent address.
-    Tenancy(Key, Act),
-    /// The log's connection is to be dialled.
-    LogDial,
-}
-
-/// Whose exit a pid's exit is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Child {
-    Task(Key),
-    Program(Key),
-    Process(Key),
+    /// Events of devices.
+    Devices,
+    Work(WorkKey),
+    Stream(ProcessKey, StreamKind),
 }
 
 /// Why the service ends.
@@ -120,10 +80,6 @@ pub enum End {
     /// So it was given, and the host sent a header that cannot be one (P-008, P-009).
     BadFraming,
 }
-
-/// Exits of processes not yet known: the container engine reports a pid after making it. Orphans
-/// of containers come here too, any number of them.
-const UNCLAIMED_EXITS: usize = 4096;
 
 /// What the flags say of how the host is served.
 #[derive(Debug, Clone, Copy)]
@@ -139,42 +95,26 @@ pub struct Settings {
     pub dumps_core: bool,
 }
 
-/// Everything the service knows.
+/// Everything the service knows, each part with its own owner. What needs several of them is a
+/// method here; what needs one is a method of that one.
 pub struct Uvm {
-    pub poller: Poller<Source>,
-    pub timers: Timers<Deadline>,
+    pub poller: Poller<Readiness>,
     pub outbox: Outbox,
     pub end: Option<End>,
-    /// Frames and bytes from the host, for the state dump.
-    received: (u64, u64),
+    settings: Settings,
     dialer: Dialer,
     session: Session,
-    settings: Settings,
-    redial: Redial,
     log_channel: LogChannel,
-    next_key: Key,
-    children: HashMap<Pid, Child>,
-    unclaimed: VecDeque<(Pid, ExitStatus)>,
-    tasks: HashMap<Key, tasks::Task>,
-    /// Of [`task::BUFFER`] bytes.
-    scratch: Vec<u8>,
-    dials: HashMap<Key, dials::PendingDial>,
-    programs: HashMap<Key, programs::Starting>,
-    processes: BTreeMap<Key, Process>,
-    /// Processes of the utility VM itself, by pid.
-    externals: BTreeMap<u32, Key>,
-    containers: BTreeMap<String, Container>,
+    pending: Pending,
+    children: Children,
+    processes: Processes,
+    containers: Containers,
     mounts: MountTable,
-    events: arrivals::Events,
-    arrivals: HashMap<Key, arrivals::Arrival>,
-    /// Connections to the servers of mapped directories, as long as those are mounted.
-    shares: HashMap<Key, modify::Share>,
+    shares: Shares,
     namespaces: Namespaces,
-    /// Addresses that DHCP servers have lent to containers.
-    tenancies: BTreeMap<Key, tenancies::Kept>,
+    leases: Leases,
     policy: Policy,
-    clock: Option<machine::Kept>,
-    memory: Option<memory::Watch>,
+    machine: Machine,
 }
 
 impl Uvm {
@@ -185,118 +125,60 @@ impl Uvm {
         crate::log::mute(policy.permit(policy::Act::LogOutput).is_err());
         Ok(Self {
             poller: Poller::new()?,
-            timers: Timers::default(),
             outbox: Outbox::default(),
             end: None,
-            received: (0, 0),
-            dialer,
-            session: Session::default(),
             settings,
-            redial: Redial::default(),
+            dialer,
+            session: Session::new(settings.v4_only),
             log_channel: LogChannel::new(settings.log_port),
-            next_key: 1,
-            children: HashMap::new(),
-            unclaimed: VecDeque::new(),
-            tasks: HashMap::new(),
-            scratch: vec![0; task::BUFFER],
-            dials: HashMap::new(),
-            programs: HashMap::new(),
-            processes: BTreeMap::new(),
-            externals: BTreeMap::new(),
-            containers: BTreeMap::new(),
+            pending: Pending::default(),
+            children: Children::default(),
+            processes: Processes::default(),
+            containers: Containers::default(),
             mounts: MountTable::default(),
-            events: arrivals::Events::default(),
-            arrivals: HashMap::new(),
-            shares: HashMap::new(),
+            shares: Shares::default(),
             namespaces: Namespaces::default(),
-            tenancies: BTreeMap::new(),
+            leases: Leases::default(),
             policy,
-            clock: None,
-            memory: None,
+            machine: Machine::default(),
         })
     }
 
-    fn key(&mut self) -> Key {
-        self.next_key += 1;
-        self.next_key
+    /// When [`Uvm::on_time`] is to be called.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.pending.next_deadline()
     }
 
-    /// A descriptor of one of the host's records became ready.
-    pub fn on_ready(&mut self, source: Source) {
-        match source {
-            Source::Uevents => self.events_ready(),
-            Source::Task(key) => self.task_ready(key),
-            Source::Dial(key) => self.dial_ready(key),
-            Source::Program(key) => self.program_ready(key),
-            Source::Stream(key, kind) => self.stream_ready(key, kind),
+    /// A descriptor became ready.
+    pub fn on_ready(&mut self, what: Readiness) {
+        match what {
+            Readiness::Devices => self.devices_ready(),
+            Readiness::Work(key) => self.wake(key, Wake::Ready),
+            Readiness::Stream(key, kind) => self.stream_ready(key, kind),
             // The loop's own: see `service`.
-            Source::Children | Source::Bridge | Source::BridgeOut | Source::Log | Source::Kmsg => {}
+            Readiness::Children
+            | Readiness::Bridge
+            | Readiness::BridgeOut
+            | Readiness::Log
+            | Readiness::Kmsg => {}
         }
     }
 
     /// Acts on every deadline that has come.
     pub fn on_time(&mut self, now: Instant) {
-        while let Some(deadline) = self.timers.pop_due(now) {
-            match deadline {
-                Deadline::Task(key) => self.task_overdue(key),
-                Deadline::Dial(key) => self.dial_due(key),
-                Deadline::Program(key) => self.program_overdue(key),
-                Deadline::Terminal(key) => self.terminal_due(key),
-                Deadline::Notification(key) => self.notification_due(key),
-                Deadline::Arrival(key) => self.arrival_due(key),
-                Deadline::Share(key) => self.share_overdue(key),
-                Deadline::Waiter(key, waiter) => self.waiter_overdue(key, waiter),
-                Deadline::Deletion(key) => self.deletion_overdue(key),
-                Deadline::Redial => self.redial_due(),
-                Deadline::Clock => self.clock_due(),
-                Deadline::Memory => self.memory_due(),
-                Deadline::Tenancy(key, act) => self.tenancy_due(key, act),
-                Deadline::LogDial => self.log_dial_due(),
-            }
+        while let Some(key) = self.pending.pop_due(now) {
+            self.wake(key, Wake::Due);
         }
     }
 
     /// A child ended. The only caller is the loop's reaper.
     pub fn on_exit(&mut self, pid: Pid, status: ExitStatus) {
-        match self.children.remove(&pid) {
-            Some(Child::Task(key)) => self.task_exited(key, status),
-            Some(Child::Program(key)) => self.program_exited(key, status),
-            Some(Child::Process(key)) => self.process_exited(key, status),
-            None if self.tasks.is_empty() => {}
-            None => {
-                if self.unclaimed.len() == UNCLAIMED_EXITS {
-                    self.unclaimed.pop_front();
-                }
-                self.unclaimed.push_back((pid, status));
-            }
+        match self.children.exited(pid, status) {
+            Some(Owner::Work(key)) => self.wake(key, Wake::Exited(status)),
+            Some(Owner::Process(key)) => self.process_exited(key, status),
+            None => {}
         }
     }
-
-    /// Puts a child that was just forked on the books: an exit kept under its number is that of
-    /// an earlier process.
-    fn expect_exit(&mut self, pid: Pid, child: Child) {
-        self.unclaimed.retain(|(earlier, _)| *earlier != pid);
-        self.children.insert(pid, child);
-    }
-
-    /// Takes the exit of `pid` if it came before its pid was known.
-    fn claim(&mut self, pid: Pid, child: Child) -> Option<ExitStatus> {
-        if let Some(at) = self.unclaimed.iter().position(|(p, _)| *p == pid) {
-            return self.unclaimed.remove(at).map(|(_, status)| status);
-        }
-        // An unreaped process can always be asked for. One that cannot will never be reported:
-        // a wrong status is better than a wait without end.
-        if process_gone(pid) {
-            log::error!("process {pid} ended unseen: its exit status is not known");
-            return Some(ExitStatus::Unknown);
-        }
-        self.children.insert(pid, child);
-        None
-    }
-}
-
-fn process_gone(pid: Pid) -> bool {
-    crate::sys::process::kill(pid, 0) == Err(nix::errno::Errno::ESRCH)
 }
 
 /// Registrations fail only when the kernel is out of memory; the stream or task is then silent

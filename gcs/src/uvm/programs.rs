@@ -5,17 +5,19 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::libc::SIGKILL;
 use nix::unistd::{read, Pid};
 
-use super::{note_poll_error, Child, Deadline, Key, Source, Uvm};
+use super::pending::{Awaited, Progress, Wake, Work, WorkKey, WorkKind};
+use super::Uvm;
 use crate::error::Failure;
-use crate::log::{Scope, Span};
+use crate::log::Span;
 use crate::prot::HResult;
-use crate::reactor::{Interest, Registration, TimerKey};
+use crate::reactor::Interest;
 use crate::sys::process::{self, ExitStatus, Program, StartFailure, StartStep};
 
-type Then = Box<dyn FnOnce(&mut Uvm, Result<Started, Failure>)>;
+type ProgramStarted = Box<dyn FnOnce(&mut Uvm, Result<Started, Failure>)>;
 
 /// A program that runs, or ran.
 pub struct Started {
@@ -24,17 +26,17 @@ pub struct Started {
     pub exit: Option<ExitStatus>,
 }
 
-pub struct Starting {
+struct StartingProgram {
     pid: Pid,
+    /// Tells why the exec failed; its end, that it did not.
     status: OwnedFd,
-    registration: Registration,
+    label: String,
     name: String,
     cwd: String,
-    timer: TimerKey,
+    deadline: Instant,
     exit: Option<ExitStatus>,
-    scope: Scope,
     span: Span,
-    then: Then,
+    then: Option<ProgramStarted>,
 }
 
 /// How long the exec of a program may take.
@@ -68,98 +70,95 @@ impl Uvm {
         match fork_program(command, stdio) {
             Err(failure) => then(self, Err(failure.during(format!("starting {name:?}")))),
             Ok((pid, status)) => {
-                let key = self.key();
-                let mut starting = Starting {
+                self.begin(StartingProgram {
                     pid,
                     status,
-                    registration: Registration::default(),
+                    label: format!("starting {name:?}"),
                     name,
                     cwd: command.cwd.clone(),
-                    timer: self
-                        .timers
-                        .add(Instant::now() + EXEC_LIMIT, Deadline::Program(key)),
+                    deadline: Instant::now() + EXEC_LIMIT,
                     exit: None,
-                    scope: Scope::current(),
                     span: Span::begin(),
-                    then: Box::new(then),
-                };
-                let watched = self.poller.watch(
-                    &mut starting.registration,
-                    starting.status.as_fd(),
-                    Interest::READ,
-                    Source::Program(key),
-                );
-                note_poll_error("a starting program", watched);
-                self.expect_exit(pid, Child::Program(key));
-                self.programs.insert(key, starting);
+                    then: Some(Box::new(then)),
+                });
             }
         }
-    }
-
-    pub(super) fn program_exited(&mut self, key: Key, status: ExitStatus) {
-        if let Some(starting) = self.programs.get_mut(&key) {
-            starting.exit = Some(status);
-        }
-    }
-
-    pub(super) fn program_ready(&mut self, key: Key) {
-        let Some(starting) = self.programs.remove(&key) else {
-            return;
-        };
-        let mut bytes = [0; 16];
-        let failure = match read(&starting.status, &mut bytes) {
-            Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => {
-                self.programs.insert(key, starting);
-                return;
-            }
-            Ok(count) => StartFailure::from_status(&bytes[..count]),
-            Err(_) => None,
-        };
-        let result = match failure {
-            None => Ok(Started {
-                pid: starting.pid,
-                exit: starting.exit,
-            }),
-            // The child ends by itself; its exit then belongs to nobody.
-            Some(failure) => Err(explain(&starting, failure)),
-        };
-        self.program_settled(starting, result);
-    }
-
-    /// The exec hangs (a program on a share whose host is gone): the child is killed and the
-    /// request answered.
-    pub(super) fn program_overdue(&mut self, key: Key) {
-        let Some(starting) = self.programs.remove(&key) else {
-            return;
-        };
-        if starting.exit.is_none() {
-            process::kill(starting.pid, SIGKILL).ok();
-        }
-        let name = &starting.name;
-        let text = format!("starting {name:?}: not executed after {EXEC_LIMIT:?}");
-        self.program_settled(starting, Err(Failure::new(HResult::TIMEOUT, text)));
-    }
-
-    fn program_settled(&mut self, mut starting: Starting, result: Result<Started, Failure>) {
-        let _about = starting.scope.enter();
-        starting
-            .span
-            .end("task", &format!("starting {:?}", starting.name), |record| {
-                record.field("pid", starting.pid.as_raw());
-            });
-        self.timers.cancel(starting.timer);
-        let forgotten = self
-            .poller
-            .forget(&mut starting.registration, starting.status.as_fd());
-        note_poll_error("a starting program", forgotten);
-        if starting.exit.is_none() {
-            self.children.remove(&starting.pid);
-        }
-        (starting.then)(self, result);
     }
 }
 
-fn explain(starting: &Starting, failure: StartFailure) -> Failure {
+impl Work for StartingProgram {
+    fn kind(&self) -> WorkKind {
+        WorkKind::Program
+    }
+
+    fn label(&self) -> &str {
+        &self.label
+    }
+
+    fn describe(&self) -> String {
+        format!("pid {} {}", self.pid, self.label)
+    }
+
+    fn awaited(&self) -> Awaited<'_> {
+        Awaited {
+            fd: Some((self.status.as_fd(), Interest::READ)),
+            until: Some(self.deadline),
+            child: self.exit.is_none().then_some(self.pid),
+            ..Awaited::default()
+        }
+    }
+
+    fn wake(&mut self, _: WorkKey, wake: Wake, _: &mut [u8]) -> Progress {
+        match wake {
+            Wake::Ready => {
+                let mut bytes = [0; 16];
+                let failure = match read(&self.status, &mut bytes) {
+                    Err(Errno::EAGAIN | Errno::EINTR) => return Progress::Wait,
+                    Ok(count) => StartFailure::from_status(&bytes[..count]),
+                    Err(_) => None,
+                };
+                self.settle(match failure {
+                    None => Ok(Started {
+                        pid: self.pid,
+                        exit: self.exit,
+                    }),
+                    // The child ends by itself; its exit then belongs to nobody.
+                    Some(failure) => Err(explain(self, failure)),
+                })
+            }
+            // The exec hangs (a program on a share whose host is gone): the child is killed and
+            // the request answered.
+            Wake::Due => {
+                if self.exit.is_none() {
+                    process::kill(self.pid, SIGKILL).ok();
+                }
+                let text = format!("{}: not executed after {EXEC_LIMIT:?}", self.label);
+                self.settle(Err(Failure::new(HResult::TIMEOUT, text)))
+            }
+            Wake::Exited(status) => {
+                self.exit = Some(status);
+                Progress::Wait
+            }
+            Wake::Begun | Wake::Device | Wake::Absent => Progress::Wait,
+        }
+    }
+}
+
+impl StartingProgram {
+    fn settle(&mut self, result: Result<Started, Failure>) -> Progress {
+        self.span.end("task", &self.label, |record| {
+            record.field("pid", self.pid.as_raw());
+        });
+        let then = self.then.take();
+        Progress::Over(Box::new(move |uvm| {
+            if let Some(then) = then {
+                then(uvm, result);
+            }
+        }))
+    }
+}
+
+fn explain(starting: &StartingProgram, failure: StartFailure) -> Failure {
     let name = &starting.name;
     let reason = failure.errno.desc();
     Failure::unspecified(match failure.stage {

@@ -16,7 +16,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 /// What the task reads, as far as it was asked for.
 #[derive(Serialize, Deserialize)]
-struct Read {
+struct ReadProperties {
     pids: Option<Vec<i32>>,
     metrics: Option<Box<Metrics>>,
 }
@@ -33,7 +33,7 @@ impl Uvm {
             let text = "the properties of the utility VM itself cannot be queried";
             return self.outbox.answer(ticket, Err(Failure::unspecified(text)));
         }
-        if let Err(failure) = self.container(&id) {
+        if let Err(failure) = self.containers.find(&id) {
             return self.outbox.answer(ticket, Err(failure));
         }
         if !list && !statistics {
@@ -45,14 +45,14 @@ impl Uvm {
             format!("reading the properties of container {id:?}"),
             LIMIT,
             move || {
-                Ok(Read {
+                Ok(ReadProperties {
                     pids: list.then(|| runtime::pids(&id)).transpose()?,
                     metrics: statistics
                         .then(|| runtime::statistics(&id).map(Box::new))
                         .transpose()?,
                 })
             },
-            move |uvm, read: Result<Read, Failure>| {
+            move |uvm, read: Result<ReadProperties, Failure>| {
                 let reply = read.map(|read| {
                     let pids = read.pids.into_iter().flatten().map(i32::unsigned_abs);
                     let mut all: Vec<u32> = pids.chain(own).collect();
@@ -74,14 +74,10 @@ impl Uvm {
     /// The processes started here for the container that were not reaped yet: the kernel takes
     /// a zombie off its control group.
     fn own_pids(&self, id: &str) -> Vec<u32> {
-        let Some(container) = self.containers.get(id) else {
-            return Vec::new();
-        };
-        let known = container.init.iter().chain(container.execs.values());
-        known
-            .filter_map(|key| self.processes.get(key))
-            .filter(|process| !process.has_exited())
-            .map(|process| process.pid)
-            .collect()
+        let container = self.containers.get(id);
+        let known = container
+            .into_iter()
+            .flat_map(super::containers::Container::processes);
+        known.filter_map(|key| self.processes.living(key)).collect()
     }
 }

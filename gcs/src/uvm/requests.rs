@@ -3,23 +3,23 @@
 use std::time::Duration;
 
 use super::policy::Act;
-use super::session::Session;
+use super::session::Protocol;
 use super::Uvm;
 use crate::bridge::codec::{self, Reply, Request};
 use crate::bridge::frame::Frame;
 use crate::bridge::outbox::Ticket;
 use crate::error::Failure;
 use crate::prot::{
-    ContainerWaitForProcess, GcsCapabilities, HResult, MessageBase, MessageId, NegotiateProtocol,
+    ContainerWaitForProcess, GcsCapabilities, HResult, MessageBase, NegotiateProtocol,
     ProtocolVersion, INFINITE_WAIT_TIMEOUT, MESSAGE_HEADER_SIZE, UVM_ID,
 };
 
 impl Uvm {
     /// Handles one frame. Its answer is owed from here on; see [`Ticket`].
     pub fn on_frame(&mut self, frame: &Frame) {
-        self.received.0 += 1;
-        self.received.1 += (MESSAGE_HEADER_SIZE + frame.payload.len()) as u64;
-        if self.is_v1(frame.id) {
+        self.session
+            .received(MESSAGE_HEADER_SIZE + frame.payload.len());
+        if self.session.is_v1(frame.id) {
             return self.on_v1_frame(frame);
         }
         let incoming = codec::decode(frame);
@@ -33,7 +33,7 @@ impl Uvm {
             frame.sequence,
             base.container_id
         );
-        let request = self.admit(frame.id).and(incoming.request);
+        let request = self.session.admit(frame.id).and(incoming.request);
         let permitted = request.and_then(|request| {
             if let Some(act) = Act::of(&request, &base.container_id) {
                 self.policy.permit(act)?;
@@ -46,19 +46,6 @@ impl Uvm {
         }
     }
 
-    /// What may be asked before and after the version was agreed (P-074, P-075).
-    fn admit(&self, message: MessageId) -> Result<(), Failure> {
-        let negotiates = message == MessageId::NEGOTIATE_PROTOCOL;
-        let when = match self.session {
-            Session::Unnegotiated if negotiates => return Ok(()),
-            Session::V4 if !negotiates => return Ok(()),
-            Session::Unnegotiated => "before",
-            Session::V4 | Session::V3 => "after",
-        };
-        let text = format!("{message} cannot be sent {when} the version was negotiated");
-        Err(Failure::new(HResult::NOT_IMPLEMENTED, text))
-    }
-
     fn dispatch(&mut self, ticket: Ticket, base: &MessageBase, request: Request) {
         match request {
             Request::Negotiate(body) => {
@@ -66,7 +53,7 @@ impl Uvm {
                 let agreed = reply.is_ok();
                 self.outbox.answer(ticket, reply);
                 if agreed {
-                    self.open_session(Session::V4);
+                    self.open_session(Protocol::V4);
                 }
             }
             Request::Create(body) => self.create(ticket, base, body.container_config.into_inner()),
@@ -110,15 +97,14 @@ impl Uvm {
             let text = format!("waiting for process {pid}: too many requests wait already");
             return self.outbox.answer(ticket, Err(Failure::unspecified(text)));
         }
-        let key = if id == UVM_ID {
+        let key = self.process(id, pid).map_err(|failure| match id.as_str() {
             // An unknown pid has another code here than for signals (protocol 4.5, 4.6).
-            self.external(pid).map_err(|failure| Failure {
+            UVM_ID => Failure {
                 code: HResult::NOT_FOUND,
                 ..failure
-            })
-        } else {
-            self.container_process(id, pid)
-        };
+            },
+            _ => failure,
+        });
         let limit = match body.timeout_in_ms {
             INFINITE_WAIT_TIMEOUT => None,
             millis => Some(Duration::from_millis(millis.into())),

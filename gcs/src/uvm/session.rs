@@ -5,7 +5,9 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use super::{Deadline, Uvm};
+use super::Uvm;
+use crate::error::Failure;
+use crate::prot::{HResult, MessageId};
 use crate::stage::{self, Event, Stage};
 use crate::transport::{DialFailure, BRIDGE_PORT};
 
@@ -14,7 +16,7 @@ const REDIAL_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the host may ask for now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) enum Session {
+pub enum Protocol {
     /// Only to agree on a version.
     #[default]
     Unnegotiated,
@@ -24,29 +26,103 @@ pub(super) enum Session {
     V3,
 }
 
-/// A bridge that was lost and is dialled again.
-#[derive(Debug, Default)]
-pub(super) struct Redial {
-    /// Dials that failed since the loss.
+/// Where the session stands, and the bridge of the next one when this one's was lost.
+#[derive(Debug)]
+pub struct Session {
+    protocol: Protocol,
+    /// A first Create begins no session of the retired protocol (`-v4`).
+    v4_only: bool,
+    /// Dials that failed since the bridge was lost.
     failed: u32,
     connected: Option<OwnedFd>,
+    /// Frames and bytes from the host, for the state dump.
+    received: (u64, u64),
+}
+
+impl Session {
+    pub fn new(v4_only: bool) -> Self {
+        Self {
+            protocol: Protocol::default(),
+            v4_only,
+            failed: 0,
+            connected: None,
+            received: (0, 0),
+        }
+    }
+
+    /// Notes a frame of so many bytes.
+    pub fn received(&mut self, bytes: usize) {
+        self.received.0 += 1;
+        self.received.1 += bytes as u64;
+    }
+
+    /// Whether a frame is one of the retired protocol: in its session, and a first Create.
+    pub fn is_v1(&self, message: MessageId) -> bool {
+        match self.protocol {
+            Protocol::V3 => true,
+            Protocol::V4 => false,
+            Protocol::Unnegotiated => !self.v4_only && message == MessageId::CREATE,
+        }
+    }
+
+    pub fn is_unnegotiated(&self) -> bool {
+        self.protocol == Protocol::Unnegotiated
+    }
+
+    /// Whether a process stays known by its pid when its exit was collected, until the pid is
+    /// used again: so it is in the retired protocol (8.5).
+    pub fn keeps_collected(&self) -> bool {
+        self.protocol == Protocol::V3
+    }
+
+    /// What may be asked before and after the version was agreed (P-074, P-075).
+    pub fn admit(&self, message: MessageId) -> Result<(), Failure> {
+        let negotiates = message == MessageId::NEGOTIATE_PROTOCOL;
+        let when = match self.protocol {
+            Protocol::Unnegotiated if negotiates => return Ok(()),
+            Protocol::V4 if !negotiates => return Ok(()),
+            Protocol::Unnegotiated => "before",
+            Protocol::V4 | Protocol::V3 => "after",
+        };
+        let text = format!("{message} cannot be sent {when} the version was negotiated");
+        Err(Failure::new(HResult::NOT_IMPLEMENTED, text))
+    }
+
+    /// The bridge is gone, and the session with it.
+    fn lost(&mut self) {
+        self.protocol = Protocol::default();
+        self.failed = 0;
+        self.connected = None;
+    }
+
+    fn dial_failed(&mut self, failure: &DialFailure) {
+        // Once, not ten times a second.
+        if self.failed == 0 {
+            log::warn!("{failure}; dialling on");
+        }
+        self.failed = self.failed.saturating_add(1);
+    }
+
+    pub fn describe(&self) -> String {
+        let (frames, bytes) = self.received;
+        format!("received {frames} frames, {bytes} bytes")
+    }
 }
 
 impl Uvm {
     /// The bridge is gone. The next one comes by [`Self::take_bridge`].
     pub fn bridge_lost(&mut self) {
-        self.session = Session::default();
+        self.session.lost();
         self.outbox.disconnect();
-        self.redial = Redial::default();
         self.redial_later();
     }
 
     /// The bridge that was dialled anew, once.
     pub fn take_bridge(&mut self) -> Option<OwnedFd> {
-        let bridge = self.redial.connected.take()?;
+        let bridge = self.session.connected.take()?;
         log::info!(
             "the bridge is connected again, after {} failed dials",
-            self.redial.failed
+            self.session.failed
         );
         self.outbox.connect();
         self.clock_hurry();
@@ -54,29 +130,21 @@ impl Uvm {
     }
 
     fn redial_later(&mut self) {
-        self.timers
-            .add(Instant::now() + REDIAL_PAUSE, Deadline::Redial);
-    }
-
-    pub(super) fn redial_due(&mut self) {
-        self.dial(vec![BRIDGE_PORT], |uvm, dialled| match dialled {
-            Ok(mut connections) => uvm.redial.connected = connections.pop(),
-            Err(failure) => uvm.redial_failed(&failure),
+        let at = Instant::now() + REDIAL_PAUSE;
+        self.at(at, "dial of the bridge", |uvm| {
+            uvm.dial(vec![BRIDGE_PORT], |uvm, dialled| match dialled {
+                Ok(mut connections) => uvm.session.connected = connections.pop(),
+                Err(failure) => {
+                    uvm.session.dial_failed(&failure);
+                    uvm.redial_later();
+                }
+            });
         });
     }
 
-    fn redial_failed(&mut self, failure: &DialFailure) {
-        // Once, not ten times a second.
-        if self.redial.failed == 0 {
-            log::warn!("{failure}; dialling on");
-        }
-        self.redial.failed = self.redial.failed.saturating_add(1);
-        self.redial_later();
-    }
-
     /// A version was agreed on; its answer is on its way.
-    pub(super) fn open_session(&mut self, session: Session) {
-        self.session = session;
+    pub(super) fn open_session(&mut self, protocol: Protocol) {
+        self.session.protocol = protocol;
         self.outbox.open_session();
         stage::tell(Event::Done(Stage::Negotiation));
     }

@@ -1,21 +1,15 @@
 //! Signals and shutdown (protocol 4.6, 4.8, 6.9).
 
-use std::time::Duration;
-
 use nix::errno::Errno;
 use nix::libc::{SIGKILL, SIGTERM};
 use nix::unistd::Pid;
 
-use super::container::State;
-use super::process::Role;
-use super::{End, Key, Uvm};
+use super::processes::{ProcessKey, Role};
+use super::{End, Uvm};
 use crate::bridge::codec::Reply;
 use crate::bridge::outbox::Ticket;
 use crate::error::Failure;
 use crate::prot::{HResult, MessageBase, NotificationType, UVM_ID};
-
-/// Time to deliver a signal to every process of a container.
-pub const SIGNAL_LIMIT: Duration = Duration::from_secs(20);
 
 impl Uvm {
     /// ShutdownGraceful and ShutdownForced; for the utility VM there is no answer (P-209).
@@ -29,11 +23,11 @@ impl Uvm {
     }
 
     fn shutdown_container(&mut self, ticket: Ticket, id: &str, signal: i32) {
-        let container = match self.container(id) {
+        let container = match self.containers.find(id) {
             Ok(container) => container,
             Err(failure) => return self.outbox.answer(ticket, Err(failure)),
         };
-        if container.state >= State::Exited {
+        if container.has_exited() {
             self.outbox.answer(ticket, Ok(Reply::Done));
             // The host may be waiting for it (protocol 6.10).
             return self.notify_if_known(id);
@@ -44,30 +38,21 @@ impl Uvm {
         } else {
             NotificationType::GracefulExit
         };
-        let before = std::mem::replace(&mut container.exit_type, noted.clone());
-        let (name, id) = (id.to_owned(), id.to_owned());
-        self.run(
-            format!("sending signal {signal} to container {id:?}"),
-            SIGNAL_LIMIT,
-            move || crate::runtime::signal_all(&name, signal),
-            move |uvm, sent: Result<(), Failure>| {
-                if sent.is_err() {
-                    if let Some(container) = uvm.containers.get_mut(&id) {
-                        // Unless a later signal has got through.
-                        if container.exit_type == noted {
-                            container.exit_type = before;
-                        }
-                    }
-                }
-                uvm.outbox.answer(ticket, sent.map(|()| Reply::Done));
-            },
-        );
+        let before = container.note_exit_type(noted.clone());
+        let doing = format!("sending signal {signal} to container {id:?}");
+        let name = id.to_owned();
+        self.signal_all(doing, id, signal, move |uvm, sent| {
+            if let (Err(_), Some(container)) = (&sent, uvm.containers.get_mut(&name)) {
+                container.forget_exit_type(&noted, before);
+            }
+            uvm.outbox.answer(ticket, sent.map(|()| Reply::Done));
+        });
     }
 
     /// `SIGKILL` for a process that has not been reaped.
-    pub(super) fn kill_child(&self, key: Key) {
-        if let Some(process) = self.processes.get(&key).filter(|p| !p.has_exited()) {
-            if let Err(failure) = send(process.pid, SIGKILL) {
+    pub(super) fn kill_child(&self, key: ProcessKey) {
+        if let Some(pid) = self.processes.living(key) {
+            if let Err(failure) = send(pid, SIGKILL) {
                 log::warn!("{failure}");
             }
         }
@@ -75,25 +60,30 @@ impl Uvm {
 
     pub(super) fn signal(&mut self, ticket: Ticket, base: &MessageBase, pid: u32, signal: i32) {
         let id = &base.container_id;
-        let key = if id == UVM_ID {
-            self.external(pid)
-        } else {
-            self.container_process(id, pid)
+        let key = match self.process(id, pid) {
+            Ok(key) => key,
+            Err(failure) => return self.outbox.answer(ticket, Err(failure)),
         };
-        let result = key.and_then(|key| {
-            let process = &self.processes[&key];
-            if matches!(process.role, Role::Init(_)) && matches!(signal, SIGKILL | SIGTERM) {
-                return Ok(true);
-            }
-            if process.has_exited() {
+        let is_init = matches!(self.processes.role(key), Some(Role::Init(_)));
+        if is_init && matches!(signal, SIGKILL | SIGTERM) {
+            return self.shutdown_container(ticket, id, signal);
+        }
+        let sent = match self.processes.living(key) {
+            Some(pid) => send(pid, signal),
+            None => {
                 let text = format!("signalling process {pid}: it has ended");
-                return Err(Failure::new(HResult::NOT_FOUND, text));
+                Err(Failure::new(HResult::NOT_FOUND, text))
             }
-            send(pid, signal).map(|()| false)
-        });
-        match result {
-            Ok(true) => self.shutdown_container(ticket, &base.container_id, signal),
-            other => self.outbox.answer(ticket, other.map(|_| Reply::Done)),
+        };
+        self.outbox.answer(ticket, sent.map(|()| Reply::Done));
+    }
+
+    /// The process that a request names, of the utility VM or of a container.
+    pub(super) fn process(&mut self, id: &str, pid: u32) -> Result<ProcessKey, Failure> {
+        if id == UVM_ID {
+            self.processes.external(pid)
+        } else {
+            self.containers.process(id, pid, &self.processes)
         }
     }
 }

@@ -12,18 +12,18 @@ use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 use serde::Serialize;
 
-use super::{note_poll_error, Child, Deadline, Key, Source, Uvm};
+use super::pending::{Awaited, Continuation, Progress, Wake, Work, WorkKey, WorkKind};
+use super::Uvm;
 use crate::error::Failure;
-use crate::log::{Scope, Span};
+use crate::log::Span;
 use crate::prot::HResult;
-use crate::reactor::{Interest, Registration, TimerKey};
+use crate::reactor::Interest;
 use crate::storage::{self, Journal};
 use crate::sys::pidfd;
 use crate::sys::process::{self, ExitStatus};
 use crate::task::{self, Channel, Received, Running};
 
-type Then = Box<dyn FnOnce(&mut Uvm, Result<Finished, Failure>)>;
-type Over = Box<dyn FnOnce(&mut Uvm)>;
+type TaskDone = Box<dyn FnOnce(&mut Uvm, Result<Finished, Failure>)>;
 
 /// An undo that takes longer leaves the rest.
 const UNDO_LIMIT: Duration = Duration::from_secs(120);
@@ -45,30 +45,22 @@ pub struct Finished {
     exit: ExitStatus,
 }
 
-pub struct Task {
+struct Task {
     label: String,
     pid: Pid,
-    /// What it was started for; its end is about the same.
-    scope: Scope,
     span: Span,
-    timer: Option<TimerKey>,
-    channel: Option<(OwnedFd, Registration)>,
+    /// None once it has passed.
+    deadline: Option<Instant>,
+    /// None once there is no more to come.
+    channel: Option<OwnedFd>,
     received: Received,
     exit: Option<ExitStatus>,
-    /// Gone once the request was answered because the deadline came first.
-    then: Option<Then>,
+    /// None once the request was answered, perhaps because the deadline came first.
+    then: Option<TaskDone>,
     /// What must wait until the child can do nothing more.
-    over: Option<Over>,
+    over: Option<Continuation>,
     /// Its result is known; its end is all that is missing.
     told: bool,
-}
-
-impl Task {
-    fn end_span(&self) {
-        self.span.end("task", &self.label, |record| {
-            record.field("pid", self.pid.as_raw());
-        });
-    }
 }
 
 /// Ends the processes whose pidfds are among `fds`: the engine names one that it is making, and
@@ -186,11 +178,12 @@ impl Uvm {
         );
     }
 
-    /// Has the container engine carry out `order` in a process of its own; `then` also gets the
+    /// Has this program, started again as `applet`, carry out `order`; `then` also gets the
     /// descriptors that came with the report. A process that it named by a pidfd dies when it
     /// does not come to a report.
     pub fn run_helper<T, R, F>(
         &mut self,
+        applet: &str,
         doing: impl Into<String>,
         limit: Duration,
         order: &T,
@@ -201,7 +194,7 @@ impl Uvm {
         R: DeserializeOwned,
         F: FnOnce(&mut Self, Result<(R, Vec<OwnedFd>), Failure>) + 'static,
     {
-        let started = task::helper(crate::runtime::APPLET, order, stdio);
+        let started = task::helper(applet, order, stdio);
         let then = move |uvm: &mut Self, finished: Result<Finished, Failure>| {
             let result = finished.and_then(|f| {
                 let report =
@@ -219,7 +212,7 @@ impl Uvm {
         limit: Duration,
         started: std::io::Result<Running>,
         then: impl FnOnce(&mut Self, Result<Finished, Failure>) + 'static,
-        over: Option<Over>,
+        over: Option<Continuation>,
     ) {
         let Running { pid, channel } = match started {
             Ok(running) => running,
@@ -229,177 +222,146 @@ impl Uvm {
                 return over.map_or((), |over| over(self));
             }
         };
-        let key = self.key();
-        let timer = self.timers.add(Instant::now() + limit, Deadline::Task(key));
-        let mut registration = Registration::default();
-        let watched = self.poller.watch(
-            &mut registration,
-            channel.as_fd(),
-            Interest::READ,
-            Source::Task(key),
-        );
-        note_poll_error(&label, watched);
-        self.expect_exit(pid, Child::Task(key));
-        self.tasks.insert(
-            key,
-            Task {
-                label,
-                pid,
-                scope: Scope::current(),
-                span: Span::begin(),
-                timer: Some(timer),
-                channel: Some((channel, registration)),
-                received: Received::default(),
-                exit: None,
-                then: Some(Box::new(then)),
-                over,
-                told: false,
-            },
-        );
+        self.begin(Task {
+            label,
+            pid,
+            span: Span::begin(),
+            deadline: Some(Instant::now() + limit),
+            channel: Some(channel),
+            received: Received::default(),
+            exit: None,
+            then: Some(Box::new(then)),
+            over,
+            told: false,
+        });
+    }
+}
+
+impl Work for Task {
+    fn kind(&self) -> WorkKind {
+        WorkKind::Task
     }
 
-    pub(super) fn task_ready(&mut self, key: Key) {
-        let Some(task) = self.tasks.get_mut(&key) else {
-            return;
+    fn label(&self) -> &str {
+        &self.label
+    }
+
+    fn describe(&self) -> String {
+        let state = match (self.told, &self.then) {
+            (true, _) => " (ending)",
+            (false, None) => " (overdue, killed)",
+            (false, Some(_)) => "",
         };
-        let Some((channel, registration)) = &mut task.channel else {
-            return;
+        let (pid, elapsed) = (self.pid, self.span.elapsed());
+        format!("pid {pid} {elapsed:?} {}{state}", self.label)
+    }
+
+    fn awaited(&self) -> Awaited<'_> {
+        let channel = self.channel.as_ref().map(AsFd::as_fd);
+        Awaited {
+            fd: channel.map(|fd| (fd, Interest::READ)),
+            until: self.deadline,
+            child: self.exit.is_none().then_some(self.pid),
+            ..Awaited::default()
+        }
+    }
+
+    fn wake(&mut self, _: WorkKey, wake: Wake, buffer: &mut [u8]) -> Progress {
+        let on = match wake {
+            Wake::Ready => self.read(buffer),
+            Wake::Due => self.overdue(buffer),
+            Wake::Exited(status) => {
+                self.exit = Some(status);
+                None
+            }
+            Wake::Begun | Wake::Device | Wake::Absent => None,
         };
-        let _about = task.scope.enter();
-        match task.received.read(channel, &mut self.scratch) {
-            Ok(Channel::Open(_)) if !task.received.is_whole() => return,
+        self.settle(on)
+    }
+}
+
+impl Task {
+    /// Takes what has come. Goes on with a result that is whole: what is left of the child then
+    /// is its end.
+    fn read(&mut self, buffer: &mut [u8]) -> Option<Continuation> {
+        let channel = self.channel.as_ref()?;
+        match self.received.read(channel, buffer) {
+            Ok(Channel::Open(_)) if !self.received.is_whole() => return None,
             Ok(_) => {}
             Err(error) => {
-                log::error!("{}: reading the result: {error}", task.label);
-                task.received.bytes.clear();
+                log::error!("{}: reading the result: {error}", self.label);
+                self.received.bytes.clear();
             }
         }
-        note_poll_error(
-            &task.label,
-            self.poller.forget(registration, channel.as_fd()),
-        );
-        task.channel = None;
-        self.task_told(key);
-        self.task_settle(key);
-    }
-
-    /// Goes on with a result that is whole: what is left of the child is its end.
-    fn task_told(&mut self, key: Key) {
-        let Some(task) = self.tasks.get_mut(&key) else {
-            return;
-        };
-        if !task.received.is_whole() {
-            return;
+        self.channel = None;
+        if !self.received.is_whole() {
+            return None;
         }
-        task.told = true;
+        self.told = true;
         // Its answer comes out of `then`; the child's own end is nobody's time.
-        task.end_span();
-        let over = task.over.take();
-        if let Some(then) = task.then.take() {
-            let Received { bytes, fds } = std::mem::take(&mut task.received);
-            let exit = ExitStatus::Exited(0);
-            then(self, Ok(Finished { bytes, fds, exit }));
-        }
-        if let Some(over) = over {
-            over(self);
-        }
-    }
-
-    pub(super) fn task_exited(&mut self, key: Key, status: ExitStatus) {
-        if let Some(task) = self.tasks.get_mut(&key) {
-            task.exit = Some(status);
-            self.task_settle(key);
-        }
-    }
-
-    /// A task is over when it was reaped and its channel is at its end.
-    fn task_settle(&mut self, key: Key) {
-        let over = |task: &Task| task.channel.is_none() && task.exit.is_some();
-        if !self.tasks.get(&key).is_some_and(over) {
-            return;
-        }
-        let Some(task) = self.tasks.remove(&key) else {
-            return;
-        };
-        if let Some(timer) = task.timer {
-            self.timers.cancel(timer);
-        }
-        let _about = task.scope.enter();
-        if !task.told {
-            task.end_span();
-        }
-        if let (Some(then), Some(exit)) = (task.then, task.exit) {
-            let Received { bytes, fds } = task.received;
-            then(self, Ok(Finished { bytes, fds, exit }));
-        }
-        if let Some(over) = task.over {
-            over(self);
-        }
-        if self.tasks.is_empty() {
-            self.unclaimed.clear();
-        }
+        self.end_span();
+        self.finish(ExitStatus::Exited(0))
     }
 
     /// The deadline came: the child is killed and the request answered. A child that cannot die
-    /// (stuck in the kernel) stays on the books until it does.
-    pub(super) fn task_overdue(&mut self, key: Key) {
-        let Some(task) = self.tasks.get_mut(&key) else {
-            return;
-        };
-        let _about = task.scope.enter();
-        task.timer = None;
+    /// (stuck in the kernel) stays on the table until it does.
+    fn overdue(&mut self, buffer: &mut [u8]) -> Option<Continuation> {
+        self.deadline = None;
         // A reaped child's number may be another's; then only what it left holds the channel.
-        if task.exit.is_none() {
-            process::kill_group(task.pid).ok();
+        if self.exit.is_none() {
+            process::kill_group(self.pid).ok();
         }
         // Nobody reads it any more, and an orphan of the child may hold it open for ever.
-        if let Some((channel, mut registration)) = task.channel.take() {
+        if let Some(channel) = self.channel.take() {
             // The last chance to learn of a process made; with the channel closed, one that was
             // not named yet fails to do so and goes no further.
-            while matches!(
-                task.received.read(&channel, &mut self.scratch),
-                Ok(Channel::Open(1..))
-            ) {}
-            kill_named(&task.received.fds);
-            let forgotten = self.poller.forget(&mut registration, channel.as_fd());
-            note_poll_error(&task.label, forgotten);
+            while matches!(self.received.read(&channel, buffer), Ok(Channel::Open(1..))) {}
+            kill_named(&self.received.fds);
         }
-        let failure = Failure::new(
-            HResult::TIMEOUT,
-            format!("{}: not done after {:?}", task.label, task.span.elapsed()),
-        );
+        let elapsed = self.span.elapsed();
+        let text = format!("{}: not done after {elapsed:?}", self.label);
+        let failure = Failure::new(HResult::TIMEOUT, text);
         log::error!("{failure}");
-        if let Some(then) = task.then.take() {
-            then(self, Err(failure));
-        }
-        self.task_settle(key);
+        let then = self.then.take()?;
+        Some(Box::new(move |uvm| then(uvm, Err(failure))))
     }
 
-    pub(super) fn describe_tasks(&self) -> Vec<String> {
-        let line = |task: &Task| {
-            let stuck = match (task.told, &task.then) {
-                (true, _) => " (ending)",
-                (false, None) => " (overdue, killed)",
-                (false, Some(_)) => "",
-            };
-            format!(
-                "pid {} {:?} {}{stuck}",
-                task.pid,
-                task.span.elapsed(),
-                task.label
-            )
+    /// It is over when it was reaped and its channel is at its end. `on` goes on in any case.
+    fn settle(&mut self, on: Option<Continuation>) -> Progress {
+        let (None, Some(exit)) = (&self.channel, self.exit) else {
+            return on.map_or(Progress::Wait, Progress::Go);
         };
-        self.tasks.values().map(line).collect()
+        if !self.told {
+            self.end_span();
+        }
+        let rest = self.finish(exit);
+        Progress::Over(Box::new(move |uvm| {
+            for on in [on, rest].into_iter().flatten() {
+                on(uvm);
+            }
+        }))
     }
 
-    /// The label and the child of each task, for the state dump.
-    pub(super) fn task_children(&self) -> impl Iterator<Item = (&str, Pid)> {
-        self.tasks
-            .values()
-            .map(|task| (task.label.as_str(), task.pid))
+    /// Hands over what was received, as far as somebody waits for it.
+    fn finish(&mut self, exit: ExitStatus) -> Option<Continuation> {
+        let (then, over) = (self.then.take(), self.over.take());
+        if then.is_none() && over.is_none() {
+            return None;
+        }
+        let Received { bytes, fds } = std::mem::take(&mut self.received);
+        Some(Box::new(move |uvm| {
+            if let Some(then) = then {
+                then(uvm, Ok(Finished { bytes, fds, exit }));
+            }
+            if let Some(over) = over {
+                over(uvm);
+            }
+        }))
     }
 
-    pub(super) fn task_label(&self, key: Key) -> Option<&str> {
-        self.tasks.get(&key).map(|task| task.label.as_str())
+    fn end_span(&self) {
+        self.span.end("task", &self.label, |record| {
+            record.field("pid", self.pid.as_raw());
+        });
     }
 }

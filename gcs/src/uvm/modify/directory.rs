@@ -4,21 +4,21 @@
 //! and a server that is silent may stay so. So the connection stays open here as well: when a
 //! mount or an unmount takes too long it is shut down, which ends every wait with an error.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, shutdown, sockopt, Shutdown};
 
 use crate::bridge::codec::Reply;
 use crate::bridge::outbox::Ticket;
 use crate::error::Failure;
-use crate::log::Scope;
 use crate::prot::settings::MappedDirectory;
-use crate::reactor::TimerKey;
 use crate::storage::{clean, directory, Directory, Journal, Source};
-use crate::uvm::{Deadline, Key, Uvm};
+use crate::uvm::pending::WorkKey;
+use crate::uvm::Uvm;
 
 /// How long the server may be silent while the directory is mounted or unmounted.
 const SILENCE: Duration = Duration::from_secs(20);
@@ -28,16 +28,36 @@ const LIMIT: Duration = Duration::from_secs(40);
 const BUFFER: usize = 65_536;
 
 /// The connection to the server of a directory that is mounted, or about to be.
-pub struct Share {
-    mount_path: PathBuf,
+#[derive(Debug)]
+struct Share {
     connection: Rc<OwnedFd>,
-    timer: Option<TimerKey>,
-    /// The request that it is mounted for.
-    scope: Scope,
+    /// The time-out of its answer, while one is awaited.
+    answer: Option<WorkKey>,
+}
+
+/// The servers of all mapped directories, by where those are mounted, as in
+/// [`Directory::mount_path`]. A connection is kept as long as its directory is mounted.
+#[derive(Debug, Default)]
+pub struct Shares(BTreeMap<PathBuf, Share>);
+
+impl Shares {
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Ends the connection of a silent server, which ends every wait for it with an error.
+    fn overdue(&mut self, path: &Path) {
+        if let Some(share) = self.0.get_mut(path) {
+            share.answer = None;
+            log::error!("{path:?}: no answer from its server for {SILENCE:?}: connection ended");
+            // Fails when the server has ended it, which does as well.
+            shutdown(share.connection.as_raw_fd(), Shutdown::Both).ok();
+        }
+    }
 }
 
 /// What follows when a directory is mounted or has turned out not to be.
-pub type Attached = Box<dyn FnOnce(&mut Uvm, Result<(), Failure>)>;
+pub type DirectoryMounted = Box<dyn FnOnce(&mut Uvm, Result<(), Failure>)>;
 
 impl Uvm {
     pub(super) fn add_directory(&mut self, ticket: Ticket, settings: MappedDirectory) {
@@ -54,7 +74,11 @@ impl Uvm {
     }
 
     /// Dials its server and mounts it, or leaves nothing behind.
-    pub(in crate::uvm) fn attach_directory(&mut self, directory: Directory, then: Attached) {
+    pub(in crate::uvm) fn attach_directory(
+        &mut self,
+        directory: Directory,
+        then: DirectoryMounted,
+    ) {
         let path = directory.mount_path.to_string_lossy().into_owned();
         if let Err(failure) = self.mounts.begin_add(&path) {
             return then(self, Err(failure));
@@ -81,7 +105,7 @@ impl Uvm {
         path: String,
         directory: Directory,
         connection: OwnedFd,
-        then: Attached,
+        then: DirectoryMounted,
     ) {
         for result in [
             setsockopt(&connection, sockopt::RcvBuf, &BUFFER),
@@ -91,25 +115,20 @@ impl Uvm {
                 log::warn!("{path:?}: the size of the socket buffers: {errno}");
             }
         }
-        let connection = Rc::new(connection);
-        let key = self.key();
-        let timer = self
-            .timers
-            .add(Instant::now() + SILENCE, Deadline::Share(key));
+        let (connection, at) = (Rc::new(connection), directory.mount_path.clone());
         let share = Share {
-            mount_path: directory.mount_path.clone(),
             connection: Rc::clone(&connection),
-            timer: Some(timer),
-            scope: Scope::current(),
+            answer: None,
         };
-        self.shares.insert(key, share);
+        self.shares.0.insert(at.clone(), share);
+        self.expect_answer(&at);
         let theirs = Rc::clone(&connection);
         let doing = format!("mounting a directory on {path:?}");
         let job = move |journal: &Journal| directory::add(&directory, theirs.as_fd(), journal);
         let then = move |uvm: &mut Self, done: Result<(), Failure>| {
-            uvm.share_answered(key);
+            uvm.share_answered(&at);
             if done.is_err() {
-                uvm.shares.remove(&key);
+                uvm.shares.0.remove(&at);
             }
             then(uvm, done);
         };
@@ -118,83 +137,60 @@ impl Uvm {
 
     pub(in crate::uvm) fn remove_directory(&mut self, ticket: Ticket, settings: &MappedDirectory) {
         let path = &settings.mount_path;
-        let cleaned = clean(Path::new(path)).ok();
-        let mut shares = self.shares.iter();
-        let key = shares.find(|(_, share)| Some(&share.mount_path) == cleaned.as_ref());
-        let Some(key) = key.map(|(key, _)| *key) else {
-            return self.remove_mount(ticket, path, Source::Directory, LIMIT, |_, _| {});
+        let at = clean(Path::new(path)).unwrap_or_default();
+        self.expect_answer(&at);
+        let then = move |uvm: &mut Self, removed| {
+            uvm.share_answered(&at);
+            if removed {
+                uvm.shares.0.remove(&at);
+            }
         };
-        self.expect_answer(key);
-        self.remove_mount(
-            ticket,
-            path,
-            Source::Directory,
-            LIMIT,
-            move |uvm, removed| {
-                uvm.share_answered(key);
-                if removed {
-                    uvm.shares.remove(&key);
-                }
-            },
-        );
+        self.remove_mount(ticket, path, Source::Directory, LIMIT, then);
     }
 
     /// Before what is at these paths is unmounted: gives each server its time.
-    pub(in crate::uvm) fn expect_answers(&mut self, at: impl Fn(&Path) -> bool) -> Vec<Key> {
-        let shares = self.shares.iter();
-        let there = shares.filter(|(_, share)| at(&share.mount_path));
-        let keys: Vec<Key> = there.map(|(key, _)| *key).collect();
-        for key in &keys {
-            self.expect_answer(*key);
+    pub(in crate::uvm) fn expect_answers(&mut self, at: impl Fn(&Path) -> bool) -> Vec<PathBuf> {
+        let paths = self.shares.0.keys().filter(|path| at(path)).cloned();
+        let paths: Vec<PathBuf> = paths.collect();
+        for path in &paths {
+            self.expect_answer(path);
         }
-        keys
+        paths
     }
 
     /// After it.
-    pub(in crate::uvm) fn shares_answered(&mut self, keys: &[Key]) {
-        for key in keys {
-            self.share_answered(*key);
+    pub(in crate::uvm) fn shares_answered(&mut self, paths: &[PathBuf]) {
+        for path in paths {
+            self.share_answered(path);
         }
     }
 
     /// After it, when there is no later Remove for them: their connections end.
-    pub(in crate::uvm) fn forget_shares(&mut self, keys: &[Key]) {
-        self.shares_answered(keys);
-        for share in keys.iter().filter_map(|key| self.shares.remove(key)) {
-            let path = share.mount_path.to_string_lossy();
-            self.mounts.end_add(&path, None);
-        }
-    }
-
-    fn expect_answer(&mut self, key: Key) {
-        let timer = self
-            .timers
-            .add(Instant::now() + SILENCE, Deadline::Share(key));
-        if let Some(share) = self.shares.get_mut(&key) {
-            if let Some(earlier) = share.timer.replace(timer) {
-                self.timers.cancel(earlier);
+    pub(in crate::uvm) fn forget_shares(&mut self, paths: &[PathBuf]) {
+        self.shares_answered(paths);
+        for path in paths {
+            if self.shares.0.remove(path).is_some() {
+                self.mounts.end_add(&path.to_string_lossy(), None);
             }
         }
     }
 
-    fn share_answered(&mut self, key: Key) {
-        let timer = self
-            .shares
-            .get_mut(&key)
-            .and_then(|share| share.timer.take());
-        if let Some(timer) = timer {
-            self.timers.cancel(timer);
+    /// Gives a server its time, if there is one for this path.
+    fn expect_answer(&mut self, path: &Path) {
+        self.share_answered(path);
+        if self.shares.0.contains_key(path) {
+            let (label, at) = (format!("answer of the server of {path:?}"), path.to_owned());
+            let timer = self.after(SILENCE, label, move |uvm| uvm.shares.overdue(&at));
+            if let Some(share) = self.shares.0.get_mut(path) {
+                share.answer = Some(timer);
+            }
         }
     }
 
-    pub(in crate::uvm) fn share_overdue(&mut self, key: Key) {
-        if let Some(share) = self.shares.get_mut(&key) {
-            share.timer = None;
-            let _about = share.scope.enter();
-            let path = &share.mount_path;
-            log::error!("{path:?}: no answer from its server for {SILENCE:?}: connection ended");
-            // Fails when the server has ended it, which does as well.
-            shutdown(share.connection.as_raw_fd(), Shutdown::Both).ok();
+    fn share_answered(&mut self, path: &Path) {
+        let share = self.shares.0.get_mut(path);
+        if let Some(timer) = share.and_then(|share| share.answer.take()) {
+            self.cancel(timer);
         }
     }
 }

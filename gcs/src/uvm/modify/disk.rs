@@ -1,35 +1,22 @@
 //! MappedVirtualDisk and SCSIDevice (protocol sections 7.1, 7.2).
 
-use std::cell::Cell;
-use std::rc::Rc;
 use std::time::Duration;
 
 use crate::bridge::codec::Reply;
 use crate::bridge::outbox::Ticket;
 use crate::error::Failure;
 use crate::prot::settings::{MappedVirtualDisk, ScsiDevice};
-use crate::storage::scsi::Address;
-use crate::storage::{disk, scsi, Disk, Journal, Record, Roots, Source};
-use crate::uvm::{Key, Uvm};
+use crate::storage::arrival::ARRIVAL;
+use crate::storage::{disk, scsi, Disk, Record, Roots, Source};
+use crate::uvm::arrivals::ArrivalLimits;
+use crate::uvm::Uvm;
 
-/// Over the device's own limit of five seconds and a format's of 240, which can say more; below
-/// the five minutes after which the host gives up.
+/// A format may take 240 s and can say more of what went wrong; the host gives up after five
+/// minutes.
 const LIMIT: Duration = Duration::from_secs(270);
 
-fn doing(disk: &Disk) -> String {
-    format!("adding {} at {:?}", disk.source(), disk.mount_path)
-}
-
 impl Uvm {
-    pub(super) fn remove_scsi_device(&mut self, ticket: Ticket, device: ScsiDevice) {
-        self.modify_task(
-            ticket,
-            format!("removing SCSI disk {}:{}", device.controller, device.lun),
-            LIMIT,
-            move || scsi::remove(&Roots::default(), device.controller, device.lun),
-        );
-    }
-
+    /// Adds a disk, from the request to its answer:
     pub(super) fn add_disk(&mut self, ticket: Ticket, settings: MappedVirtualDisk) {
         let disk = Disk {
             controller: settings.controller,
@@ -44,68 +31,46 @@ impl Uvm {
             block_device: settings.block_dev,
             verified: self.layers_are_verified(),
         };
-        match disk::expected(&Roots::default(), &disk) {
-            Some(address) => self.add_coming_disk(ticket, disk, address),
-            None => {
-                let path = disk.mount_path.clone();
-                let doing = doing(&disk);
-                self.add_mount(ticket, &path, doing, LIMIT, move |journal| {
-                    disk::add(&Roots::default(), &disk, journal)
-                });
-            }
-        }
-    }
-
-    fn add_coming_disk(&mut self, ticket: Ticket, disk: Disk, address: Address) {
-        if let Err(failure) = self.mounts.begin_add(&disk.mount_path) {
+        let path = disk.mount_path.clone();
+        // The path is taken before anything is looked for: of two requests one is refused.
+        if let Err(failure) = self.mounts.begin_add(&path) {
             return self.outbox.answer(ticket, Err(failure));
         }
-        let disk = Rc::new(disk);
-        let ticket = Rc::new(Cell::new(Some(ticket)));
-        let label = doing(&disk);
-        let look = move |uvm: &mut Self, key| {
-            uvm.add_disk_if_there(&ticket, &disk, key);
+        let expected = match disk::expected(&Roots::default(), &disk) {
+            Ok(Some(expected)) => expected,
+            // Nothing is to be mounted, and so nothing to be looked for.
+            Ok(None) => return self.disk_added(ticket, &path, Ok(None)),
+            Err(failure) => return self.disk_added(ticket, &path, Err(failure)),
         };
-        self.await_disk(label, address, Box::new(look));
+        // The loop waits for the disk; a task looks for it and mounts it.
+        let limits = ArrivalLimits {
+            arrival: ARRIVAL,
+            task: LIMIT,
+        };
+        let doing = format!("adding {} at {path:?}", disk.source());
+        let (device, failed_path) = (expected.clone(), path.clone());
+        self.run_when_there(
+            doing,
+            limits,
+            device,
+            move |journal| disk::add(&expected, &disk, journal),
+            move |uvm, added: Result<Record, Failure>| match added {
+                Ok(record) => uvm.disk_added(ticket, &path, Ok(Some(record))),
+                // The path stays taken until what was done is undone.
+                Err(failure) => uvm.outbox.answer(ticket, Err(failure)),
+            },
+            move |uvm| uvm.mounts.end_add(&failed_path, None),
+        );
     }
 
-    fn add_disk_if_there(
-        &mut self,
-        ticket: &Rc<Cell<Option<Ticket>>>,
-        disk: &Rc<Disk>,
-        arrival: Key,
-    ) {
-        let path = disk.mount_path.clone();
-        let doing = doing(disk);
-        let (theirs, ours) = (Rc::clone(disk), Rc::clone(disk));
-        let ticket = Rc::clone(ticket);
-        let answer = move |uvm: &mut Self, result: Result<Reply, Failure>| {
-            if let Some(ticket) = ticket.take() {
-                uvm.outbox.answer(ticket, result);
-            }
+    /// The record of what is mounted is kept for the Remove; without one the path is free.
+    fn disk_added(&mut self, ticket: Ticket, path: &str, added: Result<Option<Record>, Failure>) {
+        let (record, answer) = match added {
+            Ok(record) => (record, Ok(Reply::Done)),
+            Err(failure) => (None, Err(failure)),
         };
-        let job = move |journal: &Journal| disk::add_if_there(&Roots::default(), &theirs, journal);
-        let then = move |uvm: &mut Self, added: Result<Option<Record>, Failure>| match added {
-            Ok(Some(record)) => {
-                uvm.arrived(arrival);
-                uvm.mounts.end_add(&ours.mount_path, Some(record));
-                answer(uvm, Ok(Reply::Done));
-            }
-            Ok(None) => {
-                if let Some((address, waited)) = uvm.absent(arrival) {
-                    let failure = scsi::missing(&Roots::default(), address, waited);
-                    uvm.mounts.end_add(&ours.mount_path, None);
-                    let failure = failure.during(format_args!("adding {}", ours.source()));
-                    answer(uvm, Err(failure));
-                }
-            }
-            Err(failure) => {
-                uvm.arrived(arrival);
-                answer(uvm, Err(failure));
-            }
-        };
-        let failed = move |uvm: &mut Self| uvm.mounts.end_add(&path, None);
-        self.run_undoable(doing, LIMIT, &[], job, then, failed);
+        self.mounts.end_add(path, record);
+        self.outbox.answer(ticket, answer);
     }
 
     pub(super) fn remove_disk(&mut self, ticket: Ticket, settings: &MappedVirtualDisk) {
@@ -115,5 +80,17 @@ impl Uvm {
             partition: settings.partition,
         };
         self.remove_mount(ticket, &settings.mount_path, named, LIMIT, |_, _| {});
+    }
+
+    pub(super) fn remove_scsi_device(&mut self, ticket: Ticket, device: ScsiDevice) {
+        let doing = format!("removing SCSI disk {}:{}", device.controller, device.lun);
+        self.run(
+            doing,
+            LIMIT,
+            move || scsi::remove(&Roots::default(), device.controller, device.lun),
+            move |uvm, removed: Result<(), Failure>| {
+                uvm.outbox.answer(ticket, removed.map(|()| Reply::Done));
+            },
+        );
     }
 }

@@ -1,20 +1,19 @@
 //! ModifySettings (protocol 4.10, 7): what the host adds to and takes from the utility VM. The
 //! table of what goes where; each resource has a file of its own.
 
+mod constraints;
 mod directory;
 mod disk;
 mod layers;
 mod mounts;
+mod network;
 mod pci;
 mod pmem;
+mod policy;
 
-pub use directory::Share;
+pub use directory::Shares;
 
-use std::time::Duration;
-
-use super::policy::{self, Act};
 use super::Uvm;
-use crate::bridge::codec::Reply;
 use crate::bridge::outbox::Ticket;
 use crate::error::Failure;
 use crate::prot::{MessageBase, ModifyRequest, RequestType, Resource, UVM_ID};
@@ -40,7 +39,7 @@ impl Uvm {
         if id == UVM_ID {
             return Ok(());
         }
-        self.container(id)?;
+        self.containers.find(id)?;
         let kind = request.resource.resource_type();
         let text = format!("{kind:?} belongs to the utility VM, not to container {id:?}");
         Err(Failure::unspecified(text))
@@ -78,14 +77,8 @@ impl Uvm {
             (Resource::CombinedLayers(combined), RequestType::Remove) => {
                 self.remove_layers(ticket, &combined);
             }
-            (Resource::SecurityPolicy(policy), _) => {
-                let set = self.policy.set(policy, policy::is_confidential());
-                crate::log::mute(self.policy.permit(Act::LogOutput).is_err());
-                self.outbox.answer(ticket, set.map(|()| Reply::Done));
-            }
-            (Resource::SecurityPolicyFragment(_), _) => {
-                self.outbox.answer(ticket, Err(policy::fragment_refused()));
-            }
+            (Resource::SecurityPolicy(policy), _) => self.set_policy(ticket, policy),
+            (Resource::SecurityPolicyFragment(_), _) => self.refuse_fragment(ticket),
             (
                 resource @ (Resource::MappedVirtualDisk(_)
                 | Resource::ScsiDevice(_)
@@ -110,17 +103,5 @@ impl Uvm {
                 self.outbox.answer(ticket, Err(Failure::unspecified(text)));
             }
         }
-    }
-
-    fn modify_task(
-        &mut self,
-        ticket: Ticket,
-        doing: String,
-        limit: Duration,
-        job: impl FnOnce() -> Result<(), Failure>,
-    ) {
-        self.run(doing, limit, job, move |uvm, done: Result<(), Failure>| {
-            uvm.outbox.answer(ticket, done.map(|()| Reply::Done));
-        });
     }
 }

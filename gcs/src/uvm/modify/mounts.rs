@@ -9,12 +9,12 @@ use crate::bridge::codec::Reply;
 use crate::bridge::outbox::Ticket;
 use crate::error::Failure;
 use crate::storage::{self, clean, Journal, Record, Roots, Source};
-use crate::uvm::{Key, Uvm};
+use crate::uvm::Uvm;
 
 /// Mounts of the host in directories of a container.
 pub struct Inside {
     directories: Vec<PathBuf>,
-    shares: Vec<Key>,
+    shares: Vec<PathBuf>,
     /// Mapped devices below those mounts.
     pub mappings: Vec<String>,
 }

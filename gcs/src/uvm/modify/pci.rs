@@ -2,21 +2,37 @@
 
 use std::time::Duration;
 
+use crate::bridge::codec::Reply;
 use crate::bridge::outbox::Ticket;
+use crate::error::Failure;
 use crate::prot::settings::VpciDevice;
-use crate::storage::{pci, Roots};
+use crate::storage::pci::{ExpectedFunction, ARRIVAL};
+use crate::storage::Roots;
+use crate::uvm::arrivals::ArrivalLimits;
 use crate::uvm::Uvm;
 
-/// Over the device's own minute, which can say more.
-const LIMIT: Duration = Duration::from_secs(70);
+const LIMITS: ArrivalLimits = ArrivalLimits {
+    arrival: ARRIVAL,
+    task: Duration::from_secs(20),
+};
 
 impl Uvm {
-    /// Waits until the function is there: the host has assigned it just before.
+    /// Answers when the function is there: the host has assigned it just before.
     pub(super) fn add_pci_device(&mut self, ticket: Ticket, device: VpciDevice) {
         let guid = device.vmbus_guid;
-        let doing = format!("waiting for the PCI device {guid:?}");
-        self.modify_task(ticket, doing, LIMIT, move || {
-            pci::find(&Roots::default(), &guid).map(drop)
-        });
+        let expected = match ExpectedFunction::new(&Roots::default(), &guid) {
+            Ok(expected) => expected,
+            Err(failure) => return self.outbox.answer(ticket, Err(failure)),
+        };
+        self.run_when_there(
+            format!("waiting for the PCI device {guid:?}"),
+            LIMITS,
+            expected.clone(),
+            move |_| expected.look(),
+            move |uvm, found: Result<_, Failure>| {
+                uvm.outbox.answer(ticket, found.map(|_| Reply::Done));
+            },
+            |_| {},
+        );
     }
 }

@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
+use crate::bridge::codec::Reply;
 use crate::bridge::outbox::Ticket;
+use crate::error::Failure;
 use crate::prot::settings::VpMemDevice;
-use crate::storage::pmem::{self, Part, Pmem};
+use crate::storage::arrival::ARRIVAL;
+use crate::storage::pmem::{self, ExpectedPmem, Part, Pmem};
 use crate::storage::Roots;
+use crate::uvm::arrivals::ArrivalLimits;
 use crate::uvm::Uvm;
 
-/// Over the device's own limit of five seconds, which can say more.
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn pmem(settings: &VpMemDevice) -> Pmem {
@@ -27,11 +30,30 @@ impl Uvm {
     pub(super) fn add_pmem(&mut self, ticket: Ticket, settings: &VpMemDevice) {
         let mut pmem = pmem(settings);
         pmem.verified = self.layers_are_verified();
-        let path = &settings.mount_path;
-        let doing = format!("adding {} at {path:?}", pmem.source());
-        self.add_mount(ticket, path, doing, LIMIT, move |journal| {
-            pmem::add(&Roots::default(), &pmem, journal)
+        let expected = ExpectedPmem::new(&Roots::default(), pmem.device);
+        let begun = self.mounts.begin_add(&pmem.mount_path);
+        let begun = begun.and_then(|()| {
+            pmem::check(&pmem).inspect_err(|_| self.mounts.end_add(&pmem.mount_path, None))
         });
+        if let Err(failure) = begun {
+            return self.outbox.answer(ticket, Err(failure));
+        }
+        let limits = ArrivalLimits {
+            arrival: ARRIVAL,
+            task: LIMIT,
+        };
+        let (path, failed_path) = (pmem.mount_path.clone(), pmem.mount_path.clone());
+        self.run_when_there(
+            format!("adding {} at {path:?}", pmem.source()),
+            limits,
+            expected.clone(),
+            move |journal| pmem::add(&expected, &pmem, journal),
+            move |uvm, added: Result<_, Failure>| {
+                let done = added.map(|record| uvm.mounts.end_add(&path, Some(record)));
+                uvm.outbox.answer(ticket, done.map(|()| Reply::Done));
+            },
+            move |uvm| uvm.mounts.end_add(&failed_path, None),
+        );
     }
 
     pub(super) fn remove_pmem(&mut self, ticket: Ticket, settings: &VpMemDevice) {

@@ -4,25 +4,27 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::storage::{self, Attached};
+use super::storage::{self, AttachedStorage};
 use crate::bridge::codec::Reply;
 use crate::bridge::outbox::Ticket;
 use crate::bundle;
 use crate::error::Failure;
 use crate::prot::v1::{MappedDirectory, NetworkAdapter, VmHostedContainerSettings};
 use crate::prot::{HResult, MessageBase, NotificationType};
+use crate::storage::arrival::ARRIVAL;
 use crate::storage::{clean, Directory, Record};
-use crate::uvm::container::{Container, State};
-use crate::uvm::process::Role;
-use crate::uvm::session::Session;
-use crate::uvm::{Key, Uvm};
+use crate::uvm::arrivals::{AllOf, ArrivalLimits};
+use crate::uvm::containers::Container;
+use crate::uvm::processes::{ProcessKey, Role};
+use crate::uvm::session::Protocol;
+use crate::uvm::Uvm;
 
-/// Every disk may take its time to appear, and they are mounted one after another.
+/// All disks are mounted one after another.
 const ATTACH_LIMIT: Duration = Duration::from_secs(240);
 const DETACH_LIMIT: Duration = Duration::from_secs(120);
 
 /// Where the storage of a container of the retired protocol stands.
-pub enum Stage {
+pub enum StorageV1 {
     Mounted(Mounts),
     /// Its init has ended: what that means is told when this is through.
     Unmounting,
@@ -30,7 +32,7 @@ pub enum Stage {
 
 /// What was mounted for it, and what it is still to get.
 pub struct Mounts {
-    pub attached: Attached,
+    pub attached: AttachedStorage,
     /// Where disks and directories are mapped, as in [`Directory::mount_path`].
     pub mapped: Vec<PathBuf>,
     pub adapters: Vec<NetworkAdapter>,
@@ -44,39 +46,45 @@ impl Uvm {
         settings: VmHostedContainerSettings,
     ) {
         let id = base.container_id.clone();
-        let directories = match check(&id, &settings) {
-            Ok(directories) => directories,
+        let checked = check(&id, &settings);
+        let (directories, disks) = match checked {
+            Ok(checked) => checked,
             Err(failure) => return self.outbox.answer(ticket, Err(failure)),
         };
         // Its bundle is known when its number is; until then it has none to share.
         let none = PathBuf::new();
         let container = Container::creating(base.activity_id.clone(), none.clone(), none);
-        let disks = settings.mapped_virtual_disks.iter();
-        let mapped: Vec<PathBuf> = disks.filter_map(storage::mapped_at).collect();
-        if let Err(failure) = self.take_v1(&mapped) {
+        let mapped = settings.mapped_virtual_disks.iter();
+        let mapped: Vec<PathBuf> = mapped.filter_map(storage::mapped_at).collect();
+        let taken = self.take_v1(&mapped).and_then(|()| {
+            let added = self.containers.add(&id, container);
+            added.inspect_err(|_| self.free_v1(&mapped))
+        });
+        if let Err(failure) = taken {
             return self.outbox.answer(ticket, Err(failure));
         }
-        self.containers.insert(id.clone(), container);
+        let limits = ArrivalLimits {
+            arrival: ARRIVAL.saturating_mul(u32::try_from(disks.0.len()).unwrap_or(u32::MAX)),
+            task: ATTACH_LIMIT,
+        };
         let adapters = settings.network_adapters.clone();
         let taken = mapped.clone();
-        self.run_undoable(
+        self.run_when_there(
             format!("attaching the storage of container {id:?}"),
-            ATTACH_LIMIT,
-            &[],
+            limits,
+            disks,
             move |journal| storage::attach(&settings, journal),
-            move |uvm, attached: Result<(Attached, Vec<Record>), Failure>| {
-                let attached = match attached {
-                    Ok((attached, disks)) => {
-                        for (path, disk) in mapped.iter().zip(disks) {
-                            uvm.mounts.end_add(&path.to_string_lossy(), Some(disk));
-                        }
-                        attached
-                    }
+            move |uvm, attached: Result<(AttachedStorage, Vec<Record>), Failure>| {
+                let (attached, disks) = match attached {
+                    Ok(attached) => attached,
                     Err(failure) => {
                         uvm.containers.remove(&id);
                         return uvm.outbox.answer(ticket, Err(failure));
                     }
                 };
+                for (path, disk) in mapped.iter().zip(disks) {
+                    uvm.mounts.end_add(&path.to_string_lossy(), Some(disk));
+                }
                 let mounts = Mounts {
                     attached,
                     mapped,
@@ -114,12 +122,11 @@ impl Uvm {
     ) {
         let Some(directory) = directories.next() else {
             if let Some(container) = self.containers.get_mut(&id) {
-                container.state = State::Created;
-                container.bundle = mounts.attached.directory.clone();
-                container.v1 = Some(Stage::Mounted(mounts));
+                let bundle = mounts.attached.directory.clone();
+                container.created_v1(bundle, StorageV1::Mounted(mounts));
             }
             self.outbox.answer(ticket, Ok(Reply::CreatedV1));
-            return self.open_session(Session::V3);
+            return self.open_session(Protocol::V3);
         };
         let path = directory.mount_path.clone();
         let mapped = move |uvm: &mut Self, done: Result<(), Failure>| match done {
@@ -136,8 +143,8 @@ impl Uvm {
     }
 
     pub(super) fn mounts_v1(&mut self, id: &str) -> Result<&mut Mounts, Failure> {
-        match &mut self.container(id)?.v1 {
-            Some(Stage::Mounted(mounts)) => Ok(mounts),
+        match self.containers.find(id)?.v1() {
+            Some(StorageV1::Mounted(mounts)) => Ok(mounts),
             _ => Err(Failure::new(
                 HResult::INVALID_STATE,
                 format!("container {id:?} has ended"),
@@ -147,15 +154,15 @@ impl Uvm {
 
     /// Whether the exit of this process may be told: that of an init of the retired protocol
     /// is kept back until its storage is gone. The first call has that begun.
-    pub(in crate::uvm) fn storage_is_gone(&mut self, key: Key) -> bool {
-        let Some(Role::Init(id)) = self.processes.get(&key).map(|p| p.role.clone()) else {
+    pub(in crate::uvm) fn storage_is_gone(&mut self, key: ProcessKey) -> bool {
+        let Some(Role::Init(id)) = self.processes.role(key).cloned() else {
             return true;
         };
         let container = self.containers.get_mut(&id);
-        let Some(stage) = container.and_then(|c| c.v1.as_mut()) else {
+        let Some(storage) = container.and_then(|c| c.v1().as_mut()) else {
             return true;
         };
-        if let Stage::Mounted(mounts) = std::mem::replace(stage, Stage::Unmounting) {
+        if let StorageV1::Mounted(mounts) = std::mem::replace(storage, StorageV1::Unmounting) {
             self.dissolve_v1(id, mounts, Some(key));
         }
         false
@@ -166,26 +173,23 @@ impl Uvm {
         let Some(container) = self.containers.get_mut(id) else {
             return;
         };
-        match (container.init, container.v1.take()) {
+        if let Some(init) = container.init() {
             // Its end brings the rest about.
-            (Some(init), stage) => {
-                container.v1 = stage;
-                self.kill_child(init);
-            }
-            (None, Some(Stage::Mounted(mounts))) => {
-                container.v1 = Some(Stage::Unmounting);
-                self.dissolve_v1(id.to_owned(), mounts, None);
-            }
-            (None, stage) => container.v1 = stage,
+            return self.kill_child(init);
+        }
+        let is_mounted = |storage: &mut StorageV1| matches!(storage, StorageV1::Mounted(_));
+        if let Some(StorageV1::Mounted(mounts)) = container.v1().take_if(is_mounted) {
+            *container.v1() = Some(StorageV1::Unmounting);
+            self.dissolve_v1(id.to_owned(), mounts, None);
         }
     }
 
     /// Removes what the container is made of; then its waiters and the host hear of its end.
-    fn dissolve_v1(&mut self, id: String, mounts: Mounts, init: Option<Key>) {
+    fn dissolve_v1(&mut self, id: String, mounts: Mounts, init: Option<ProcessKey>) {
         self.take_apart_v1(id, mounts, move |uvm, id| {
             if let Some(container) = uvm.containers.get_mut(&id) {
-                container.v1 = None;
-                container.exit_type = NotificationType::UnexpectedExit;
+                *container.v1() = None;
+                container.note_exit_type(NotificationType::UnexpectedExit);
             }
             if let Some(init) = init {
                 uvm.publish(init);
@@ -241,15 +245,21 @@ impl Uvm {
     }
 }
 
-/// What can be checked before anything is touched.
-fn check(id: &str, settings: &VmHostedContainerSettings) -> Result<Vec<Directory>, Failure> {
+/// What can be checked before anything is touched: the directories to be mapped, and the disks that
+/// have to be there.
+fn check(
+    id: &str,
+    settings: &VmHostedContainerSettings,
+) -> Result<(Vec<Directory>, AllOf), Failure> {
     bundle::check_id(id)?;
     if settings.layers.is_empty() {
         return Err(Failure::unspecified(
             "the container document has no Layers; one of schema 2.1 needs NegotiateProtocol first",
         ));
     }
-    settings.mapped_directories.iter().map(directory).collect()
+    let directories = settings.mapped_directories.iter().map(directory);
+    let directories = directories.collect::<Result<_, _>>()?;
+    Ok((directories, AllOf(storage::expected(settings)?)))
 }
 
 /// What a directory to be mapped comes to.

@@ -1,8 +1,6 @@
 //! ExecuteProcess of the retired protocol: the first process of a container brings the spec,
 //! later ones may do without a document (8.4).
 
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 use std::time::Duration;
 
 use nix::unistd::Pid;
@@ -12,20 +10,16 @@ use super::{document, storage};
 use crate::bridge::codec::Reply;
 use crate::bridge::outbox::Ticket;
 use crate::error::Failure;
-use crate::net::assign::assign;
 use crate::prot::{ExecuteProcessSettings, HResult, MessageBase, ProcessParameters};
-use crate::runtime::Order;
 use crate::stdio::Relay;
-use crate::uvm::container::{InitStreams, State};
-use crate::uvm::create::{made_init, Pipes};
-use crate::uvm::execute::{words, START_LIMIT};
-use crate::uvm::process::Role;
+use crate::uvm::containers::ContainerState;
+use crate::uvm::engine::WaitingInit;
+use crate::uvm::execute::args_of;
+use crate::uvm::processes::Role;
 use crate::uvm::streams::{Connections, Ports};
 use crate::uvm::Uvm;
 
 const WRITE_LIMIT: Duration = Duration::from_secs(30);
-const ENGINE_LIMIT: Duration = Duration::from_secs(120);
-const NETWORK_LIMIT: Duration = Duration::from_secs(90);
 
 impl Uvm {
     pub(super) fn execute_v1(
@@ -39,13 +33,13 @@ impl Uvm {
             return self.execute(ticket, base, settings);
         }
         let stage = self.mounts_v1(&id).map(drop).and_then(|()| {
-            let container = self.container(&id)?;
-            Ok((container.state, container.init.is_some()))
+            let container = self.containers.find(&id)?;
+            Ok((container.state(), container.init().is_some()))
         });
         let parameters = settings.process_parameters.into_inner();
         let first = match stage {
-            Ok((State::Created, false)) => self.begin_v1(&id, &parameters).map(Some),
-            Ok((State::Running, _)) => Ok(None),
+            Ok((ContainerState::Created, false)) => self.begin_v1(&id, &parameters).map(Some),
+            Ok((ContainerState::Running, _)) => Ok(None),
             Ok((state, _)) => Err(Failure::new(
                 HResult::INVALID_STATE,
                 format!("a process in container {id:?}: it is {state:?}"),
@@ -91,15 +85,13 @@ impl Uvm {
         };
         let root = self.mounts_v1(id)?.attached.root();
         let spec = document::spec(id, &root, sent.0.clone())?;
-        self.container(id)?.state = State::Starting;
+        self.containers.find(id)?.begin_start();
         Ok(spec)
     }
 
     fn back_to_created_v1(&mut self, id: &str) {
-        if let Some(container) = self.containers.get_mut(id) {
-            if container.state == State::Starting && container.init.is_none() {
-                container.state = State::Created;
-            }
+        if let Some(container) = self.containers.starting(id, None) {
+            container.start_undone();
         }
     }
 
@@ -123,10 +115,9 @@ impl Uvm {
             Ok(prepared) => prepared,
             Err(failure) => return self.outbox.answer(ticket, Err(failure)),
         };
-        if let Ok(container) = self.container(&id) {
-            container.owns_pid_namespace = spec["linux"]
-                .as_object()
-                .is_some_and(crate::bundle::owns_pid_namespace);
+        if let Ok(container) = self.containers.find(&id) {
+            let linux = spec["linux"].as_object();
+            container.set_owns_pid_namespace(linux.is_some_and(crate::bundle::owns_pid_namespace));
         }
         let terminal = spec["process"]["terminal"] == true;
         self.run(
@@ -134,41 +125,28 @@ impl Uvm {
             WRITE_LIMIT,
             move || storage::write_bundle(&attached, &spec, resolv_conf.as_deref()),
             move |uvm, written: Result<(), Failure>| match written {
-                Ok(()) => uvm.create_in_engine_v1(ticket, id, terminal, connections),
+                Ok(()) => uvm.make_init_v1(ticket, id, terminal, connections),
                 Err(failure) => uvm.refuse_v1(ticket, &id, failure),
             },
         );
     }
 
-    fn create_in_engine_v1(
+    fn make_init_v1(
         &mut self,
         ticket: Ticket,
         id: String,
         terminal: bool,
         connections: Connections,
     ) {
-        let made = streams(terminal);
-        let (theirs, ours) = match made {
-            Ok(made) => made,
-            Err(error) => {
-                let text = format!("making the streams of container {id:?}: {error}");
-                return self.refuse_v1(ticket, &id, Failure::unspecified(text));
-            }
+        let Some(bundle) = self.containers.get(&id).map(|c| c.bundle().to_owned()) else {
+            return;
         };
-        let order = Order::Create {
-            id: id.clone(),
-            bundle: self.containers[&id].bundle.clone(),
-            terminal,
-        };
-        let stdio = theirs.each_ref().map(AsFd::as_fd);
-        let doing = format!("creating container {id:?} in the engine");
-        self.run_helper(doing, ENGINE_LIMIT, &order, stdio, move |uvm, result| {
-            let made = result.and_then(|(report, fds)| made_init(report, fds, ours));
-            let made = made.and_then(|(pid, streams)| {
+        self.create_in_engine(&id.clone(), bundle, terminal, move |uvm, made| {
+            let made = made.and_then(|WaitingInit { pid, streams }| {
                 let relay = connections.relay(streams).map_err(|error| {
                     Failure::unspecified(format!("joining the streams of {id:?}: {error}"))
                 })?;
-                Ok((Pid::from_raw(pid), relay))
+                Ok((pid, relay))
             });
             match made {
                 Ok((pid, relay)) => uvm.connect_v1(ticket, id, pid, relay),
@@ -183,47 +161,39 @@ impl Uvm {
         let Some(container) = self.containers.get_mut(&id) else {
             return;
         };
-        container.init = Some(key);
-        container.started = true;
-        let assignments = match self.mounts_v1(&id) {
-            Ok(mounts) => document::assignments(&mounts.adapters),
-            Err(failure) => Err(failure),
-        };
-        match assignments {
+        container.set_init(key);
+        container.set_started(true);
+        let mounts = self.mounts_v1(&id);
+        match mounts.and_then(|mounts| document::assignments(&mounts.adapters)) {
             Ok(assignments) if assignments.is_empty() => self.start_v1(ticket, id, pid),
-            Ok(assignments) => self.run(
-                format!("network of container {id:?}"),
-                NETWORK_LIMIT,
-                move || assign(Path::new("/sys"), &assignments, pid.as_raw()).map(drop),
-                move |uvm, assigned: Result<(), Failure>| match assigned {
-                    Ok(()) => uvm.start_v1(ticket, id, pid),
-                    Err(failure) => uvm.refuse_v1(ticket, &id, failure),
-                },
-            ),
+            Ok(assignments) => {
+                let doing = format!("network of container {id:?}");
+                self.move_adapters(
+                    doing,
+                    assignments,
+                    pid.as_raw(),
+                    move |uvm, moved| match moved {
+                        Ok(_) => uvm.start_v1(ticket, id, pid),
+                        Err(failure) => uvm.refuse_v1(ticket, &id, failure),
+                    },
+                );
+            }
             Err(failure) => self.refuse_v1(ticket, &id, failure),
         }
     }
 
     fn start_v1(&mut self, ticket: Ticket, id: String, pid: Pid) {
-        let name = id.clone();
-        self.run(
-            format!("starting container {id:?}"),
-            START_LIMIT,
-            move || crate::runtime::start(&name),
-            move |uvm, started: Result<(), Failure>| match started {
-                Ok(()) => {
-                    if let Some(container) = uvm.containers.get_mut(&id) {
-                        if container.state == State::Starting {
-                            container.state = State::Running;
-                        }
-                    }
-                    let process_id = pid.as_raw().unsigned_abs();
-                    uvm.outbox
-                        .answer(ticket, Ok(Reply::Executed { process_id }));
+        self.start_in_engine(&id.clone(), move |uvm, started| match started {
+            Ok(()) => {
+                if let Some(container) = uvm.containers.get_mut(&id) {
+                    container.runs();
                 }
-                Err(failure) => uvm.refuse_v1(ticket, &id, failure),
-            },
-        );
+                let process_id = pid.as_raw().unsigned_abs();
+                uvm.outbox
+                    .answer(ticket, Ok(Reply::Executed { process_id }));
+            }
+            Err(failure) => uvm.refuse_v1(ticket, &id, failure),
+        });
     }
 
     fn further_v1(
@@ -235,20 +205,11 @@ impl Uvm {
     ) {
         let process = match parameters.oci_process.take() {
             Some(process) => Ok(process.0),
-            None => words(&mut parameters).map(|args| document::process(parameters, args)),
+            None => args_of(&mut parameters).map(|args| document::process(parameters, args)),
         };
         match process {
-            Ok(process) => self.run_exec_in_engine(ticket, id, process, connections),
+            Ok(process) => self.run_prepared(ticket, id, process, connections),
             Err(failure) => self.outbox.answer(ticket, Err(failure)),
         }
     }
-}
-
-/// The engine's ends of an init's streams and, unless it has a terminal, the relay's.
-fn streams(terminal: bool) -> std::io::Result<([OwnedFd; 3], Option<InitStreams>)> {
-    if terminal {
-        return Ok((crate::uvm::streams::null_streams()?, None));
-    }
-    let Pipes { theirs, ours } = Pipes::new()?;
-    Ok((theirs, Some(ours)))
 }

@@ -8,8 +8,8 @@
 //! init ended ─ storage taken apart (task) ─ waiters, notification, forgotten
 //! ```
 //!
-//! Told apart by the session: the rest of the host knows of it only that a container may have
-//! [`Stage`], which keeps back what its exit means until its storage is gone.
+//! Told apart by the session: the rest of the VM's state knows of it only that a container may have
+//! [`StorageV1`], which keeps back what its exit means until its storage is gone.
 
 mod container;
 mod document;
@@ -22,29 +22,19 @@ use std::time::Duration;
 use nix::libc::{SIGKILL, SIGTERM};
 
 use super::policy::Act;
-use super::session::Session;
-use super::{Key, Uvm};
+use super::Uvm;
 use crate::bridge::codec::{self, Reply, Request, RequestV1};
 use crate::bridge::frame::Frame;
 use crate::bridge::outbox::Ticket;
 use crate::error::Failure;
 use crate::prot::{
-    ContainerResizeConsole, ContainerSignalProcess, ContainerWaitForProcess, HResult, MessageBase,
+    ContainerResizeConsole, ContainerSignalProcess, ContainerWaitForProcess, MessageBase,
     MessageId, INFINITE_WAIT_TIMEOUT, UVM_ID,
 };
 
-pub use container::Stage;
+pub use container::StorageV1;
 
 impl Uvm {
-    /// Whether a frame is one of the retired protocol: in its session, and a first Create.
-    pub(super) fn is_v1(&self, message: MessageId) -> bool {
-        match self.session {
-            Session::V3 => true,
-            Session::V4 => false,
-            Session::Unnegotiated => !self.settings.v4_only && message == MessageId::CREATE,
-        }
-    }
-
     pub(super) fn on_v1_frame(&mut self, frame: &Frame) {
         let (base, request) = codec::decode_v1(frame);
         let ticket = self.outbox.open(frame.id, frame.sequence, &base);
@@ -73,7 +63,7 @@ impl Uvm {
     /// A second container is none of the retired protocol's.
     fn admit_v1(&self, message: MessageId) -> Result<(), Failure> {
         let known = match message {
-            MessageId::CREATE => self.containers.is_empty() && self.session == Session::default(),
+            MessageId::CREATE => self.containers.is_empty() && self.session.is_unnegotiated(),
             MessageId::EXECUTE_PROCESS
             | MessageId::SHUTDOWN_FORCED
             | MessageId::SHUTDOWN_GRACEFUL
@@ -110,21 +100,12 @@ impl Uvm {
         }
     }
 
-    /// The newest process of this pid, wherever it runs (8.5).
-    fn process_by_pid(&self, pid: u32) -> Result<Key, Failure> {
-        let newest = self.processes.iter().rev().find(|(_, p)| p.pid == pid);
-        newest.map(|(key, _)| *key).ok_or_else(|| {
-            let text = format!("there is no process {pid} that the host started");
-            Failure::new(HResult::NOT_FOUND, text)
-        })
-    }
-
     fn wait_v1(&mut self, ticket: Ticket, body: &ContainerWaitForProcess) {
         let limit = match body.timeout_in_ms {
             INFINITE_WAIT_TIMEOUT => None,
             millis => Some(Duration::from_millis(millis.into())),
         };
-        match self.process_by_pid(body.process_id) {
+        match self.processes.newest(body.process_id) {
             Ok(key) => self.wait_for(key, ticket, limit),
             Err(failure) => self.outbox.answer(ticket, Err(failure)),
         }
@@ -132,17 +113,19 @@ impl Uvm {
 
     fn signal_v1(&self, body: &ContainerSignalProcess) -> Result<(), Failure> {
         let pid = body.process_id;
-        let key = self.process_by_pid(pid)?;
-        if self.processes[&key].has_exited() {
-            let text = format!("signalling process {pid}: it has ended");
-            return Err(Failure::unspecified(text));
+        let key = self.processes.newest(pid)?;
+        match self.processes.living(key) {
+            Some(pid) => super::shutdown::send(pid, body.signal()),
+            None => {
+                let text = format!("signalling process {pid}: it has ended");
+                Err(Failure::unspecified(text))
+            }
         }
-        super::shutdown::send(pid, body.signal())
     }
 
     fn resize_v1(&self, body: &ContainerResizeConsole) -> Result<(), Failure> {
-        let key = self.process_by_pid(body.process_id)?;
-        self.processes[&key].resize(body.height, body.width)
+        let key = self.processes.newest(body.process_id)?;
+        self.processes.resize(key, body.height, body.width)
     }
 
     /// Without effect before the first process; the type of the exit is always the same (8.5).
@@ -151,17 +134,15 @@ impl Uvm {
         if id == UVM_ID {
             return self.shutdown(ticket, base, signal);
         }
-        match self.container(&id).map(|container| container.init) {
+        match self.containers.find(&id).map(|container| container.init()) {
             Err(failure) => self.outbox.answer(ticket, Err(failure)),
             Ok(None) => self.outbox.answer(ticket, Ok(Reply::Done)),
-            Ok(Some(_)) => self.run(
-                format!("sending signal {signal} to container {id:?}"),
-                super::shutdown::SIGNAL_LIMIT,
-                move || crate::runtime::signal_all(&id, signal),
-                move |uvm, sent: Result<(), Failure>| {
+            Ok(Some(_)) => {
+                let doing = format!("sending signal {signal} to container {id:?}");
+                self.signal_all(doing, &id, signal, move |uvm, sent| {
                     uvm.outbox.answer(ticket, sent.map(|()| Reply::Done));
-                },
-            ),
+                });
+            }
         }
     }
 }

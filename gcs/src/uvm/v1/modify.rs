@@ -10,7 +10,9 @@ use crate::error::Failure;
 use crate::prot::settings::MappedDirectory;
 use crate::prot::v1::{MappedVirtualDisk, Mapping, ModifyRequest};
 use crate::prot::{MessageBase, RequestType};
+use crate::storage::arrival::ARRIVAL;
 use crate::storage::{Directory, Source};
+use crate::uvm::arrivals::ArrivalLimits;
 use crate::uvm::Uvm;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -44,12 +46,28 @@ impl Uvm {
             return self.outbox.answer(ticket, Ok(Reply::Done));
         };
         let at = disk.container_path.clone();
-        self.mount(
-            &at,
+        let expected = self.mounts.begin_add(&at).and_then(|()| {
+            storage::expected_later(&disk).inspect_err(|_| self.mounts.end_add(&at, None))
+        });
+        let expected = match expected {
+            Ok(expected) => expected,
+            Err(failure) => return self.outbox.answer(ticket, Err(failure)),
+        };
+        let limits = ArrivalLimits {
+            arrival: ARRIVAL,
+            task: LIMIT,
+        };
+        let failed_at = at.clone();
+        self.run_when_there(
             format!("mapping the disk at {at:?}"),
-            LIMIT,
+            limits,
+            expected,
             move |journal| storage::map_disk(&disk, journal),
-            move |uvm, done| uvm.mapped_v1(ticket, &id, path, done),
+            move |uvm, added: Result<_, Failure>| {
+                let done = added.map(|record| uvm.mounts.end_add(&at, Some(record)));
+                uvm.mapped_v1(ticket, &id, path, done);
+            },
+            move |uvm| uvm.mounts.end_add(&failed_at, None),
         );
     }
 

@@ -7,15 +7,18 @@ use std::fs::{self, DirBuilder};
 use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::Failure;
 use crate::prot::v1::{MappedVirtualDisk, VmHostedContainerSettings};
+use crate::storage::pmem::{self, ExpectedPmem};
+use crate::storage::scsi::{self, ExpectedDisk};
 use crate::storage::{
-    disk, layers, make_directory, pmem, scsi, tree, CombinedLayers, Disk, Journal, Pmem, Record,
-    Roots,
+    disk, layers, make_directory, tree, CombinedLayers, Disk, Journal, Pmem, Record, Roots,
 };
+use crate::uevent::Device;
 
 /// Parent of the storage directories, which are numbered.
 const CONTAINERS: &str = "/run/gcs/c";
@@ -26,14 +29,14 @@ const NUMBERS: u32 = 1000;
 
 /// What is mounted for a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Attached {
+pub struct AttachedStorage {
     /// `/run/gcs/c/<index>`: layers, scratch, root and bundle.
     pub directory: PathBuf,
     layers: usize,
     has_scratch_disk: bool,
 }
 
-impl Attached {
+impl AttachedStorage {
     pub fn root(&self) -> PathBuf {
         self.directory.join("rootfs")
     }
@@ -63,7 +66,21 @@ impl DiskId {
         })
     }
 
-    fn mount(&self, path: &Path, read_only: bool, journal: &Journal) -> Result<Record, Failure> {
+    fn expected(&self) -> Result<Box<dyn Device>, Failure> {
+        let roots = Roots::default();
+        Ok(match *self {
+            Self::Scsi(lun) => Box::new(ExpectedDisk::new(&roots, 0, lun, 0)?),
+            Self::Pmem(device) => Box::new(ExpectedPmem::new(&roots, device)),
+        })
+    }
+
+    /// None: it is not there.
+    fn mount(
+        &self,
+        path: &Path,
+        read_only: bool,
+        journal: &Journal,
+    ) -> Result<Option<Record>, Failure> {
         let mount_path = path.to_string_lossy().into_owned();
         let roots = Roots::default();
         match *self {
@@ -74,7 +91,8 @@ impl DiskId {
                     read_only,
                     ..Disk::default()
                 };
-                disk::add(&roots, &disk, journal)
+                let expected = ExpectedDisk::new(&roots, 0, lun, 0)?;
+                disk::add(&expected, &disk, journal)
             }
             Self::Pmem(device) => {
                 let pmem = Pmem {
@@ -83,19 +101,45 @@ impl DiskId {
                     part: None,
                     verified: false,
                 };
-                pmem::add(&roots, &pmem, journal)
+                pmem::add(&ExpectedPmem::new(&roots, device), &pmem, journal)
             }
         }
     }
 }
 
-/// Mounts all disks, or nothing. The mapped disks come back with it, in their order.
+/// The disks that have to be there before any is mounted.
+pub fn expected(settings: &VmHostedContainerSettings) -> Result<Vec<Box<dyn Device>>, Failure> {
+    let mut all = Vec::new();
+    for disk in &settings.mapped_virtual_disks {
+        if mapped_at(disk).is_some() {
+            in_utility_vm(disk.create_in_utility_vm, &disk.container_path)?;
+            all.push(DiskId::Scsi(disk.lun).expected()?);
+        }
+    }
+    for layer in &settings.layers {
+        all.push(DiskId::parse(&layer.path)?.expected()?);
+    }
+    if !settings.sandbox_data_path.is_empty() {
+        all.push(DiskId::parse(&settings.sandbox_data_path)?.expected()?);
+    }
+    Ok(all)
+}
+
+/// Mounts all disks, or nothing. The mapped disks come back with it, in their order. None: one
+/// is not there yet.
 pub fn attach(
     settings: &VmHostedContainerSettings,
     journal: &Journal,
-) -> Result<(Attached, Vec<Record>), Failure> {
+) -> Result<Option<(AttachedStorage, Vec<Record>)>, Failure> {
+    let waited = Duration::ZERO;
+    if expected(settings)?
+        .iter()
+        .any(|disk| disk.missing(waited).is_some())
+    {
+        return Ok(None);
+    }
     let done = attach_all(settings, journal);
-    done.inspect_err(|_| {
+    done.map(Some).inspect_err(|_| {
         if let Err(left) = crate::storage::replay(journal) {
             log::error!("after a failed create: {left}");
         }
@@ -105,9 +149,9 @@ pub fn attach(
 fn attach_all(
     settings: &VmHostedContainerSettings,
     journal: &Journal,
-) -> Result<(Attached, Vec<Record>), Failure> {
+) -> Result<(AttachedStorage, Vec<Record>), Failure> {
     let directory = new_directory(journal)?;
-    let attached = Attached {
+    let attached = AttachedStorage {
         directory,
         layers: settings.layers.len(),
         has_scratch_disk: !settings.sandbox_data_path.is_empty(),
@@ -133,22 +177,26 @@ fn new_directory(journal: &Journal) -> Result<PathBuf, Failure> {
 
 fn mount_all(
     settings: &VmHostedContainerSettings,
-    attached: &Attached,
+    attached: &AttachedStorage,
     journal: &Journal,
 ) -> Result<Vec<Record>, Failure> {
     let disks = settings.mapped_virtual_disks.iter();
     let disks = disks.filter(|disk| mapped_at(disk).is_some());
-    let mapped = disks.map(|disk| map_disk(disk, journal));
+    let mapped = disks.map(|disk| {
+        let path = Path::new(&disk.container_path);
+        there(DiskId::Scsi(disk.lun).mount(path, disk.read_only, journal)?)
+    });
     let mapped = mapped.collect::<Result<Vec<_>, _>>()?;
     let mut paths = vec![PathBuf::from(BASE)];
     for (number, layer) in settings.layers.iter().enumerate() {
         let path = attached.directory.join(number.to_string());
-        DiskId::parse(&layer.path)?.mount(&path, true, journal)?;
+        there(DiskId::parse(&layer.path)?.mount(&path, true, journal)?)?;
         paths.push(path);
     }
     let scratch = attached.scratch();
     if attached.has_scratch_disk {
-        DiskId::parse(&settings.sandbox_data_path)?.mount(&scratch, false, journal)?;
+        let disk = DiskId::parse(&settings.sandbox_data_path)?;
+        there(disk.mount(&scratch, false, journal)?)?;
     } else {
         let made = make_directory(journal, &scratch, 0o755);
         made.map_err(|e| failed("make", &scratch, &e))?;
@@ -161,9 +209,18 @@ fn mount_all(
     Ok(mapped)
 }
 
-/// A disk at a path of the VM, if [`mapped_at`] has one.
-pub fn map_disk(disk: &MappedVirtualDisk, journal: &Journal) -> Result<Record, Failure> {
+fn there(mounted: Option<Record>) -> Result<Record, Failure> {
+    mounted.ok_or_else(|| Failure::unspecified("a disk that was there is gone"))
+}
+
+/// The disk of a later request, which is mounted at a path of the VM.
+pub fn expected_later(disk: &MappedVirtualDisk) -> Result<ExpectedDisk, Failure> {
     in_utility_vm(disk.create_in_utility_vm, &disk.container_path)?;
+    ExpectedDisk::new(&Roots::default(), 0, disk.lun, 0)
+}
+
+/// Mounts it. None: it is not there yet.
+pub fn map_disk(disk: &MappedVirtualDisk, journal: &Journal) -> Result<Option<Record>, Failure> {
     DiskId::Scsi(disk.lun).mount(Path::new(&disk.container_path), disk.read_only, journal)
 }
 
@@ -199,7 +256,7 @@ pub fn unplug(lun: u8) -> Result<(), Failure> {
 }
 
 /// Takes away root, scratch and layers, as `unmap`.
-pub fn detach(attached: &Attached) -> Result<(), Failure> {
+pub fn detach(attached: &AttachedStorage) -> Result<(), Failure> {
     let layers = 0..attached.layers;
     let mut paths: Vec<PathBuf> = layers
         .map(|number| attached.directory.join(number.to_string()))
@@ -213,7 +270,7 @@ pub fn detach(attached: &Attached) -> Result<(), Failure> {
 
 /// The bundle, and the name servers of its network.
 pub fn write_bundle(
-    attached: &Attached,
+    attached: &AttachedStorage,
     spec: &serde_json::Value,
     resolv_conf: Option<&str>,
 ) -> Result<(), Failure> {

@@ -8,22 +8,24 @@
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::unistd::Pid;
 
-use super::container::State;
-use super::Uvm;
 use crate::bridge::codec::Reply;
 use crate::bridge::outbox::Ticket;
 use crate::bundle::{self, Context};
 use crate::error::Failure;
-use crate::net::{assign, device, Adapter, Assignment, Leased};
+use crate::net::device::{self, ExpectedInterface};
+use crate::net::{assign, Adapter, Assignment, Leased};
 use crate::prot::settings::NetworkAdapter;
-use crate::uevent;
+use crate::storage::Journal;
+use crate::uevent::Device;
+use crate::uvm::arrivals::{AllOf, ArrivalLimits};
+use crate::uvm::containers::Container;
+use crate::uvm::Uvm;
 
 const SYS: &str = "/sys";
-/// Over the five seconds that the look itself is limited to.
 const LOOK_LIMIT: Duration = Duration::from_secs(20);
 const FILE_LIMIT: Duration = Duration::from_secs(20);
 /// For one adapter: it may have to come back from another namespace first, and may have to ask
@@ -42,18 +44,22 @@ impl Uvm {
             Err(failure) => return self.outbox.answer(ticket, Err(failure)),
         };
         let id = adapter.id.clone();
-        self.run(
+        let expected = match ExpectedInterface::new(Path::new(SYS), &adapter) {
+            Ok(expected) => expected,
+            Err(failure) => {
+                self.namespaces.forget(&namespace, &id);
+                return self.outbox.answer(ticket, Err(failure));
+            }
+        };
+        let limits = ArrivalLimits {
+            arrival: device::ARRIVAL,
+            task: LOOK_LIMIT,
+        };
+        self.run_when_there(
             format!("looking for network adapter {id:?}"),
-            LOOK_LIMIT,
-            move || {
-                let deadline = Instant::now() + device::ARRIVAL;
-                device::find(
-                    Path::new(SYS),
-                    &adapter,
-                    uevent::Socket::subscribe,
-                    deadline,
-                )
-            },
+            limits,
+            expected.clone(),
+            move |_| expected.look(),
             move |uvm, found: Result<String, Failure>| match found {
                 Ok(name) => {
                     log::debug!("network adapter {id:?} is {name}");
@@ -65,6 +71,7 @@ impl Uvm {
                     uvm.outbox.answer(ticket, Err(failure));
                 }
             },
+            |_| {},
         );
     }
 
@@ -78,7 +85,7 @@ impl Uvm {
     fn assign_late(&mut self, ticket: Ticket, namespace: &str, id: &str) {
         let bound = self.namespaces.bound(namespace);
         let there = bound.and_then(|(container, init)| {
-            let alive = self.containers.get(container)?.state < State::Exited;
+            let alive = !self.containers.get(container)?.has_exited();
             Some((container.to_owned(), init.filter(|_| alive)?))
         });
         let assignment = match &there {
@@ -99,7 +106,7 @@ impl Uvm {
 
     /// Gives the init of a container that is being created the adapters of the namespace it is
     /// bound to, then goes on (P-134); at once when it has none.
-    pub(super) fn assign_network(
+    pub(in crate::uvm) fn assign_network(
         &mut self,
         container: &str,
         init: Pid,
@@ -121,29 +128,50 @@ impl Uvm {
     ) {
         let ids: Vec<String> = assignments.iter().map(|a| a.adapter.id.clone()).collect();
         let doing = format!("network of container {container:?}");
-        let limit = ASSIGN_LIMIT * u32::try_from(ids.len()).unwrap_or(u32::MAX);
-        let container = container.to_owned();
-        self.run(
-            doing.clone(),
-            limit,
-            move || assign::assign(Path::new(SYS), &assignments, init),
-            move |uvm, assigned: Result<Vec<Leased>, Failure>| {
-                let leased = match assigned {
-                    Ok(leased) => leased,
-                    Err(failure) => return then(uvm, Err(failure.during(doing))),
-                };
-                for id in ids {
-                    uvm.namespaces.assigned(&container, &id);
-                }
-                for lease in &leased {
-                    uvm.keep_tenancy(&container, init, lease.tenancy.clone());
-                }
-                match uvm.namespaces.learn(&container, leased) {
-                    Some(adapters) => uvm.rewrite_resolv_conf(&container, adapters, then),
-                    None => then(uvm, Ok(())),
-                }
-            },
-        );
+        let (label, container) = (doing.clone(), container.to_owned());
+        self.move_adapters(doing, assignments, init, move |uvm, assigned| {
+            let leased = match assigned {
+                Ok(leased) => leased,
+                Err(failure) => return then(uvm, Err(failure.during(label))),
+            };
+            for id in ids {
+                uvm.namespaces.assigned(&container, &id);
+            }
+            for lease in &leased {
+                uvm.keep_lease(&container, init, lease.tenancy.clone());
+            }
+            match uvm.namespaces.learn(&container, leased) {
+                Some(adapters) => uvm.rewrite_resolv_conf(&container, adapters, then),
+                None => then(uvm, Ok(())),
+            }
+        });
+    }
+
+    /// Moves adapters to the network namespace of `init` when all of them are there: they may
+    /// have to come back from another namespace first.
+    pub(in crate::uvm) fn move_adapters(
+        &mut self,
+        doing: String,
+        assignments: Vec<Assignment>,
+        init: i32,
+        then: impl FnOnce(&mut Self, Result<Vec<Leased>, Failure>) + 'static,
+    ) {
+        let sys = Path::new(SYS);
+        let expected = assignments.iter().map(|assignment| {
+            let interface = ExpectedInterface::new(sys, &assignment.adapter)?;
+            Ok(Box::new(interface) as Box<dyn Device>)
+        });
+        let expected = match expected.collect::<Result<Vec<_>, Failure>>() {
+            Ok(expected) => AllOf(expected),
+            Err(failure) => return then(self, Err(failure)),
+        };
+        let count = u32::try_from(assignments.len()).unwrap_or(u32::MAX);
+        let limits = ArrivalLimits {
+            arrival: device::ARRIVAL.saturating_mul(count),
+            task: ASSIGN_LIMIT.saturating_mul(count),
+        };
+        let job = move |_: &Journal| assign::assign(Path::new(SYS), &assignments, init);
+        self.run_when_there(doing, limits, expected, job, then, |_| {});
     }
 
     /// What DHCP told of name servers came after the files were written. Written in place: the
@@ -154,12 +182,11 @@ impl Uvm {
         adapters: Vec<bundle::Adapter>,
         then: impl FnOnce(&mut Self, Result<(), Failure>) + 'static,
     ) {
-        let Some(bundle) = self.containers.get(container).map(|c| c.bundle.clone()) else {
+        let Some(bundle) = self.containers.get(container).map(Container::bundle) else {
             return then(self, Ok(()));
         };
-        let file = Context::default()
-            .root(container, &bundle)
-            .join("resolv.conf");
+        let root = Context::default().root(container, bundle);
+        let file = root.join("resolv.conf");
         let doing = format!("name servers of container {container:?}");
         self.run(
             doing.clone(),

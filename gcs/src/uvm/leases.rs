@@ -4,19 +4,23 @@
 //! One at a time is done about each, in a task that enters the container's network namespace. It
 //! ends with the container's init: while that is not reaped its number is nobody else's.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::container::State;
-use super::{Deadline, Key, Uvm};
+use super::pending::WorkKey;
+use super::Uvm;
 use crate::error::Failure;
 use crate::net::tenancy::{tend, Act, Tenancy};
-use crate::reactor::TimerKey;
 
 /// Over what the conversations of one try may take.
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// Names a lease for its lifetime; never repeats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LeaseKey(u64);
+
 #[derive(Debug)]
-pub(super) struct Kept {
+struct KeptLease {
     container: String,
     /// The container's init, in whose network namespace the adapter is.
     init: i32,
@@ -26,14 +30,46 @@ pub(super) struct Kept {
     /// Tries that failed, since.
     failed: u32,
     /// Of the next try.
-    timer: Option<TimerKey>,
+    timer: Option<WorkKey>,
+}
+
+/// The lent addresses about which nothing is being done at the moment; each has a next try.
+#[derive(Debug, Default)]
+pub struct Leases {
+    kept: BTreeMap<LeaseKey, KeptLease>,
+    next_key: u64,
+}
+
+impl Leases {
+    /// Takes away those of a container; their tries are to be cancelled.
+    fn end(&mut self, container: &str) -> Vec<WorkKey> {
+        let mut timers = Vec::new();
+        self.kept.retain(|_, kept| {
+            let stays = kept.container != container;
+            timers.extend(kept.timer.filter(|_| !stays));
+            stays
+        });
+        timers
+    }
+
+    /// One line for each, for the state dump.
+    pub fn describe(&self) -> Vec<String> {
+        let line = |kept: &KeptLease| {
+            let address = kept.tenancy.lease.as_ref();
+            let address = address.map_or("none".into(), |lease| lease.address.to_string());
+            let (container, interface) = (&kept.container, &kept.tenancy.interface);
+            format!("{container} {interface} {address} failed={}", kept.failed)
+        };
+        self.kept.values().map(line).collect()
+    }
 }
 
 impl Uvm {
     /// A server has just lent an address to an adapter of the container.
-    pub(super) fn keep_tenancy(&mut self, container: &str, init: i32, tenancy: Tenancy) {
-        let key = self.key();
-        let kept = Kept {
+    pub(super) fn keep_lease(&mut self, container: &str, init: i32, tenancy: Tenancy) {
+        self.leases.next_key += 1;
+        let key = LeaseKey(self.leases.next_key);
+        let kept = KeptLease {
             container: container.to_owned(),
             init,
             tenancy,
@@ -41,44 +77,48 @@ impl Uvm {
             failed: 0,
             timer: None,
         };
-        self.tenancy_wait(key, kept);
+        self.lease_wait(key, kept);
     }
 
-    fn tenancy_wait(&mut self, key: Key, mut kept: Kept) {
+    fn lease_wait(&mut self, key: LeaseKey, mut kept: KeptLease) {
         let next = kept.tenancy.next(kept.since, kept.failed, Instant::now());
         if let Some((at, act)) = next {
-            kept.timer = Some(self.timers.add(at, Deadline::Tenancy(key, act)));
-            self.tenancies.insert(key, kept);
+            kept.timer = Some(self.lease_try(key, at, act));
+            self.leases.kept.insert(key, kept);
         }
     }
 
+    fn lease_try(&mut self, key: LeaseKey, at: Instant, act: Act) -> WorkKey {
+        let label = format!("{act:?} for a lent address");
+        self.at(at, label, move |uvm| uvm.lease_due(key, act))
+    }
+
     /// The container's init has ended, and its adapters go back to the VM without addresses.
-    pub(super) fn end_tenancies(&mut self, container: &str) {
-        let timers = &mut self.timers;
-        self.tenancies.retain(|_, kept| {
-            let stays = kept.container != container;
-            if let (false, Some(timer)) = (stays, kept.timer) {
-                timers.cancel(timer);
-            }
-            stays
-        });
+    pub(super) fn end_leases(&mut self, container: &str) {
+        for timer in self.leases.end(container) {
+            self.cancel(timer);
+        }
     }
 
     /// Time has passed that the deadlines know nothing of: what may have ended by now is
     /// prolonged at once. If it was only the clock that was wrong, that does no harm.
-    pub(super) fn tenancies_hurry(&mut self) {
-        let lent = |(_, kept): &(&Key, &mut Kept)| kept.tenancy.lease.is_some();
-        for (key, kept) in self.tenancies.iter_mut().filter(lent) {
-            if let Some(timer) = kept.timer.take() {
-                self.timers.cancel(timer);
+    pub(super) fn leases_hurry(&mut self) {
+        let lent = self.leases.kept.iter_mut();
+        let lent = lent.filter(|(_, kept)| kept.tenancy.lease.is_some());
+        let lent: Vec<_> = lent.map(|(key, kept)| (*key, kept.timer.take())).collect();
+        for (key, timer) in lent {
+            if let Some(timer) = timer {
+                self.cancel(timer);
             }
-            let renew = Deadline::Tenancy(*key, Act::Renew);
-            kept.timer = Some(self.timers.add(Instant::now(), renew));
+            let timer = self.lease_try(key, Instant::now(), Act::Renew);
+            if let Some(kept) = self.leases.kept.get_mut(&key) {
+                kept.timer = Some(timer);
+            }
         }
     }
 
-    pub(super) fn tenancy_due(&mut self, key: Key, act: Act) {
-        let Some(kept) = self.tenancies.remove(&key) else {
+    fn lease_due(&mut self, key: LeaseKey, act: Act) {
+        let Some(kept) = self.leases.kept.remove(&key) else {
             return;
         };
         if !self.is_inhabited(&kept) {
@@ -98,33 +138,27 @@ impl Uvm {
                 // It may have ended meanwhile, which then is no news.
                 if uvm.is_inhabited(&kept) {
                     let kept = judge(kept, asked, &doing, tended);
-                    uvm.tenancy_wait(key, kept);
+                    uvm.lease_wait(key, kept);
                 }
             },
         );
     }
 
     /// Whether the container's init is still the one whose network namespace it is.
-    fn is_inhabited(&self, kept: &Kept) -> bool {
+    fn is_inhabited(&self, kept: &KeptLease) -> bool {
         let container = self.containers.get(&kept.container);
-        container.is_some_and(|container| container.state < State::Exited)
+        container.is_some_and(|container| !container.has_exited())
             && self.namespaces.init_of(&kept.container) == Some(kept.init)
-    }
-
-    /// One line for each, for the state dump.
-    pub(super) fn describe_tenancies(&self) -> Vec<String> {
-        let line = |kept: &Kept| {
-            let address = kept.tenancy.lease.as_ref();
-            let address = address.map_or("none".into(), |lease| lease.address.to_string());
-            let (container, interface) = (&kept.container, &kept.tenancy.interface);
-            format!("{container} {interface} {address} failed={}", kept.failed)
-        };
-        self.tenancies.values().map(line).collect()
     }
 }
 
 /// What there is after a try, and a word to the log.
-fn judge(kept: Kept, asked: Instant, doing: &str, tended: Result<Tenancy, Failure>) -> Kept {
+fn judge(
+    kept: KeptLease,
+    asked: Instant,
+    doing: &str,
+    tended: Result<Tenancy, Failure>,
+) -> KeptLease {
     match tended {
         Ok(tenancy) => {
             match (&kept.tenancy.lease, &tenancy.lease) {
@@ -139,7 +173,7 @@ fn judge(kept: Kept, asked: Instant, doing: &str, tended: Result<Tenancy, Failur
                 ),
                 (None, None) => {}
             }
-            Kept {
+            KeptLease {
                 tenancy,
                 since: asked,
                 failed: 0,
@@ -151,7 +185,7 @@ fn judge(kept: Kept, asked: Instant, doing: &str, tended: Result<Tenancy, Failur
             if kept.failed == 0 {
                 log::warn!("{failure}; it is tried again");
             }
-            Kept {
+            KeptLease {
                 failed: kept.failed.saturating_add(1),
                 ..kept
             }

@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use super::container::State;
-use super::Uvm;
 use crate::bridge::codec::Reply;
 use crate::bridge::outbox::Ticket;
 use crate::error::Failure;
 use crate::prot::settings::ContainerConstraints;
+use crate::uvm::Uvm;
 
 /// A lower memory limit has the kernel write pages back first.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -15,8 +14,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 impl Uvm {
     /// Applies them to the container `id`, which must not have ended.
     pub(super) fn constrain(&mut self, ticket: Ticket, id: &str, settings: ContainerConstraints) {
-        let checked = self.container(id).and_then(|container| {
-            if container.state >= State::Exited {
+        let checked = self.containers.find(id).and_then(|container| {
+            if container.has_exited() {
                 let text = format!("container {id:?} has exited: it has no limits to change");
                 return Err(Failure::unspecified(text));
             }
