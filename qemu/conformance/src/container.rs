@@ -28,7 +28,7 @@ pub struct Plan<'g> {
 }
 
 impl<'g> Plan<'g> {
-    pub(super) fn new(guest: &'g Guest, id: String, script: &str) -> Self {
+    fn new(guest: &'g Guest, id: String, script: &str) -> Self {
         let process = uvm_images::Process {
             args: Some(["/bin/sh", "-c", script].map(str::to_owned).into()),
             ..uvm_images::Process::default()
@@ -101,6 +101,13 @@ impl<'g> Plan<'g> {
         let out = container.init().run()?;
         container.remove()?;
         Ok(out)
+    }
+}
+
+impl Guest {
+    /// A container that runs `script` in a shell, about to be made.
+    pub fn container(&self, script: &str) -> Plan<'_> {
+        Plan::new(self, self.fresh("lab"), script)
     }
 }
 

@@ -13,7 +13,6 @@ use uvm_host::{Answer, Launch, MappedVirtualDisk};
 use uvm_vm::VmEnd;
 
 use super::check::{fail, Checked};
-use super::container::Plan;
 use super::lab::Witness;
 
 /// Longer than anything takes, also under emulation on a busy machine.
@@ -122,11 +121,6 @@ impl Guest {
             self.vm.send_bytes(piece)?;
         }
         Ok(pending.answer(LIMIT)?)
-    }
-
-    /// A container that runs `script` in a shell, about to be made.
-    pub fn container(&self, script: &str) -> Plan<'_> {
-        Plan::new(self, self.fresh("lab"), script)
     }
 
     /// Has the VM power off and waits for its end.

@@ -205,18 +205,6 @@ impl Host {
         self.shared().update(|state| state.leaving = true);
     }
 
-    /// Closes the bridge, as a host does that gives up on its guest.
-    pub fn close_bridge(&self) {
-        let bridge = self.shared().update(|state| {
-            state.leaving = true;
-            state.bridge.take()
-        });
-        if let Some(stream) = bridge {
-            // It may be gone already, which is what is wanted.
-            drop(stream.shutdown(std::net::Shutdown::Both));
-        }
-    }
-
     /// Drops the bridge, as a host does that is restarted while its VM lives on. Requests on
     /// their way stay outstanding: a guest may answer them on the next bridge (protocol.md 12.1).
     /// The guest's dials are refused until [`Self::accept_bridge`].

@@ -1,7 +1,5 @@
 //! Processes in the guest: started with streams, waited for, signalled.
 
-use std::net::Shutdown;
-use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use serde_json::{json, Map, Value};
@@ -9,7 +7,7 @@ use serde_json::{json, Map, Value};
 use crate::bridge::Pending;
 use crate::end::HostError;
 use crate::host::Host;
-use crate::pump::{self, Drained};
+use crate::pump::{self, Drained, Stdio};
 use crate::requests::{RPC_LIMIT, UVM_ID};
 use crate::wire::Rpc;
 
@@ -197,24 +195,6 @@ impl Launch {
         let limit = self.limit;
         let input = std::mem::take(&mut self.input);
         self.start()?.collect(input, limit)
-    }
-}
-
-/// The host's ends of a process's streams. `None`: not asked for, or taken.
-#[derive(Debug, Default)]
-pub struct Stdio {
-    pub stdin: Option<UnixStream>,
-    pub stdout: Option<UnixStream>,
-    pub stderr: Option<UnixStream>,
-}
-
-impl Stdio {
-    /// End of input for the process; its output goes on.
-    pub fn close_stdin(&mut self) -> std::io::Result<()> {
-        match self.stdin.take() {
-            Some(stream) => stream.shutdown(Shutdown::Write),
-            None => Ok(()),
-        }
     }
 }
 

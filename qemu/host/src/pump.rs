@@ -1,19 +1,15 @@
 //! Moves a process's streams. Nothing read is dropped: a stream is read to its end, and only
 //! when the process is gone and the stream stays silent for a while is it left behind.
 
-use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
-
-use crate::process::Stdio;
+use crate::own_stream::{own_stderr, own_stdin, own_stdout};
 
 /// How long a stream may be silent after the exit was reported before it is left behind: some
 /// other process of the guest holds it open.
@@ -21,6 +17,24 @@ pub const STREAM_GRACE: Duration = Duration::from_secs(5);
 /// How often a silent stream looks for the exit.
 const LOOK: Duration = Duration::from_millis(100);
 const CHUNK: usize = 64 << 10;
+
+/// The host's ends of a process's streams. `None`: not asked for, or taken.
+#[derive(Debug, Default)]
+pub struct Stdio {
+    pub stdin: Option<UnixStream>,
+    pub stdout: Option<UnixStream>,
+    pub stderr: Option<UnixStream>,
+}
+
+impl Stdio {
+    /// End of input for the process; its output goes on.
+    pub fn close_stdin(&mut self) -> std::io::Result<()> {
+        match self.stdin.take() {
+            Some(stream) => stream.shutdown(Shutdown::Write),
+            None => Ok(()),
+        }
+    }
+}
 
 /// How the reading of a stream ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -197,63 +211,4 @@ pub fn relay<E>(
         }
     }
     outcome
-}
-
-/// This process's own streams, without the buffers and locks of `std::io`.
-pub(crate) fn own_stdin() -> impl Read + Send + 'static {
-    OwnStream::of(io::stdin().as_fd().try_clone_to_owned())
-}
-
-pub(crate) fn own_stdout() -> OwnStream {
-    OwnStream::of(io::stdout().as_fd().try_clone_to_owned())
-}
-
-pub(crate) fn own_stderr() -> OwnStream {
-    OwnStream::of(io::stderr().as_fd().try_clone_to_owned())
-}
-
-#[derive(Default)]
-pub(crate) struct OwnStream(Option<File>);
-
-impl OwnStream {
-    /// A stream that is closed reads as empty, and takes nothing.
-    fn of(fd: io::Result<OwnedFd>) -> Self {
-        Self(fd.ok().map(File::from))
-    }
-}
-
-fn ready(file: &File, what: PollFlags) -> io::Result<()> {
-    poll(&mut [PollFd::new(file.as_fd(), what)], PollTimeout::NONE)?;
-    Ok(())
-}
-
-impl Read for OwnStream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let Some(file) = &mut self.0 else {
-            return Ok(0);
-        };
-        ready(file, PollFlags::POLLIN)?;
-        file.read(buffer)
-    }
-}
-
-impl Write for OwnStream {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let Some(file) = &mut self.0 else {
-            return Err(io::ErrorKind::BrokenPipe.into());
-        };
-        match file.write(bytes) {
-            // Somebody who shares the terminal or pipe made it non-blocking.
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                ready(file, PollFlags::POLLOUT)?;
-                // `write_all` comes again.
-                Err(io::ErrorKind::Interrupted.into())
-            }
-            other => other,
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
