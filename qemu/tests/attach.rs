@@ -1,5 +1,6 @@
 //! Attaches that fail, are killed, wait for each other or meet something in use, on a real
-//! kernel: whatever happens, nothing half-made is left, and the way on is open.
+//! kernel: whatever happens, nothing half-made is left, and the way on is open. The checklist asks
+//! for answers; here the guest's own state and its children are looked at, and killed.
 
 mod common;
 

@@ -1,4 +1,5 @@
-//! What no host sends, at a guest in a VM: it answers, goes on, and nothing is left inside.
+//! What no host sends, at a guest in a VM: it answers, goes on, and nothing is left inside. Most of
+//! it is about what only our guest does with ids and paths, so the checklist cannot ask for it.
 
 mod common;
 #[path = "../../init/tests/guest/hostile.rs"]

@@ -1,4 +1,5 @@
 //! Memory that runs out in a real VM: who is killed, what is told, and that the service lives on.
+//! The checklist has one such container (P-305); here are the limits of our own guest's groups.
 
 mod common;
 

@@ -237,7 +237,11 @@ fn statistics_and_limits_are_right_with_cgroup_v1() {
     let order = Order {
         profile,
         accel: uvm_vm::choice::AccelWish::default(),
-        selection: Selection::new(&["P-220-227".into(), "P-274".into()], |_| "").unwrap(),
+        selection: Selection::new(
+            &["P-100".into(), "P-220-227".into(), "P-274".into()],
+            |_| "",
+        )
+        .unwrap(),
         jobs: 1,
         fail_fast: false,
         cache: Some(common::layer_cache()),
