@@ -1,8 +1,8 @@
-//! The service's flags (protocol.md 10.4): words of the host's kernel line in, [`Flags`] out.
+//! The service's flags (protocol.md 10.4): arguments from the host's kernel line in, [`Flags`] out.
 //!
 //! The syntax is that of Go's `flag` package, because the host was written against it: one or
-//! two dashes, `-name value` or `-name=value`, booleans bare or with `=`, the first word that is
-//! not a flag ends the flags.
+//! two dashes, `-name value` or `-name=value`, booleans bare or with `=`, the first argument that is
+//! not a flag ends them.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -72,11 +72,11 @@ impl Default for Flags {
     }
 }
 
-/// Why the words are no flags of ours; the caller prints it with [`usage`] and exits with 2.
+/// Why the arguments are not flags of ours. The caller prints it with [`usage`] and exits with 2.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FlagError {
-    #[error("{word:?} is not a flag: after the dashes a name is needed")]
-    Syntax { word: String },
+    #[error("{arg:?} is not a flag: after the dashes a name is needed")]
+    Syntax { arg: String },
     #[error("there is no flag -{name}")]
     Unknown { name: String },
     #[error("flag -{name} needs a value")]
@@ -124,20 +124,20 @@ static FLAGS: &[Flag] = &[
 ];
 
 impl Flags {
-    /// Reads the words after the program's name. Words after the flags are ignored, as the
-    /// reference does.
+    /// Reads the arguments after the program's name. Those after the flags are ignored, as in the
+    /// reference.
     ///
     /// # Errors
-    /// The first word that is not a flag of 10.4 or has a value it cannot have (P-300).
-    pub fn parse<I>(words: I) -> Result<Self, FlagError>
+    /// The first argument that is not a flag of 10.4, or has a value that the flag cannot have (P-300).
+    pub fn parse<I>(args: I) -> Result<Self, FlagError>
     where
         I: IntoIterator,
         I::Item: Into<OsString>,
     {
         let mut flags = Self::default();
-        let mut words = words.into_iter().map(Into::into);
-        while let Some(word) = words.next() {
-            let bytes = word.as_bytes();
+        let mut args = args.into_iter().map(Into::into);
+        while let Some(arg) = args.next() {
+            let bytes = arg.as_bytes();
             let name = match bytes {
                 b"--" => break,
                 [b'-', b'-', rest @ ..] => rest,
@@ -146,14 +146,14 @@ impl Flags {
             };
             if matches!(name, [] | [b'-', ..] | [b'=', ..]) {
                 return Err(FlagError::Syntax {
-                    word: text(&word).into_owned(),
+                    arg: text(&arg).into_owned(),
                 });
             }
             let (name, inline) = match name.iter().position(|b| *b == b'=') {
                 Some(at) => (&name[..at], Some(OsStr::from_bytes(&name[at + 1..]))),
                 None => (name, None),
             };
-            flags.set(OsStr::from_bytes(name), inline, &mut words)?;
+            flags.set(OsStr::from_bytes(name), inline, &mut args)?;
         }
         Ok(flags)
     }
@@ -255,11 +255,11 @@ fn stance(value: &OsStr) -> Result<Stance, &'static str> {
 }
 
 /// Splits a command given as one string at blanks; for the shell form of the host's line.
-pub fn words(line: &OsStr) -> Vec<OsString> {
+pub fn split_args(line: &OsStr) -> Vec<OsString> {
     line.as_bytes()
         .split(u8::is_ascii_whitespace)
-        .filter(|word| !word.is_empty())
-        .map(|word| OsString::from_vec(word.to_vec()))
+        .filter(|arg| !arg.is_empty())
+        .map(|arg| OsString::from_vec(arg.to_vec()))
         .collect()
 }
 
@@ -268,12 +268,12 @@ mod tests {
     use super::*;
 
     fn parse(line: &str) -> Result<Flags, FlagError> {
-        Flags::parse(words(OsStr::new(line)))
+        Flags::parse(split_args(OsStr::new(line)))
     }
 
     #[test]
     fn defaults_are_those_of_the_reference() {
-        let flags = parse("").expect("no words are fine");
+        let flags = parse("").expect("no arguments are fine");
         assert_eq!(flags, Flags::default());
         assert_eq!(flags.root_mem_reserve_bytes, 78_643_200);
         assert_eq!(flags.gcs_mem_limit_bytes, 52_428_800);
@@ -332,13 +332,13 @@ mod tests {
             let off = parse(&format!("-{name} -{name}=false")).expect(name);
             assert_eq!(off, Flags::default());
         }
-        let ended = parse("-v4 true -scrub-logs").expect("a positional word ends the flags");
+        let ended = parse("-v4 true -scrub-logs").expect("a positional argument ends the flags");
         assert!(ended.v4 && !ended.scrub_logs);
     }
 
     #[test]
     fn double_dash_and_a_single_dash_end_the_flags() {
-        for line in ["-- -nonsense", "- -nonsense", "word -nonsense"] {
+        for line in ["-- -nonsense", "- -nonsense", "arg -nonsense"] {
             assert_eq!(parse(line), Ok(Flags::default()), "{line}");
         }
     }

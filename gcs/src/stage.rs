@@ -131,14 +131,14 @@ pub enum What {
 impl StageEvent {
     /// Reads a line of [`Event::encode`], without its end.
     pub fn decode(line: &str) -> Option<Self> {
-        let mut words = line.strip_prefix(MARK)?.splitn(4, ' ');
-        let letter = words.next()?;
-        let number: usize = words.next()?.parse().ok()?;
-        let micros = words.next()?.parse().ok()?;
+        let mut parts = line.strip_prefix(MARK)?.splitn(4, ' ');
+        let letter = parts.next()?;
+        let number: usize = parts.next()?.parse().ok()?;
+        let micros = parts.next()?.parse().ok()?;
         let what = match letter {
             "b" => What::Begins,
             "d" => What::Done,
-            "f" => What::Failed(words.next().unwrap_or_default().to_owned()),
+            "f" => What::Failed(parts.next().unwrap_or_default().to_owned()),
             _ => return None,
         };
         let stage = *Stage::ALL.get(number)?;

@@ -37,11 +37,11 @@ impl Uevent {
     /// None for what is not a kernel event.
     pub fn parse(datagram: &[u8]) -> Option<Self> {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let mut words = datagram.split(|byte| *byte == 0);
-        let head = words.next()?;
+        let mut variables = datagram.split(|byte| *byte == 0);
+        let head = variables.next()?;
         let at = head.iter().position(|byte| *byte == b'@')?;
-        let subsystem = words
-            .find_map(|word| word.strip_prefix(b"SUBSYSTEM="))
+        let subsystem = variables
+            .find_map(|variable| variable.strip_prefix(b"SUBSYSTEM="))
             .unwrap_or_default();
         Some(Self {
             action: text(&head[..at]),

@@ -277,16 +277,16 @@ fn exchanges_that_end_in_the_codec_agree_with_the_reference() {
 #[test]
 fn command_lines_are_split_into_words() {
     for vector in load("command_lines") {
-        let words = command_line::split(vector.text());
+        let args = command_line::split(vector.text());
         if vector.accepted == Some(true) {
             assert_eq!(
-                words.as_ref(),
+                args.as_ref(),
                 Ok(vector.args.as_ref().unwrap()),
                 "{}",
                 vector.name
             );
         } else {
-            assert!(words.is_err(), "{}: {words:?}", vector.name);
+            assert!(args.is_err(), "{}: {args:?}", vector.name);
         }
     }
 }

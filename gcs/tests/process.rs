@@ -18,10 +18,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Starts `script` with `count` descriptors on `/dev/null`; what came over the status pipe.
 fn start(script: &str, count: usize) -> (Pid, Option<StartFailure>) {
     let null = File::open("/dev/null").unwrap();
-    let words = ["sh", "-c", script].map(|word| CString::new(word).unwrap());
+    let args = ["sh", "-c", script].map(|arg| CString::new(arg).unwrap());
     let (pid, status) = process::start(&Program {
         candidates: &[c"/bin/sh".to_owned()],
-        argv: &words,
+        argv: &args,
         env: &[],
         cwd: None,
         fds: &vec![null.as_fd(); count],

@@ -25,10 +25,10 @@ pub enum Applet {
     Hook,
 }
 
-/// Says which applet the words ask for, and how many of them are its names.
-pub fn choose(words: &[OsString], pid: u32) -> (Applet, usize) {
+/// Finds the applet that the arguments ask for, and how many of them name it.
+pub fn choose(args: &[OsString], pid: u32) -> (Applet, usize) {
     let name = |index: usize| {
-        let path = std::path::Path::new(words.get(index)?);
+        let path = std::path::Path::new(args.get(index)?);
         path.file_name()?.to_str()
     };
     match (name(0), name(1)) {
@@ -54,8 +54,8 @@ const NO_GUEST: &str = "this is not a utility VM of ours, and vsock leads to ano
                         host here; set UVM_ALLOW_VSOCK=1 if it is meant, or use -dial-unix";
 
 /// The stdio wrapper (protocol.md 10.2). Returns only when the program cannot be started.
-pub fn wrapper(words: &[OsString]) -> i32 {
-    match wrap(words) {
+pub fn wrapper(args: &[OsString]) -> i32 {
+    match wrap(args) {
         Ok(never) => match never {},
         Err(text) => {
             complain("vsockexec", text);
@@ -64,8 +64,8 @@ pub fn wrapper(words: &[OsString]) -> i32 {
     }
 }
 
-fn wrap(words: &[OsString]) -> Result<std::convert::Infallible, String> {
-    let wrapped = args::wrapped(words).map_err(|error| error.to_string())?;
+fn wrap(args: &[OsString]) -> Result<std::convert::Infallible, String> {
+    let wrapped = args::wrapped(args).map_err(|error| error.to_string())?;
     let ports = [wrapped.stdin, wrapped.stdout, wrapped.stderr];
     let fds = if ports == [None; 3] {
         [None, None, None]
@@ -76,7 +76,7 @@ fn wrap(words: &[OsString]) -> Result<std::convert::Infallible, String> {
         })
         .map_err(|(port, error)| format!("connecting port {port}: {error}"))?
     };
-    let argv = child::c_words(&wrapped.words).map_err(|error| error.to_string())?;
+    let argv = child::c_args(&wrapped.args).map_err(|error| error.to_string())?;
     let [stdin, stdout, stderr] = fds;
     let moved = stdin
         .map_or(Ok(()), nix::unistd::dup2_stdin)
@@ -84,7 +84,7 @@ fn wrap(words: &[OsString]) -> Result<std::convert::Infallible, String> {
         .and_then(|()| stderr.map_or(Ok(()), nix::unistd::dup2_stderr));
     moved.map_err(|errno| format!("moving a connection to a standard stream: {errno}"))?;
     let errno = child::execute(&argv);
-    Err(format!("starting {}: {errno}", wrapped.words[0].display()))
+    Err(format!("starting {}: {errno}", wrapped.args[0].display()))
 }
 
 /// Programs expect standard streams that block.
@@ -95,8 +95,8 @@ fn blocking(fd: OwnedFd) -> io::Result<OwnedFd> {
 }
 
 /// The command `mkfs.ext4`.
-pub fn mkfs(words: &[OsString]) -> i32 {
-    match gcs::storage::mkfs::command(words) {
+pub fn mkfs(args: &[OsString]) -> i32 {
+    match gcs::storage::mkfs::command(args) {
         Ok(()) => 0,
         Err(text) => {
             complain("mkfs.ext4", text);
@@ -106,14 +106,14 @@ pub fn mkfs(words: &[OsString]) -> i32 {
 }
 
 /// The command `generichook`. Its streams are the container's: what went wrong is for the log.
-pub fn hook(words: &[OsString]) -> i32 {
-    let words = words
+pub fn hook(args: &[OsString]) -> i32 {
+    let args = args
         .iter()
-        .map(|word| word.to_string_lossy().into_owned())
+        .map(|arg| arg.to_string_lossy().into_owned())
         .collect::<Vec<_>>();
     let environment = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    match crate::hook::run(&words, environment, io::stdin()) {
+    match crate::hook::run(&args, environment, io::stdin()) {
         Ok(()) => 0,
         Err(why) => {
             log::error!("hook of a container: {why}");
@@ -148,8 +148,8 @@ fn refuse_to_serve(why: &str) {
 }
 
 /// The service as a program of its own.
-pub fn serve(words: &[OsString]) -> i32 {
-    let flags = match Flags::parse(words) {
+pub fn serve(args: &[OsString]) -> i32 {
+    let flags = match Flags::parse(args) {
         Ok(flags) => flags,
         Err(error) => {
             refuse_to_serve(&format!("{error}\n{}", usage()));
@@ -201,8 +201,8 @@ mod tests {
             ("/x/init", 7, (Applet::Init, 1)),
             ("", 7, (Applet::Init, 1)),
         ] {
-            let words = gcs::config::words(std::ffi::OsStr::new(line));
-            assert_eq!(choose(&words, pid), want, "{line}");
+            let args = gcs::config::split_args(std::ffi::OsStr::new(line));
+            assert_eq!(choose(&args, pid), want, "{line}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The host's boot line (protocol.md 10.1–10.3): PID 1's words in, what to start out.
+//! The host's boot line (protocol.md 10.1–10.3): PID 1's arguments in, what to start out.
 //!
 //! `[-d SHELL] [-e PORT] [-w] PROGRAM [ARG...]`. Where the program is our own service, PID 1
 //! becomes it instead of starting it. Parsed by hand: three options are not worth a crate.
@@ -7,7 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use gcs::config::words;
+use gcs::config::split_args;
 
 /// What PID 1 is to do after the machine is set up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,8 +35,8 @@ pub struct Wrapped {
     pub stdin: Option<u32>,
     pub stdout: Option<u32>,
     pub stderr: Option<u32>,
-    /// The program's words; for [`Command::Service`] only those after the program's name.
-    pub words: Vec<OsString>,
+    /// The program and its arguments; for [`Command::Service`] only those after the program's name.
+    pub args: Vec<OsString>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -53,19 +53,19 @@ pub enum ArgError {
 
 /// What the parser has to know about the file system it runs on.
 pub struct Surroundings<'a> {
-    /// Whether the word names this very binary.
+    /// Whether the name leads to this very binary.
     pub is_own: &'a dyn Fn(&OsStr) -> bool,
     /// Whether there is such a program.
     pub exists: &'a dyn Fn(&OsStr) -> bool,
 }
 
-/// Reads the words after PID 1's name.
+/// Reads the arguments after PID 1's name.
 ///
 /// # Errors
 /// An option that is not one of ours, or a port that is none (exit 1 in protocol.md 10.1).
 pub fn boot(line: &[OsString], around: &Surroundings<'_>) -> Result<Boot, ArgError> {
     if line.is_empty() {
-        return Ok(without_words());
+        return Ok(without_args());
     }
     let mut boot = Boot {
         shell: None,
@@ -99,15 +99,15 @@ pub fn boot(line: &[OsString], around: &Surroundings<'_>) -> Result<Boot, ArgErr
 /// the script.
 pub const STARTUP: &str = "/startup.sh";
 
-/// The line that the script gives PID 1, whatever its own words are.
+/// The line that the script gives PID 1, whatever its own arguments are.
 pub fn startup() -> Vec<OsString> {
-    words(OsStr::new(
+    split_args(OsStr::new(
         "-e 1 /bin/vsockexec -o 109 -e 109 /bin/gcs -v4 -log-format json -loglevel debug",
     ))
 }
 
 /// Started with nothing at all: the service with a log file, and a shell beside it.
-fn without_words() -> Boot {
+fn without_args() -> Boot {
     let program = [
         "/bin/gcs",
         "-loglevel",
@@ -122,7 +122,7 @@ fn without_words() -> Boot {
     }
 }
 
-/// The wrapper's words after its name: `[-i PORT] [-o PORT] [-e PORT] PROGRAM [ARG...]`.
+/// The wrapper's arguments after its name: `[-i PORT] [-o PORT] [-e PORT] PROGRAM [ARG...]`.
 ///
 /// # Errors
 /// As for [`boot`].
@@ -137,8 +137,8 @@ pub fn wrapped(line: &[OsString]) -> Result<Wrapped, ArgError> {
             _ => wrapped.stderr = port,
         }
     }
-    wrapped.words = options.rest().to_vec();
-    if wrapped.words.is_empty() {
+    wrapped.args = options.rest().to_vec();
+    if wrapped.args.is_empty() {
         return Err(ArgError::NoProgram);
     }
     Ok(wrapped)
@@ -149,28 +149,28 @@ fn service(program: &[OsString], around: &Surroundings<'_>) -> Option<Wrapped> {
     let (name, rest) = program.split_first()?;
     match (file_name(name), rest) {
         (b"gcs", _) if (around.is_own)(name) => Some(Wrapped {
-            words: rest.to_vec(),
+            args: rest.to_vec(),
             ..Wrapped::default()
         }),
         (b"vsockexec", _) if (around.is_own)(name) => {
             let mut wrapped = wrapped(rest).ok()?;
-            let inner = wrapped.words.remove(0);
+            let inner = wrapped.args.remove(0);
             let ours = file_name(&inner) == b"gcs" && (around.is_own)(&inner);
             ours.then_some(wrapped)
         }
         // The form with a console. Without a shell in the image there is no console to serve
         // either, but the service the host waits for can still be given.
         (b"sh", [flag, line]) if flag == "-c" && !(around.exists)(name) => {
-            let line = words(line);
-            let end = line.iter().position(|word| word == "&")?;
+            let line = split_args(line);
+            let end = line.iter().position(|arg| arg == "&")?;
             service(&line[..end], around)
         }
         _ => None,
     }
 }
 
-fn file_name(word: &OsStr) -> &[u8] {
-    Path::new(word).file_name().map_or(b"", OsStr::as_bytes)
+fn file_name(arg: &OsStr) -> &[u8] {
+    Path::new(arg).file_name().map_or(b"", OsStr::as_bytes)
 }
 
 fn port(option: char, value: &OsStr) -> Result<u32, ArgError> {
@@ -181,20 +181,20 @@ fn port(option: char, value: &OsStr) -> Result<u32, ArgError> {
     })
 }
 
-/// getopt(3) as far as it is needed: single letters, values attached or in the next word, the
-/// first word that is no option ends them.
+/// getopt(3) as far as it is needed: single letters, values attached or in the next argument; the
+/// first argument that is not an option ends them.
 struct Options<'a> {
-    words: &'a [OsString],
-    /// Letters still to be read in the current word.
+    args: &'a [OsString],
+    /// Letters still to be read in the current argument.
     letters: Vec<u8>,
     with_value: &'static str,
     without: &'static str,
 }
 
 impl<'a> Options<'a> {
-    fn new(words: &'a [OsString], with_value: &'static str, without: &'static str) -> Self {
+    fn new(args: &'a [OsString], with_value: &'static str, without: &'static str) -> Self {
         Self {
-            words,
+            args,
             letters: Vec::new(),
             with_value,
             without,
@@ -203,18 +203,18 @@ impl<'a> Options<'a> {
 
     fn next(&mut self) -> Result<Option<(char, OsString)>, ArgError> {
         if self.letters.is_empty() {
-            let Some((word, rest)) = self.words.split_first() else {
+            let Some((arg, rest)) = self.args.split_first() else {
                 return Ok(None);
             };
-            match word.as_bytes() {
+            match arg.as_bytes() {
                 b"--" => {
-                    self.words = rest;
+                    self.args = rest;
                     return Ok(None);
                 }
                 [b'-', letters @ ..] if !letters.is_empty() => self.letters = letters.to_vec(),
                 _ => return Ok(None),
             }
-            self.words = rest;
+            self.args = rest;
         }
         let letter = char::from(self.letters.remove(0));
         if self.without.contains(letter) {
@@ -227,15 +227,15 @@ impl<'a> Options<'a> {
         if !attached.is_empty() {
             return Ok(Some((letter, OsStr::from_bytes(&attached).to_owned())));
         }
-        let Some((value, rest)) = self.words.split_first() else {
+        let Some((value, rest)) = self.args.split_first() else {
             return Err(ArgError::Missing(letter));
         };
-        self.words = rest;
+        self.args = rest;
         Ok(Some((letter, value.clone())))
     }
 
     fn rest(&self) -> &'a [OsString] {
-        self.words
+        self.args
     }
 }
 
@@ -246,17 +246,17 @@ mod tests {
     const GCS: &str = "-v4 -log-format json -loglevel debug";
 
     fn list(line: &str) -> Vec<OsString> {
-        words(OsStr::new(line))
+        split_args(OsStr::new(line))
     }
 
     fn parse_in(line: &[OsString], shell: bool) -> Result<Boot, ArgError> {
         boot(
             line,
             &Surroundings {
-                is_own: &|word| {
+                is_own: &|arg| {
                     ["/bin/gcs", "/bin/vsockexec", "gcs"]
                         .iter()
-                        .any(|own| word == *own)
+                        .any(|own| arg == *own)
                 },
                 exists: &|_| shell,
             },
@@ -279,7 +279,7 @@ mod tests {
     fn logged() -> Wrapped {
         Wrapped {
             stderr: Some(109),
-            words: list(GCS),
+            args: list(GCS),
             ..Wrapped::default()
         }
     }
@@ -355,7 +355,7 @@ mod tests {
         assert!(boot.overlays);
         assert_eq!(boot.command, Command::Program(list("/bin/gcs -v4")));
         assert!(parse("-we7 prog").expect("joined letters").overlays);
-        let nothing = parse("").expect("no words are fine");
+        let nothing = parse("").expect("no arguments are fine");
         assert_eq!(nothing.shell, Some("/bin/sh".into()));
     }
 

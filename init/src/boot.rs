@@ -18,14 +18,12 @@ use crate::poweroff::End;
 use crate::vsock::Dialling;
 use crate::{bringup, cgroup, child, entropy, modules, mounts, service, sys, sysctl, vsock};
 
-/// Descriptors a process may have: what programs expect, and what they may raise it to.
-pub const NOFILE: (u64, u64) = (1024, 1 << 20);
 /// Status of a usage error of PID 1 itself, and of the service.
 const BAD_LINE: End = End::Status(1);
 const BAD_FLAGS: End = End::Status(2);
 
-/// Sets the machine up and runs what the words ask for, to its end.
-pub fn run(words: &[OsString]) -> End {
+/// Sets the machine up and runs what the arguments ask for, to its end.
+pub fn run(args: &[OsString]) -> End {
     // What fails here and below is logged by the step itself.
     stage::run(Stage::Devices, || mounts::walk(mounts::FIRST)).ok();
     if let Err(error) = sys::open_standard_streams() {
@@ -43,12 +41,12 @@ pub fn run(words: &[OsString]) -> End {
     };
     let around = Surroundings {
         is_own: &guest::is_own_binary,
-        exists: &|word: &OsStr| guest::program(word).is_some(),
+        exists: &|arg: &OsStr| guest::program(arg).is_some(),
     };
-    let boot = match stage::run(Stage::BootLine, || args::boot(words, &around)) {
+    let boot = match stage::run(Stage::BootLine, || args::boot(args, &around)) {
         Ok(boot) => boot,
         Err(error) => {
-            fatal(format_args!("the boot line {words:?}: {error}"));
+            fatal(format_args!("the boot line {args:?}: {error}"));
             return BAD_LINE;
         }
     };
@@ -73,7 +71,8 @@ static SET_UP: &[(Stage, Work)] = &[
 ];
 
 fn open_files() -> Result<(), String> {
-    setrlimit(Resource::RLIMIT_NOFILE, NOFILE.0, NOFILE.1).map_err(|errno| {
+    let (soft, hard) = service::NOFILE;
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).map_err(|errno| {
         log::warn!("limit of open files: {errno}");
         errno.to_string()
     })
@@ -107,7 +106,7 @@ fn start(guest: Guest, boot: Boot) -> End {
     };
     match boot.command {
         Command::Service(wrapped) => {
-            let flags = Flags::parse(&wrapped.words);
+            let flags = Flags::parse(&wrapped.args);
             if let Ok(flags) = &flags {
                 stage::run(Stage::Groups, || {
                     service::prepare(flags);

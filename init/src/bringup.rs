@@ -24,28 +24,28 @@ use nix::unistd::Pid;
 use crate::poweroff::{self, End};
 use crate::{child, vsock};
 
-/// Lines `name=program and its words`; `#` begins a comment. The names are [`Conf`]'s.
+/// Lines `name=program and its arguments`; `#` begins a comment. The names are [`Conf`]'s.
 const CONF: &str = "/etc/init.conf";
 /// A console that has not put a line out by then is waited for no longer.
 const SAID_LIMIT: Duration = Duration::from_secs(3);
 /// A look at the machine reads sysfs; a device that does not answer must not end the boot there.
 const LOOK_LIMIT: Duration = Duration::from_secs(30);
 /// Bytes of the log shown before the shell.
-const LAST_WORDS: usize = 4096;
+const LAST_RECORDS: usize = 4096;
 
-/// A program and its words; empty: none.
-type Words = Vec<CString>;
+/// A program and its arguments; empty: none.
+type Argv = Vec<CString>;
 
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Conf {
     /// Gets the events on its stdin, a socket, and answers each piece with a byte.
-    console: Words,
+    console: Argv,
     /// Its stdout goes to the console once the machine is set up.
-    probe: Words,
+    probe: Argv,
     /// Runs beside PID 1.
-    shells: Words,
+    shells: Argv,
     /// Runs when the boot has failed; the machine ends with it.
-    last: Words,
+    last: Argv,
 }
 
 impl Conf {
@@ -55,13 +55,13 @@ impl Conf {
             let Some((name, program)) = line.split_once('=') else {
                 continue;
             };
-            let words = program.split_whitespace();
-            let words = words.filter_map(|word| CString::new(word).ok()).collect();
+            let args = program.split_whitespace();
+            let args = args.filter_map(|arg| CString::new(arg).ok()).collect();
             match name {
-                "console" => conf.console = words,
-                "probe" => conf.probe = words,
-                "shells" => conf.shells = words,
-                "last" => conf.last = words,
+                "console" => conf.console = args,
+                "probe" => conf.probe = args,
+                "shells" => conf.shells = args,
+                "last" => conf.last = args,
                 _ => {}
             }
         }
@@ -104,7 +104,7 @@ pub fn begin() {
 }
 
 /// The program, our end of its socket, and a copy of that.
-fn open_console(program: &Words) -> io::Result<(Pid, OwnedFd, OwnedFd)> {
+fn open_console(program: &Argv) -> io::Result<(Pid, OwnedFd, OwnedFd)> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::Stream, None, flags)?;
     // Its complaints would be in the way of the lines.
@@ -115,7 +115,7 @@ fn open_console(program: &Words) -> io::Result<(Pid, OwnedFd, OwnedFd)> {
     Ok((pid, ours, copy))
 }
 
-fn start(program: &Words, fds: [BorrowedFd<'_>; 3]) -> io::Result<Pid> {
+fn start(program: &Argv, fds: [BorrowedFd<'_>; 3]) -> io::Result<Pid> {
     let (pid, _status) = process::start(&Program {
         candidates: program.get(..1).unwrap_or_default(),
         argv: program,
@@ -175,10 +175,10 @@ pub fn hold(end: End) {
         return;
     };
     poweroff::flush_log();
-    let words = gcs::log::recent(LAST_WORDS);
+    let records = gcs::log::recent(LAST_RECORDS);
     stage::tell(Event::Text(&format!(
         "the boot has failed, and the machine would end now: {end:?}\n\
-         the last log records:\n{words}\
+         the last log records:\n{records}\
          a shell; the machine ends with it:"
     )));
     leave_console();
@@ -237,7 +237,8 @@ mod tests {
 
     #[test]
     fn programs_of_an_image() {
-        let conf = Conf::parse("# words = none\nconsole=/bin/c /dev/ttyS1 9600\nlast=\nother=1\n");
+        let conf =
+            Conf::parse("# comment = none\nconsole=/bin/c /dev/ttyS1 9600\nlast=\nother=1\n");
         assert_eq!(
             conf.console,
             [c"/bin/c", c"/dev/ttyS1", c"9600"].map(CString::from)

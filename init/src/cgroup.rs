@@ -124,20 +124,24 @@ fn run(step: &CgroupStep) -> io::Result<()> {
             result => result,
         },
         CgroupStep::Write(path, value) => fs::write(path, value),
-        CgroupStep::Enable(path, words) => fs::write(path, words.join(" ")).or_else(|_| {
-            let each = words.iter().map(|word| fs::write(path, word));
-            each.fold(Ok(()), Result::and)
-        }),
+        CgroupStep::Enable(path, controllers) => {
+            fs::write(path, controllers.join(" ")).or_else(|_| {
+                let each = controllers
+                    .iter()
+                    .map(|controller| fs::write(path, controller));
+                each.fold(Ok(()), Result::and)
+            })
+        }
     }
 }
 
 fn plan_v2(root: &Path, controllers: &str, limits: Limits) -> Vec<CgroupStep> {
     let write = |path: &str, value: &str| CgroupStep::Write(root.join(path), value.to_owned());
-    let words: Vec<String> = controllers
+    let controllers: Vec<String> = controllers
         .split_whitespace()
         .map(|name| format!("+{name}"))
         .collect();
-    let enable = |path: &str| CgroupStep::Enable(root.join(path), words.clone());
+    let enable = |path: &str| CgroupStep::Enable(root.join(path), controllers.clone());
     let mut plan = vec![enable("cgroup.subtree_control")];
     plan.push(CgroupStep::Dir(root.join("containers")));
     plan.push(enable("containers/cgroup.subtree_control"));
@@ -194,7 +198,9 @@ mod tests {
         let line = |step: &CgroupStep| match step {
             CgroupStep::Dir(path) => format!("mkdir {}", path.display()),
             CgroupStep::Write(path, value) => format!("{} < {value}", path.display()),
-            CgroupStep::Enable(path, words) => format!("{} < {}", path.display(), words.join(" ")),
+            CgroupStep::Enable(path, controllers) => {
+                format!("{} < {}", path.display(), controllers.join(" "))
+            }
         };
         plan.iter().map(line).collect()
     }

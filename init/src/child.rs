@@ -20,17 +20,17 @@ const NOT_FOUND: i32 = 127;
 /// Starts the program in a session of its own, with unblocked signals.
 ///
 /// # Errors
-/// A word with a NUL byte, or no process to be had. A program that cannot be executed is told by
+/// An argument has a NUL byte, or no process could be made. A program that cannot be executed is told by
 /// the child's status and in the kernel log.
-pub fn start(words: &[OsString]) -> io::Result<Pid> {
-    let argv = c_words(words)?;
+pub fn start(args: &[OsString]) -> io::Result<Pid> {
+    let argv = c_args(args)?;
     sys::fork(|| {
         // A fresh child leads no group, so this cannot fail.
         setsid().ok();
         // Only the service is exempt, and it sees to that itself.
         fs::write("/proc/self/oom_score_adj", "0").ok();
         let errno = execute(&argv);
-        log::error!("starting {}: {errno}", words[0].display());
+        log::error!("starting {}: {errno}", args[0].display());
         NOT_FOUND
     })
 }
@@ -45,10 +45,10 @@ pub fn execute(argv: &[CString]) -> Errno {
 }
 
 /// # Errors
-/// A word has a NUL byte inside.
-pub fn c_words(words: &[OsString]) -> io::Result<Vec<CString>> {
-    let word = |word: &OsString| CString::new(OsStr::as_bytes(word)).map_err(io::Error::from);
-    words.iter().map(word).collect()
+/// An argument has a NUL byte inside.
+pub fn c_args(args: &[OsString]) -> io::Result<Vec<CString>> {
+    let arg = |arg: &OsString| CString::new(OsStr::as_bytes(arg)).map_err(io::Error::from);
+    args.iter().map(arg).collect()
 }
 
 /// Reaps every child until `the` one has ended; its exit status, or 128 + the signal.
@@ -73,9 +73,9 @@ pub fn reap_until(the: Pid) -> i32 {
 mod tests {
     use super::*;
 
-    fn run(words: &[&str]) -> i32 {
-        let words: Vec<OsString> = words.iter().map(OsString::from).collect();
-        reap_until(start(&words).expect("fork"))
+    fn run(args: &[&str]) -> i32 {
+        let args: Vec<OsString> = args.iter().map(OsString::from).collect();
+        reap_until(start(&args).expect("fork"))
     }
 
     /// One test, because `waitpid(-1)` would take the children of another one.

@@ -37,20 +37,20 @@ fn same_file(one: impl AsRef<Path>, other: impl AsRef<Path>) -> bool {
     }
 }
 
-/// Where a program's word leads, as exec would find it.
-pub fn program(word: &OsStr) -> Option<PathBuf> {
-    let word = Path::new(word);
-    if word.components().count() > 1 || word.is_absolute() {
-        return word.is_file().then(|| word.to_owned());
+/// Where a program's name leads, as exec would find it.
+pub fn program(name: &OsStr) -> Option<PathBuf> {
+    let name = Path::new(name);
+    if name.components().count() > 1 || name.is_absolute() {
+        return name.is_file().then(|| name.to_owned());
     }
     PATH.split(':')
-        .map(|dir| Path::new(dir).join(word))
+        .map(|dir| Path::new(dir).join(name))
         .find(|path| path.is_file())
 }
 
-/// Whether the word names this very binary, under whatever name or link.
-pub fn is_own_binary(word: &OsStr) -> bool {
-    program(word).is_some_and(|path| same_file(path, "/proc/self/exe"))
+/// Whether the name leads to this very binary, under whatever name or link.
+pub fn is_own_binary(name: &OsStr) -> bool {
+    program(name).is_some_and(|path| same_file(path, "/proc/self/exe"))
 }
 
 #[cfg(test)]

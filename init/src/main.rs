@@ -30,28 +30,28 @@ use poweroff::End;
 /// Exit status of a program that panicked.
 const PANICKED: i32 = 101;
 
-/// Called by the C entry with the process's words. No panic leaves it.
+/// Called by the C entry with the process's arguments. No panic leaves it.
 #[cfg_attr(test, allow(dead_code, reason = "the test harness has its own entry"))]
-fn start(words: Vec<OsString>) -> i32 {
+fn start(args: Vec<OsString>) -> i32 {
     gcs::stage::begin();
-    let (applet, names) = applets::choose(&words, std::process::id());
-    let name = words.first().cloned();
-    let words = words.get(names..).unwrap_or_default();
+    let (applet, names) = applets::choose(&args, std::process::id());
+    let name = args.first().cloned();
+    let args = args.get(names..).unwrap_or_default();
     match applet {
         Applet::Init if name.is_some_and(|name| name == args::STARTUP) => pid_1(&args::startup()),
-        Applet::Init => pid_1(words),
-        Applet::Wrapper => guarded(|| applets::wrapper(words)),
-        Applet::Mkfs => guarded(|| applets::mkfs(words)),
+        Applet::Init => pid_1(args),
+        Applet::Wrapper => guarded(|| applets::wrapper(args)),
+        Applet::Mkfs => guarded(|| applets::mkfs(args)),
         Applet::Hook => {
             log_to_kernel(None);
-            guarded(|| applets::hook(words))
+            guarded(|| applets::hook(args))
         }
         Applet::Service => {
             gcs::log::init();
-            guarded(|| applets::serve(words))
+            guarded(|| applets::serve(args))
         }
         Applet::Engine => {
-            log_to_kernel(words.first().and_then(|word| word.to_str()));
+            log_to_kernel(args.first().and_then(|arg| arg.to_str()));
             gcs::runtime::applet()
         }
     }
@@ -72,7 +72,7 @@ fn guarded(applet: impl FnOnce() -> i32) -> i32 {
     catch_unwind(AssertUnwindSafe(applet)).unwrap_or(PANICKED)
 }
 
-fn pid_1(words: &[OsString]) -> i32 {
+fn pid_1(args: &[OsString]) -> i32 {
     gcs::log::init();
     if guest::find().is_none() {
         // Nothing has been touched yet, and nothing will be.
@@ -86,7 +86,7 @@ fn pid_1(words: &[OsString]) -> i32 {
         }
         // After the signals: what children inherit of them is looked at once.
         bringup::begin();
-        boot::run(words)
+        boot::run(args)
     });
     let end = catch_unwind(run).unwrap_or_else(|_| {
         poweroff::print_last_words();

@@ -257,7 +257,7 @@ fn may_be_mounted(target: &str) -> bool {
 }
 
 /// Whether the topmost mount at `target` is of that kind (proc_pid_mountinfo(5): the mount point
-/// is the fifth word, the type follows a lone dash).
+/// is the fifth column, the type follows a lone dash).
 fn is_mounted(mountinfo: &str, target: &str, kind: &str) -> bool {
     mountinfo
         .lines()
@@ -280,18 +280,18 @@ mod tests {
                 flags,
                 data,
             } => {
-                let mut words = vec![*source, target.as_ref(), *kind];
+                let mut columns = vec![*source, target.as_ref(), *kind];
                 for (flag, name) in [
                     (MsFlags::MS_NODEV, "nodev"),
                     (MsFlags::MS_NOSUID, "nosuid"),
                     (MsFlags::MS_NOEXEC, "noexec"),
                 ] {
                     if flags.contains(flag) {
-                        words.push(name);
+                        columns.push(name);
                     }
                 }
-                words.push(data.as_ref());
-                words.join(" ").trim_end().to_owned()
+                columns.push(data.as_ref());
+                columns.join(" ").trim_end().to_owned()
             }
             What::Link { at, to } => format!("{at} -> {to}"),
             What::Dir(path) => (*path).to_owned(),

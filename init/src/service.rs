@@ -18,11 +18,12 @@ use gcs::sys::fds::null;
 use gcs::transport::Dialer;
 use nix::sys::resource::{setrlimit, Resource};
 
-use crate::boot::NOFILE;
 use crate::cgroup;
 use crate::guest::Guest;
 use crate::poweroff::End;
 
+/// Open files that a process may have: what programs expect, and what they may raise it to.
+pub const NOFILE: (u64, u64) = (1024, 1 << 20);
 /// The reference's directories, for tools that look there; mode 0700.
 const DIRS: &[&str] = &["/var/run/gcsrunc", "/run/gcs/c"];
 

@@ -21,17 +21,17 @@ use nix::unistd::{ForkResult, Pid};
 #[cfg(not(test))]
 #[no_mangle]
 pub extern "C" fn main(argc: c_int, argv: *const *const c_char) -> c_int {
-    crate::start(words(argc, argv))
+    crate::start(args(argc, argv))
 }
 
 #[cfg_attr(test, allow(dead_code, reason = "the test harness has its own entry"))]
-fn words(argc: c_int, argv: *const *const c_char) -> Vec<OsString> {
+fn args(argc: c_int, argv: *const *const c_char) -> Vec<OsString> {
     (0..usize::try_from(argc).unwrap_or(0))
         .map(|index| {
             // SAFETY: the C runtime passes `argc` valid, NUL-terminated strings that live as
             // long as the process.
-            let word = unsafe { CStr::from_ptr(*argv.add(index)) };
-            OsString::from_vec(word.to_bytes().to_vec())
+            let arg = unsafe { CStr::from_ptr(*argv.add(index)) };
+            OsString::from_vec(arg.to_bytes().to_vec())
         })
         .collect()
 }
@@ -149,9 +149,8 @@ mod tests {
     use super::*;
     use nix::sys::wait::{waitpid, WaitStatus};
 
-    fn strings(words: &[&str]) -> Vec<CString> {
-        words
-            .iter()
+    fn strings(args: &[&str]) -> Vec<CString> {
+        args.iter()
             .map(|w| CString::new(*w).expect("no NUL"))
             .collect()
     }

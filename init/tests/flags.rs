@@ -143,11 +143,11 @@ fn v4_and_the_stance_decide_over_requests() {
     }
 }
 
-/// Starts the service with words that are no flags; its status, and what it wrote where.
-fn refused(words: &[&str], stderr: impl Into<Stdio>) -> (Option<i32>, String) {
+/// Starts the service with arguments that are not flags; gives its status and what it wrote.
+fn refused(args: &[&str], stderr: impl Into<Stdio>) -> (Option<i32>, String) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_init"))
         .arg("gcs")
-        .args(words)
+        .args(args)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(stderr)
@@ -196,9 +196,9 @@ const BAD: &[(&[&str], &str)] = &[
 
 #[test]
 fn bad_flags_end_the_service_with_the_usage_for_a_person_and_a_record_for_a_host() {
-    for (words, wanted) in BAD {
-        let (status, text) = refused(words, Stdio::piped());
-        assert_eq!(status, Some(2), "{words:?}");
+    for (args, wanted) in BAD {
+        let (status, text) = refused(args, Stdio::piped());
+        assert_eq!(status, Some(2), "{args:?}");
         assert!(
             text.contains(wanted) && text.contains("usage: gcs"),
             "{text}"
@@ -206,8 +206,8 @@ fn bad_flags_end_the_service_with_the_usage_for_a_person_and_a_record_for_a_host
 
         // As behind `vsockexec -e 109`: every byte belongs to a record.
         let (mut ours, theirs) = UnixStream::pair().unwrap();
-        let (status, _) = refused(words, OwnedFd::from(theirs));
-        assert_eq!(status, Some(2), "{words:?}");
+        let (status, _) = refused(args, OwnedFd::from(theirs));
+        assert_eq!(status, Some(2), "{args:?}");
         let mut text = String::new();
         ours.read_to_string(&mut text).unwrap();
         assert_eq!(levels(&text), BTreeSet::from(["fatal".to_owned()]));

@@ -234,29 +234,29 @@ pub fn scrub(scrubs: bool) {
     with_state(|state| state.scrubs = scrubs);
 }
 
-/// What a helper of ours, which is this program started anew, has to know of the log: a word for
+/// What a helper of ours, which is this program started anew, has to know of the log, as an argument for
 /// its command line.
 #[must_use]
 pub fn bequest() -> String {
     let level = with_state(|state| state.level).unwrap_or(Level::Warning);
-    let mut words = serde_json::Map::new();
-    words.insert("level".into(), level.name().into());
+    let mut members = serde_json::Map::new();
+    members.insert("level".into(), level.name().into());
     for (name, value) in Scope::current().fields() {
-        words.insert(name.into(), value);
+        members.insert(name.into(), value);
     }
-    Value::Object(words).to_string()
+    Value::Object(members).to_string()
 }
 
 /// Makes this process one whose log goes to PID 1 by way of the kernel log, at the level and about
 /// the request that `bequest` says; without one, at level warning.
 pub fn inherit(bequest: Option<&str>) {
     let read = bequest.and_then(|text| serde_json::from_str::<Value>(text).ok());
-    let words = read.as_ref().and_then(Value::as_object);
-    let level = words.and_then(|words| words.get("level")?.as_str()?.parse().ok());
+    let members = read.as_ref().and_then(Value::as_object);
+    let level = members.and_then(|members| members.get("level")?.as_str()?.parse().ok());
     configure(level.unwrap_or(Level::Warning), Format::Json);
     with_state(|state| state.is_child = true);
     // For the life of the process.
-    std::mem::forget(words.map(|words| Scope::inherited(words).enter()));
+    std::mem::forget(members.map(|members| Scope::inherited(members).enter()));
 }
 
 /// Records a request as it came, when records of level trace are wanted at all.

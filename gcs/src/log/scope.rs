@@ -3,7 +3,7 @@
 //! ```text
 //! frame ─ Scope::of(request).enter() ─ handler ─ records
 //!             └ Scope::current() kept by task, dial, started program ─ enter() ─ more records
-//!             └ inherited by a forked child; to the engine's helper as a word of its command
+//!             └ inherited by a forked child; to the engine's helper as an argument
 //! ```
 //!
 //! Must hold: a scope ends with the guard of its [`Scope::enter`], also by a panic, so no record

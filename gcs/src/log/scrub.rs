@@ -41,7 +41,7 @@ fn open_inner(document: &mut Value) {
 }
 
 /// Replaces, at any depth: the values of members named like environments or annotations (maps
-/// of strings), and the part after `=` in lists of `NAME=value` words.
+/// of strings), and the part after `=` in lists of `NAME=value`.
 fn scrub(document: &mut Value) {
     match document {
         Value::Object(members) => {
@@ -67,7 +67,7 @@ fn hide(value: &mut Value) {
         Value::Array(items) => items.iter_mut().for_each(|item| {
             let name = item
                 .as_str()
-                .and_then(|word| word.split_once('='))
+                .and_then(|text| text.split_once('='))
                 .map(|(n, _)| n);
             *item = name.map_or_else(|| HIDDEN.into(), |n| format!("{n}={HIDDEN}").into());
         }),

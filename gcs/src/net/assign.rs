@@ -203,7 +203,7 @@ fn set_up(
     Ok(leased)
 }
 
-/// The change that a step is, and its words. None: it is not one change but several, see
+/// The change that a step is, and how the log names it. None: it is not one change but several, see
 /// [`set_up`].
 pub(super) fn change(index: u32, step: &NetworkStep) -> Option<(NetlinkRequest<'static>, String)> {
     Some(match *step {

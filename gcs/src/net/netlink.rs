@@ -279,12 +279,12 @@ impl Netlink {
 fn acknowledgement(bytes: &[u8], sequence: u32) -> Option<Result<(), Errno>> {
     let header = bytes.first_chunk::<20>()?;
     let [_, _, _, _, kind @ .., _, _, _, _] = header.first_chunk::<10>()?;
-    let word = |at: usize| Some(i32::from_ne_bytes(*header.get(at..)?.first_chunk()?));
+    let number = |at: usize| Some(i32::from_ne_bytes(*header.get(at..)?.first_chunk()?));
     let is_error = i32::from(u16::from_ne_bytes(*kind)) == libc::NLMSG_ERROR;
-    if !is_error || word(8)?.cast_unsigned() != sequence {
+    if !is_error || number(8)?.cast_unsigned() != sequence {
         return None;
     }
-    Some(match word(16)? {
+    Some(match number(16)? {
         0 => Ok(()),
         code => Err(Errno::from_raw(code.wrapping_neg())),
     })

@@ -9,8 +9,8 @@ fn adapter(mut settings: Value) -> Adapter {
     Adapter::parse(&sent).unwrap()
 }
 
-/// A step in the words of ip(8).
-fn words(step: &NetworkStep) -> String {
+/// A step as ip(8) would have it.
+fn as_ip(step: &NetworkStep) -> String {
     match step {
         NetworkStep::Mtu(mtu) => format!("mtu {mtu}"),
         NetworkStep::Up => "up".into(),
@@ -39,7 +39,7 @@ fn words(step: &NetworkStep) -> String {
 
 fn planned(settings: Value, table: Option<u32>) -> Vec<String> {
     let steps = plan(&adapter(settings), table, 1500).unwrap();
-    steps.iter().map(words).collect()
+    steps.iter().map(as_ip).collect()
 }
 
 const BOTH: [(&str, &str); 2] = [("10.0.0.5", "10.0.0.1"), ("fd00::5", "fd00::1")];

@@ -1,6 +1,6 @@
-//! Splitting a `CommandLine` into words (protocol section 6.6).
+//! Splitting a `CommandLine` into arguments (protocol section 6.6).
 
-/// Why a command line has no words.
+/// Why a command line cannot be split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CommandLineError {
     #[error("a quote or parenthesis is not closed")]
@@ -11,23 +11,23 @@ pub enum CommandLineError {
     Parenthesis,
 }
 
-/// The words of `line`. Nothing is expanded; everything from the first unquoted operator of a
+/// The arguments in `line`. Nothing is expanded; everything from the first unquoted operator of a
 /// shell (`; & | < >`) on is dropped, also the digits directly before a `>`. `` `…` `` and
-/// `$(…)` stay one literal piece. No words at all is no error here.
+/// `$(…)` stay one literal piece. A line without arguments is no error here.
 ///
 /// # Errors
 /// Something is not closed, or an unquoted parenthesis.
 pub fn split(line: &str) -> Result<Vec<String>, CommandLineError> {
-    let mut words = Vec::new();
-    let mut word = String::new();
-    // An empty quoted word is a word, blanks alone are not.
+    let mut args = Vec::new();
+    let mut arg = String::new();
+    // An empty quoted argument is an argument, blanks alone are not.
     let mut open = false;
     let mut chars = line.chars();
     while let Some(c) = chars.next() {
         match c {
             ' ' | '\t' | '\r' | '\n' => {
                 if open {
-                    words.push(std::mem::take(&mut word));
+                    args.push(std::mem::take(&mut arg));
                 }
                 open = false;
                 continue;
@@ -35,54 +35,54 @@ pub fn split(line: &str) -> Result<Vec<String>, CommandLineError> {
             ';' | '&' | '|' | '<' => break,
             '>' => {
                 // `2>x`: the digit names a stream.
-                if word.starts_with(|c: char| c.is_ascii_digit()) {
+                if arg.starts_with(|c: char| c.is_ascii_digit()) {
                     open = false;
                 }
                 break;
             }
-            '\'' => until(&mut chars, '\'', &mut word)?,
+            '\'' => until(&mut chars, '\'', &mut arg)?,
             '"' => loop {
                 match chars.next().ok_or(CommandLineError::Unclosed)? {
                     '"' => break,
-                    '\\' => word.push(chars.next().ok_or(CommandLineError::Unclosed)?),
-                    other => word.push(other),
+                    '\\' => arg.push(chars.next().ok_or(CommandLineError::Unclosed)?),
+                    other => arg.push(other),
                 }
             },
-            '\\' => word.push(chars.next().ok_or(CommandLineError::TrailingBackslash)?),
+            '\\' => arg.push(chars.next().ok_or(CommandLineError::TrailingBackslash)?),
             '`' => {
-                word.push('`');
-                until(&mut chars, '`', &mut word)?;
-                word.push('`');
+                arg.push('`');
+                until(&mut chars, '`', &mut arg)?;
+                arg.push('`');
             }
-            '(' if word.ends_with('$') => {
-                word.push('(');
-                let inside = word.len();
-                until(&mut chars, ')', &mut word)?;
-                if word[inside..].contains('(') {
+            '(' if arg.ends_with('$') => {
+                arg.push('(');
+                let inside = arg.len();
+                until(&mut chars, ')', &mut arg)?;
+                if arg[inside..].contains('(') {
                     return Err(CommandLineError::Parenthesis);
                 }
-                word.push(')');
+                arg.push(')');
             }
             '(' | ')' => return Err(CommandLineError::Parenthesis),
-            other => word.push(other),
+            other => arg.push(other),
         }
         open = true;
     }
     if open {
-        words.push(word);
+        args.push(arg);
     }
-    Ok(words)
+    Ok(args)
 }
 
 fn until(
     chars: &mut std::str::Chars<'_>,
     end: char,
-    word: &mut String,
+    arg: &mut String,
 ) -> Result<(), CommandLineError> {
     loop {
         match chars.next().ok_or(CommandLineError::Unclosed)? {
             c if c == end => return Ok(()),
-            c => word.push(c),
+            c => arg.push(c),
         }
     }
 }
@@ -94,7 +94,7 @@ mod tests {
     /// What the golden vectors leave open.
     #[test]
     fn corners_of_the_rules() {
-        let words = |line: &str| split(line).map(|words| words.join("|"));
+        let args = |line: &str| split(line).map(|args| args.join("|"));
         let cases: &[(&str, Result<&str, CommandLineError>)] = &[
             ("''", Ok("")),
             ("a'' ''b", Ok("a|b")),
@@ -115,7 +115,7 @@ mod tests {
         ];
         for (line, want) in cases {
             assert_eq!(
-                words(line).as_deref().map_err(|error| *error),
+                args(line).as_deref().map_err(|error| *error),
                 *want,
                 "{line}"
             );

@@ -17,7 +17,7 @@ wire! {
         pub read_only: bool = "ReadOnly" unless "is_default",
         /// Put dm-crypt with a fresh key below.
         pub encrypted: bool = "Encrypted" unless "is_default",
-        /// Only propagation words count.
+        /// Only the propagation options count.
         pub options: Vec<String> = "Options" unless "is_default",
         /// Format when the wanted file system is not there.
         pub ensure_filesystem: bool = "EnsureFilesystem" unless "is_default",

@@ -22,8 +22,8 @@ const MESSAGE_SIZES: std::ops::RangeInclusive<u32> = 4096..=1 << 20;
 fn message_size(kernel_line: &str) -> u32 {
     let options = kernel_line
         .split_whitespace()
-        .take_while(|word| *word != "--");
-    let values = options.filter_map(|word| word.strip_prefix(MESSAGE_SIZE_OPTION));
+        .take_while(|option| *option != "--");
+    let values = options.filter_map(|option| option.strip_prefix(MESSAGE_SIZE_OPTION));
     let Some(value) = values.last() else {
         return MESSAGE_SIZE;
     };

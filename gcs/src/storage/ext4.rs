@@ -334,7 +334,7 @@ impl Plan {
     /// An empty log; big endian, other than all else. The other blocks are not read.
     fn journal_superblock(&self, stamp: &Stamp) -> Vec<u8> {
         let mut block = vec![0; BLOCK as usize];
-        let words = [
+        let numbers = [
             (0, 0xc03b_3998), // magic
             (4, 4),           // superblock, version 2
             (12, BLOCK as u32),
@@ -343,8 +343,8 @@ impl Plan {
             (24, 1), // first transaction expected
             (64, 1), // users
         ];
-        for (at, word) in words {
-            block[at..at + 4].copy_from_slice(&u32::to_be_bytes(word));
+        for (at, number) in numbers {
+            block[at..at + 4].copy_from_slice(&u32::to_be_bytes(number));
         }
         block[48..64].copy_from_slice(&stamp.uuid);
         block

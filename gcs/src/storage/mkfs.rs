@@ -20,20 +20,20 @@ struct Order {
 }
 
 /// Carries out the command line, without the program's name. The error is for people.
-pub fn command(words: &[OsString]) -> Result<(), String> {
-    let order = parse(words)?;
+pub fn command(args: &[OsString]) -> Result<(), String> {
+    let order = parse(args)?;
     make_ext4(&order.device, order.journal)
         .map_err(|error| format!("{}: {error}", order.device.display()))
 }
 
-fn parse(words: &[OsString]) -> Result<Order, String> {
+fn parse(args: &[OsString]) -> Result<Order, String> {
     let mut journal = true;
     let mut devices = Vec::new();
-    let mut words = words.iter();
-    while let Some(word) = words.next() {
-        let bytes = word.as_bytes();
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        let bytes = arg.as_bytes();
         let [b'-', letters @ ..] = bytes else {
-            devices.push(PathBuf::from(word));
+            devices.push(PathBuf::from(arg));
             continue;
         };
         let taking = letters
@@ -41,15 +41,15 @@ fn parse(words: &[OsString]) -> Result<Order, String> {
             .position(|letter| WITH_VALUE.contains(letter));
         let (switches, option) = letters.split_at(taking.unwrap_or(letters.len()));
         if letters.is_empty() || !switches.iter().all(|letter| SWITCHES.contains(letter)) {
-            return Err(format!("unknown option {word:?}"));
+            return Err(format!("unknown option {arg:?}"));
         }
         let value = match option {
             [] => continue,
-            [_] => words.next().map_or(&b""[..], |word| word.as_bytes()),
+            [_] => args.next().map_or(&b""[..], |arg| arg.as_bytes()),
             [_, value @ ..] => value,
         };
         match option[0] {
-            _ if value.is_empty() => return Err(format!("{word:?} needs a value")),
+            _ if value.is_empty() => return Err(format!("{arg:?} needs a value")),
             b'O' => {
                 let off = |name: &[u8]| name == b"^has_journal" || name == b"none";
                 journal &= !value.split(|byte| *byte == b',').any(off);
@@ -65,7 +65,7 @@ fn parse(words: &[OsString]) -> Result<Order, String> {
         }),
         [] => Err("a device is needed".into()),
         [_, more @ ..] => Err(format!(
-            "the whole device is formatted, so {:?} is one word too many",
+            "the whole device is formatted, so {:?} is one argument too many",
             more[0]
         )),
     }
@@ -75,7 +75,7 @@ fn parse(words: &[OsString]) -> Result<Order, String> {
 mod tests {
     use super::*;
 
-    fn words(line: &str) -> Vec<OsString> {
+    fn args(line: &str) -> Vec<OsString> {
         line.split(' ').map(OsString::from).collect()
     }
 
@@ -90,7 +90,7 @@ mod tests {
             ("-b 4096 -L scratch -m0 /dev/sda", true),
         ] {
             let device = "/dev/sda".into();
-            assert_eq!(parse(&words(line)), Ok(Order { device, journal }), "{line}");
+            assert_eq!(parse(&args(line)), Ok(Order { device, journal }), "{line}");
         }
         for (line, why) in [
             ("-q", "device"),
@@ -100,7 +100,7 @@ mod tests {
             ("- /dev/sda", "unknown"),
             ("/dev/sda -O", "value"),
         ] {
-            let refused = parse(&words(line)).unwrap_err();
+            let refused = parse(&args(line)).unwrap_err();
             assert!(refused.contains(why), "{line}: {refused}");
         }
     }

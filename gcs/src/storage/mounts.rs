@@ -26,12 +26,12 @@ const PROPAGATION: [(&str, MsFlags); 8] = [
 /// So many mounts on top of each other are taken away (protocol section 12.3).
 const STACKED: usize = 5;
 
-/// Applies the propagation words among `options` in their order, each by a call of its own.
+/// Applies the propagation options among `options` in their order, each by a call of its own.
 pub fn propagate(kernel: &dyn Kernel, target: &Path, options: &[String]) -> Result<(), Failure> {
     let flags = options.iter().filter_map(|option| {
         PROPAGATION
             .iter()
-            .find(|(word, _)| word == option)
+            .find(|(name, _)| name == option)
             .map(|(_, flags)| (option, *flags))
     });
     for (option, flags) in flags {

@@ -38,15 +38,15 @@ pub enum VerityError {
 
 /// Bytes of the file system, from its superblock.
 pub fn ext4_size(superblock: &[u8]) -> Result<u64, VerityError> {
-    let word = |at: usize| {
+    let number = |at: usize| {
         let bytes = superblock.get(at..at + 4).ok_or(VerityError::NotExt4)?;
         Ok(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
     };
     if superblock.get(56..58) != Some(&[0x53, 0xef]) {
         return Err(VerityError::NotExt4);
     }
-    let blocks = u64::from(word(4)?);
-    match word(24)? {
+    let blocks = u64::from(number(4)?);
+    match number(24)? {
         exponent @ 0..=6 => Ok(blocks * (1024 << exponent)),
         _ => Err(VerityError::NotExt4),
     }
@@ -70,10 +70,10 @@ impl HashTree {
             .get(..BLOCK)
             .filter(|bytes| bytes.starts_with(MAGIC))
             .ok_or(VerityError::NoSuperblock)?;
-        let word = |at: usize| {
+        let number = |at: usize| {
             u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
         };
-        let version = word(8);
+        let version = number(8);
         let unsupported = |what: String| Err(VerityError::Unsupported(what));
         if version != 1 {
             return unsupported(format!("version {version}, and only 1 is known"));
@@ -88,14 +88,14 @@ impl HashTree {
             let name = String::from_utf8_lossy(&algorithm);
             return unsupported(format!("algorithm {name:?}, and only sha256 is known"));
         }
-        let sizes = (word(64), word(68));
+        let sizes = (number(64), number(68));
         if sizes != (4096, 4096) {
             return unsupported(format!(
                 "blocks of {} and {} bytes, and only 4096 is known",
                 sizes.0, sizes.1
             ));
         }
-        let blocks = u64::from(word(72)) | u64::from(word(76)) << 32;
+        let blocks = u64::from(number(72)) | u64::from(number(76)) << 32;
         let filesystem = ext4_size / BLOCK as u64;
         if blocks != filesystem {
             return Err(VerityError::Disagreement {

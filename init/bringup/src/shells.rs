@@ -112,9 +112,9 @@ pub fn listen(port: &str) -> io::Result<()> {
 
 /// The kernel line has the last word on the port.
 fn chosen(port: &str, kernel_line: &str) -> Option<u32> {
-    let words = kernel_line.split_whitespace().take_while(|w| *w != "--");
-    let asked = words
-        .filter_map(|word| word.strip_prefix(PORT_OPTION))
+    let options = kernel_line.split_whitespace().take_while(|w| *w != "--");
+    let asked = options
+        .filter_map(|option| option.strip_prefix(PORT_OPTION))
         .last();
     let port = asked.unwrap_or(port).parse().ok();
     port.filter(|port| *port != 0)

@@ -59,9 +59,9 @@ impl Scan<'_> {
                 }
                 Some(b'"') => self.string()?,
                 Some(b'-' | b'0'..=b'9') => self.number()?,
-                Some(b't') => self.word(b"true")?,
-                Some(b'f') => self.word(b"false")?,
-                Some(b'n') => self.word(b"null")?,
+                Some(b't') => self.literal(b"true")?,
+                Some(b'f') => self.literal(b"false")?,
+                Some(b'n') => self.literal(b"null")?,
                 _ => return Err(self.err("a value is missing")),
             }
             // Behind a value: close what ends here, or go on to the next one.
@@ -197,9 +197,9 @@ impl Scan<'_> {
         Ok(())
     }
 
-    fn word(&mut self, word: &[u8]) -> Result<(), Syntax> {
-        if self.text[self.at..].starts_with(word) {
-            self.at += word.len();
+    fn literal(&mut self, literal: &[u8]) -> Result<(), Syntax> {
+        if self.text[self.at..].starts_with(literal) {
+            self.at += literal.len();
             Ok(())
         } else {
             Err(self.err("unknown word"))

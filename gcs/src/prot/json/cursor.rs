@@ -102,7 +102,7 @@ impl<'t> Cursor<'t> {
         null
     }
 
-    /// The text of a number or word.
+    /// The text of a number or literal.
     pub fn scalar(&mut self) -> &'t str {
         self.blanks();
         let start = self.at;

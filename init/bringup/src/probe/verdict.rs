@@ -189,7 +189,7 @@ fn firmware(report: &Report, findings: &mut Vec<Finding>) {
     let line = report.kernel.command_line.as_deref().unwrap_or_default();
     if !line
         .split_whitespace()
-        .any(|word| word.starts_with("panic="))
+        .any(|option| option.starts_with("panic="))
     {
         findings.push(found(
             Level::Note,
