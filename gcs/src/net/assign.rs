@@ -13,11 +13,10 @@ use nix::sched::{setns, CloneFlags};
 use serde::{Deserialize, Serialize};
 
 use super::device::ExpectedInterface;
-use super::dhcp;
+use super::lease::{client, Tenancy};
 use super::netlink::{Netlink, NetlinkRequest};
 use super::plan::{addressing, plan, NetworkStep};
 use super::settings::{self, Adapter};
-use super::tenancy::Tenancy;
 use crate::error::Failure;
 
 /// An adapter to be moved now, with what depends on the others of its namespace.
@@ -182,7 +181,7 @@ fn set_up(
             apply(inside, index, step, &mut one_table)?;
             continue;
         }
-        let lease = dhcp::lease(name, adapter.mac, Instant::now() + dhcp::LIMIT)
+        let lease = client::lease(name, adapter.mac, Instant::now() + client::LIMIT)
             .map_err(|error| Failure::unspecified(format!("DHCP on {name}: {error}")))?;
         for step in addressing(&[lease.address], &lease.routes, adapter.assignment.table) {
             apply(inside, index, &step, &mut one_table)?;

@@ -4,8 +4,8 @@
 //! ```text
 //! prot.NetworkAdapter ── settings: parsed, or refused ── Adapter
 //! Adapter ── device: VMBus instance → interface, waits for it
-//! Adapter + its place among the others ── plan: pure ── steps ── assign ── netlink, dhcp
-//! an address lent by DHCP ── tenancy ── prolonged, given back, asked for again
+//! Adapter + its place among the others ── plan: pure ── steps ── assign ── netlink, lease
+//! an address lent by DHCP ── lease ── prolonged, given back, asked for again
 //! ```
 //!
 //! `device` and `assign` block: they run in tasks, and what enters another network namespace is
@@ -13,11 +13,10 @@
 
 pub mod assign;
 pub mod device;
-mod dhcp;
+pub mod lease;
 mod netlink;
 mod plan;
 pub mod settings;
-pub mod tenancy;
 
 pub use assign::{Assignment, Leased};
 pub use settings::Adapter;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::pending::WorkKey;
 use super::Uvm;
 use crate::error::Failure;
-use crate::net::tenancy::{tend, Act, Tenancy};
+use crate::net::lease::tenancy::{tend, Act, Tenancy};
 
 /// Over what the conversations of one try may take.
 const LIMIT: Duration = Duration::from_secs(60);

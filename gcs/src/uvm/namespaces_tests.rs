@@ -1,5 +1,5 @@
 use super::*;
-use crate::net::tenancy::Tenancy;
+use crate::net::lease::tenancy::Tenancy;
 use crate::prot::settings::NetworkAdapter;
 
 fn adapter(id: &str, dns: &str) -> Adapter {

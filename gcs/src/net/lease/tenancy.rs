@@ -14,11 +14,12 @@ use nix::net::if_::if_nametoindex;
 use nix::sched::{setns, CloneFlags};
 use serde::{Deserialize, Serialize};
 
-use super::assign::{apply, change, namespace};
-use super::dhcp::{self, Lease, Term};
-use super::netlink::Netlink;
-use super::plan::{addressing, NetworkStep};
+use super::client;
+use super::message::{Lease, Term};
 use crate::error::Failure;
+use crate::net::assign::{apply, change, namespace};
+use crate::net::netlink::Netlink;
+use crate::net::plan::{addressing, NetworkStep};
 
 /// Tries to prolong a lease are no closer than that, unless it ends sooner (RFC 2131, 4.4.5).
 const CLOSEST: Duration = Duration::from_secs(60);
@@ -109,7 +110,7 @@ pub fn tend(pid: i32, tenancy: &Tenancy, act: Act) -> Result<Tenancy, Failure> {
     let granted = match (&tenancy.lease, act) {
         (Some(lease), Act::Renew | Act::Rebind) => {
             let any = act == Act::Rebind;
-            dhcp::prolong(name, tenancy.mac, lease, any).map_err(silent)?
+            client::prolong(name, tenancy.mac, lease, any).map_err(silent)?
         }
         _ => None,
     };
@@ -133,7 +134,7 @@ pub fn tend(pid: i32, tenancy: &Tenancy, act: Act) -> Result<Tenancy, Failure> {
         }
     }
     if now.lease.is_none() {
-        match dhcp::lease(name, tenancy.mac, Instant::now() + dhcp::LIMIT) {
+        match client::lease(name, tenancy.mac, Instant::now() + client::LIMIT) {
             Ok(lease) => now = lease_of(Some(lease)),
             Err(error) if tenancy.lease.is_none() => return Err(silent(error)),
             // That the address went is the news; the rest is for the next try.

@@ -1,24 +1,12 @@
-//! A DHCP client for adapters without addresses (7.8): a lease is asked for, and asked for again
-//! while it lasts. RFC 2131 and 2132; the messages are pure, the conversations block.
+//! The messages of DHCP (RFC 2131, RFC 2132), as far as a client needs them. All of it is pure.
 
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, UdpSocket};
-use std::time::{Duration, Instant};
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
-use nix::sys::socket::{setsockopt, sockopt};
 use serde::{Deserialize, Serialize};
 
-use super::settings::{Prefix, Route};
+use crate::net::settings::{Prefix, Route};
 
-/// Over all tries (P-270).
-pub const LIMIT: Duration = Duration::from_secs(30);
-/// Over all tries to have a lease prolonged; more follow later.
-const PROLONG_LIMIT: Duration = Duration::from_secs(10);
-/// Until a message is sent again.
-const PATIENCE: Duration = Duration::from_secs(3);
-
-const SERVER_PORT: u16 = 67;
-const CLIENT_PORT: u16 = 68;
 /// Fixed members of a message, up to the options.
 const FIXED: usize = 236;
 const COOKIE: [u8; 4] = [99, 130, 83, 99];
@@ -41,7 +29,7 @@ const REBINDING_TIME: u8 = 59;
 const END: u8 = 255;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum MessageKind {
+pub(super) enum MessageKind {
     Discover = 1,
     Offer = 2,
     Request = 3,
@@ -128,24 +116,24 @@ impl TryFrom<String> for Lease {
 
 /// An answer as far as it matters.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Answer {
-    kind: MessageKind,
-    lease: Lease,
+pub(super) struct Answer {
+    pub kind: MessageKind,
+    pub lease: Lease,
 }
 
 /// Who asks, in every message.
 #[derive(Debug, Clone, Copy)]
-struct Client {
-    transaction: u32,
-    mac: [u8; 6],
+pub(super) struct Client {
+    pub transaction: u32,
+    pub mac: [u8; 6],
 }
 
 impl Client {
-    fn discover(self) -> Vec<u8> {
+    pub fn discover(self) -> Vec<u8> {
         self.message(MessageKind::Discover, None, &[])
     }
 
-    fn request(self, offer: &Answer) -> Vec<u8> {
+    pub fn request(self, offer: &Answer) -> Vec<u8> {
         let IpAddr::V4(address) = offer.lease.address.ip else {
             return self.discover();
         };
@@ -157,7 +145,7 @@ impl Client {
     }
 
     /// To have the lease of an address prolonged.
-    fn prolong(self, address: Ipv4Addr) -> Vec<u8> {
+    pub fn prolong(self, address: Ipv4Addr) -> Vec<u8> {
         self.message(MessageKind::Request, Some(address), &[])
     }
 
@@ -190,7 +178,7 @@ impl Client {
     }
 
     /// An answer to this client; none for anything else.
-    fn answer(self, bytes: &[u8]) -> Option<Answer> {
+    pub fn answer(self, bytes: &[u8]) -> Option<Answer> {
         let fixed = bytes.first_chunk::<FIXED>()?;
         let ours = fixed[4..8] == self.transaction.to_be_bytes() && fixed[28..34] == self.mac;
         Answer::read(bytes).filter(|_| ours)
@@ -284,123 +272,6 @@ fn domain(bytes: &[u8]) -> String {
     }
 }
 
-/// Asks for a lease on the interface, which is up, of this process's network namespace. Blocks
-/// until the deadline.
-///
-/// # Errors
-/// No server gave one by then, or the socket cannot be had.
-pub fn lease(interface: &str, mac: [u8; 6], deadline: Instant) -> io::Result<Lease> {
-    let (socket, client) = open(interface, mac)?;
-    let mut offer: Option<Answer> = None;
-    loop {
-        let message = match &offer {
-            Some(offer) => client.request(offer),
-            None => client.discover(),
-        };
-        let server = SocketAddrV4::new(Ipv4Addr::BROADCAST, SERVER_PORT);
-        socket.send_to(&message, server)?;
-        let wanted = match offer {
-            Some(_) => MessageKind::Ack,
-            None => MessageKind::Offer,
-        };
-        let again = deadline.min(Instant::now() + PATIENCE);
-        match wait(&socket, client, wanted, again)? {
-            Some(ack) if ack.kind == MessageKind::Ack => return Ok(ack.lease),
-            Some(answer) => offer = Some(answer).filter(|answer| answer.kind == MessageKind::Offer),
-            // An offer that its server does not stand to any more is no use either.
-            None => offer = None,
-        }
-        if Instant::now() >= deadline {
-            return Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                "no DHCP server gave an address",
-            ));
-        }
-    }
-}
-
-fn open(interface: &str, mac: [u8; 6]) -> io::Result<(UdpSocket, Client)> {
-    let socket = UdpSocket::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, CLIENT_PORT))?;
-    setsockopt(&socket, sockopt::BindToDevice, &interface.into())?;
-    socket.set_broadcast(true)?;
-    let client = Client {
-        transaction: transaction(mac),
-        mac,
-    };
-    Ok((socket, client))
-}
-
-/// Asks to have a lease prolonged: its server, or `any`. Blocks for [`PROLONG_LIMIT`] at most.
-/// None: it was refused, and its address must not be used any more.
-///
-/// # Errors
-/// Nobody answered, or the socket cannot be had.
-pub fn prolong(
-    interface: &str,
-    mac: [u8; 6],
-    lease: &Lease,
-    any: bool,
-) -> io::Result<Option<Lease>> {
-    let IpAddr::V4(address) = lease.address.ip else {
-        return Ok(None);
-    };
-    let to = if any {
-        Ipv4Addr::BROADCAST
-    } else {
-        lease.server
-    };
-    let deadline = Instant::now() + PROLONG_LIMIT;
-    let (socket, client) = open(interface, mac)?;
-    while Instant::now() < deadline {
-        socket.send_to(&client.prolong(address), SocketAddrV4::new(to, SERVER_PORT))?;
-        let again = deadline.min(Instant::now() + PATIENCE);
-        if let Some(answer) = wait(&socket, client, MessageKind::Ack, again)? {
-            return Ok((answer.kind == MessageKind::Ack).then_some(answer.lease));
-        }
-    }
-    Err(io::Error::new(
-        io::ErrorKind::TimedOut,
-        format!("{to} does not answer"),
-    ))
-}
-
-/// Until then, the answer of this kind, or a refusal.
-fn wait(
-    socket: &UdpSocket,
-    client: Client,
-    wanted: MessageKind,
-    until: Instant,
-) -> io::Result<Option<Answer>> {
-    let mut buffer = [0; 2048];
-    loop {
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Ok(None);
-        }
-        socket.set_read_timeout(Some(left))?;
-        match socket.recv(&mut buffer) {
-            Ok(length) => {
-                let answer = client.answer(&buffer[..length]);
-                let fits =
-                    |answer: &Answer| answer.kind == wanted || answer.kind == MessageKind::Nak;
-                if let Some(answer) = answer.filter(fits) {
-                    return Ok(Some(answer));
-                }
-            }
-            Err(error) => match error.kind() {
-                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => {}
-                _ => return Err(error),
-            },
-        }
-    }
-}
-
-/// Tells this client's conversation from others on the link, which have other addresses.
-fn transaction(mac: [u8; 6]) -> u32 {
-    let [_, _, a, b, c, d] = mac;
-    u32::from_be_bytes([a, b, c, d]) ^ std::process::id().rotate_left(16)
-}
-
 #[cfg(test)]
-#[path = "dhcp_tests.rs"]
+#[path = "message_tests.rs"]
 mod tests;
