@@ -98,19 +98,25 @@ pub struct Fill {
 /// # Errors
 /// A file cannot be read, or an entry is wrong: the entry and the problem are named.
 pub fn load(path: &Path, fill: &Fill) -> Result<(String, Tree), Error> {
-    let mut tree = Tree::default();
-    let mut late = Vec::new();
-    let name = collect(path, fill, &mut tree, &mut late, 0)?;
-    for (directory, words, target) in late {
+    let mut reading = Reading {
+        fill,
+        tree: Tree::default(),
+        applets: Vec::new(),
+    };
+    let name = reading.profile(path, 0)?;
+    let Reading {
+        mut tree, applets, ..
+    } = reading;
+    for Applets { path, words, link } in applets {
         for word in words.split_whitespace() {
-            let link = format!("{directory}/{word}");
-            if !tree.contains(&link) {
+            let path = format!("{path}/{word}");
+            if !tree.contains(&path) {
                 let node = Node {
-                    kind: Kind::Symlink(target.clone()),
+                    kind: Kind::Symlink(link.clone()),
                     mode: 0o777,
                 };
-                tree.add(&link, node)
-                    .map_err(|problem| at(&name, &link, problem))?;
+                tree.add(&path, node)
+                    .map_err(|problem| at(&name, &path, problem))?;
             }
         }
     }
@@ -127,90 +133,95 @@ fn at(profile: &str, path: &str, problem: String) -> Error {
     }
 }
 
-type Applets = (String, String, String);
+/// Links that are made last, where nothing else has the name.
+struct Applets {
+    path: String,
+    words: String,
+    link: String,
+}
 
-fn collect(
-    path: &Path,
-    fill: &Fill,
-    tree: &mut Tree,
-    late: &mut Vec<Applets>,
-    depth: usize,
-) -> Result<String, Error> {
-    let text = std::fs::read_to_string(path).map_err(Error::io("cannot read the profile", path))?;
-    let profile: Profile = serde_json::from_str(&text).map_err(|source| Error::Syntax {
-        path: path.into(),
-        source,
-    })?;
-    if let Some(base) = &profile.base {
-        if depth == 8 {
-            return Err(at(
-                &profile.name,
-                "base",
-                "profiles are based on each other".into(),
-            ));
+/// A profile while it is read.
+struct Reading<'a> {
+    fill: &'a Fill,
+    tree: Tree,
+    applets: Vec<Applets>,
+}
+
+impl Reading<'_> {
+    /// Reads what the profile is based on, then its own rows. Returns its name.
+    fn profile(&mut self, path: &Path, depth: usize) -> Result<String, Error> {
+        let text =
+            std::fs::read_to_string(path).map_err(Error::io("cannot read the profile", path))?;
+        let profile: Profile = serde_json::from_str(&text).map_err(|source| Error::Syntax {
+            path: path.into(),
+            source,
+        })?;
+        if let Some(base) = &profile.base {
+            if depth == 8 {
+                let problem = "profiles are based on each other";
+                return Err(at(&profile.name, "base", problem.into()));
+            }
+            self.profile(&path.with_file_name(base), depth + 1)?;
         }
-        let base = path.with_file_name(base);
-        collect(&base, fill, tree, late, depth + 1)?;
+        for row in profile.entries {
+            self.row(&profile.name, row)?;
+        }
+        Ok(profile.name)
     }
-    for row in profile.entries {
-        let wrong = |path: &str, problem| at(&profile.name, path, problem);
-        let input = |path: &str, name: &str| {
-            let file = fill.inputs.get(name).ok_or_else(|| {
-                wrong(
-                    path,
-                    format!("no input {name:?} was given (--input {name}=FILE)"),
-                )
-            })?;
-            std::fs::read(file).map_err(Error::io("cannot read the input", file))
-        };
+
+    fn row(&mut self, profile: &str, row: Row) -> Result<(), Error> {
+        let wrong = |path: &str, problem| at(profile, path, problem);
         let (path, kind, mode) = match row {
             Row::Applets {
                 path,
                 applets,
                 link,
             } => {
-                let words = input(&path, &applets)?;
-                late.push((path, String::from_utf8_lossy(&words).into_owned(), link));
-                continue;
+                let words = self.file(profile, &path, &applets)?;
+                let words = String::from_utf8_lossy(&words).into_owned();
+                self.applets.push(Applets { path, words, link });
+                return Ok(());
             }
             Row::Below { path, below } => {
-                let dir = fill.inputs.get(&below).ok_or_else(|| {
-                    wrong(
-                        &path,
-                        format!("no input {below:?} was given (--input {below}=DIRECTORY)"),
-                    )
-                })?;
-                add_below(tree, &path, dir, &|path, problem| wrong(path, problem))?;
-                continue;
+                let dir = self.input(profile, &path, &below, "DIRECTORY")?.clone();
+                return add_below(&mut self.tree, &path, &dir, &wrong);
             }
             Row::Directory { path, dir } => (path, Kind::Directory, dir.0),
             Row::File { path, file, mode } => {
-                let bytes = input(&path, &file)?;
+                let bytes = self.file(profile, &path, &file)?;
                 (path, Kind::File(bytes), mode.0)
             }
             Row::Text { path, text, mode } => {
-                let text = substitute(&text, &fill.values).map_err(|p| wrong(&path, p))?;
-                (
-                    path,
-                    Kind::File(text.into_bytes()),
-                    mode.map_or(0o644, |mode| mode.0),
-                )
+                let text = substitute(&text, &self.fill.values).map_err(|p| wrong(&path, p))?;
+                let mode = mode.map_or(0o644, |mode| mode.0);
+                (path, Kind::File(text.into_bytes()), mode)
             }
             Row::Same { path, same } => {
-                let mode = tree
-                    .iter()
-                    .find(|(at, _)| *at == same)
-                    .map_or(0, |(_, n)| n.mode);
+                let first = self.tree.iter().find(|(at, _)| *at == same);
+                let mode = first.map_or(0, |(_, node)| node.mode);
                 (path, Kind::Same(same), mode)
             }
             Row::Symlink { path, link } => (path, Kind::Symlink(link), 0o777),
             Row::Char { path, char, mode } => (path, Kind::Char(char.0, char.1), mode.0),
             Row::Block { path, block, mode } => (path, Kind::Block(block.0, block.1), mode.0),
         };
-        tree.add(&path, Node { kind, mode })
-            .map_err(|problem| wrong(&path, problem))?;
+        self.tree
+            .add(&path, Node { kind, mode })
+            .map_err(|problem| wrong(&path, problem))
     }
-    Ok(profile.name)
+
+    /// The input that the entry at `path` asks for by name.
+    fn input(&self, profile: &str, path: &str, name: &str, what: &str) -> Result<&PathBuf, Error> {
+        self.fill.inputs.get(name).ok_or_else(|| {
+            let problem = format!("no input {name:?} was given (--input {name}={what})");
+            at(profile, path, problem)
+        })
+    }
+
+    fn file(&self, profile: &str, path: &str, name: &str) -> Result<Vec<u8>, Error> {
+        let file = self.input(profile, path, name, "FILE")?;
+        std::fs::read(file).map_err(Error::io("cannot read the input", file))
+    }
 }
 
 /// Adds a directory and what is in it. Modes are ours, not those of the machine's umask.
