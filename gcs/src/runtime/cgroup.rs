@@ -15,7 +15,7 @@ use crate::sys::pidfd;
 const GONE: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
-pub(super) struct Group {
+pub struct Group {
     mount: PathBuf,
     /// v2: exactly one. v1: one per hierarchy that has the group.
     dirs: Vec<PathBuf>,
@@ -160,8 +160,7 @@ impl Group {
 }
 
 /// The hierarchies of v1 in which the engine makes a group for each container; none in v2.
-#[cfg(feature = "engine")]
-pub(super) fn hierarchies(mount: &Path) -> Vec<String> {
+pub(crate) fn hierarchies(mount: &Path) -> Vec<String> {
     /// By their names in `/proc/cgroups`.
     const MANAGED: [&str; 12] = [
         "blkio",
@@ -191,7 +190,7 @@ pub(super) fn hierarchies(mount: &Path) -> Vec<String> {
 }
 
 /// Whether cgroup v2 is mounted at `mount`.
-pub(super) fn is_v2(mount: &Path) -> bool {
+pub(crate) fn is_v2(mount: &Path) -> bool {
     mount.join("cgroup.controllers").exists()
 }
 

@@ -13,10 +13,10 @@
 //! Holds: a failed create leaves no process, cgroup or state behind; a container process has
 //! exactly the file descriptors 0, 1 and 2, default signal dispositions and an empty mask.
 
-mod cgroup;
+pub(crate) mod cgroup;
 #[cfg(feature = "engine")]
 mod console;
-mod constraints;
+pub(crate) mod constraints;
 #[cfg(any(feature = "engine", test))]
 mod devices;
 #[cfg(feature = "engine")]
@@ -26,7 +26,7 @@ mod executor;
 #[cfg(any(feature = "engine", test))]
 mod normal;
 mod state;
-mod statistics;
+pub(crate) mod statistics;
 #[cfg(feature = "engine")]
 mod trace;
 

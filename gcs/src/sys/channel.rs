@@ -6,6 +6,9 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 use nix::sys::socket::{recvmsg, sendmsg, ControlMessage, ControlMessageOwned, MsgFlags};
 
+/// Most descriptors that come with one message.
+const MOST: usize = 4;
+
 /// Takes what is there without waiting: bytes into `buffer`, descriptors behind `fds`.
 /// `0`: end of file.
 pub fn receive(
@@ -13,7 +16,7 @@ pub fn receive(
     buffer: &mut [u8],
     fds: &mut Vec<OwnedFd>,
 ) -> Result<usize, Errno> {
-    let mut control = nix::cmsg_space!([RawFd; 1]);
+    let mut control = nix::cmsg_space!([RawFd; MOST]);
     let mut parts = [IoSliceMut::new(buffer)];
     let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
     let message = recvmsg::<()>(channel.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
@@ -36,7 +39,16 @@ pub fn send(
     bytes: &[u8],
     fd: Option<BorrowedFd<'_>>,
 ) -> Result<(), Errno> {
-    let numbers: Vec<RawFd> = fd.iter().map(AsRawFd::as_raw_fd).collect();
+    send_all(channel, bytes, fd.as_slice())
+}
+
+/// The same with several descriptors.
+pub fn send_all(
+    channel: BorrowedFd<'_>,
+    bytes: &[u8],
+    fds: &[BorrowedFd<'_>],
+) -> Result<(), Errno> {
+    let numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&numbers)];
     let control = if numbers.is_empty() { &[] } else { &rights[..] };
     let parts = [IoSlice::new(bytes)];

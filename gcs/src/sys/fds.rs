@@ -88,6 +88,41 @@ pub fn changed_signals() -> u64 {
     mask
 }
 
+/// Lets the other end of a pty be opened (`TIOCSPTLCK`).
+pub fn unlock_pty(master: impl AsFd) -> io::Result<()> {
+    let locked: libc::c_int = 0;
+    // SAFETY: the argument is an int that outlives the call.
+    let done = unsafe {
+        libc::ioctl(
+            master.as_fd().as_raw_fd(),
+            libc::TIOCSPTLCK as _,
+            std::ptr::from_ref(&locked),
+        )
+    };
+    if done < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Makes a terminal the controlling one of this process, which leads its session.
+pub fn control(terminal: impl AsFd) -> io::Result<()> {
+    // SAFETY: TIOCSCTTY takes an integer argument.
+    if unsafe { libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TIOCSCTTY as _, 0) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Puts `fd` at a number, which whoever has it now loses.
+pub fn place(fd: impl AsFd, number: i32) -> io::Result<()> {
+    // SAFETY: only called with 0 to 2, and in a process that is about to execute another program.
+    if unsafe { libc::dup2(fd.as_fd().as_raw_fd(), number) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// The other end of a pty, by its master alone; does not become the controlling terminal.
 pub fn pty_peer(master: impl AsFd) -> io::Result<OwnedFd> {
     // TIOCGPTPEER, ioctl_tty(2); libc has no constant for every target.

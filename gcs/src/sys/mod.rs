@@ -5,10 +5,13 @@
 pub mod bpf;
 pub mod channel;
 pub mod clock;
+pub mod clone;
 pub mod dm;
 pub mod fds;
+pub mod identity;
 pub mod loopback;
 pub mod mount;
+pub mod mountfd;
 pub mod pidfd;
 pub mod process;
 pub mod root;

@@ -3,7 +3,7 @@
 //! kernel says in words what it did not like.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 
 use nix::errno::Errno;
@@ -42,6 +42,11 @@ impl FsContext {
             )
         };
         owned(fd).map(Detached)
+    }
+
+    /// Gives the file system that this is of its new options.
+    pub fn reconfigure(&self) -> nix::Result<()> {
+        self.configure(libc::FSCONFIG_CMD_RECONFIGURE, ptr::null(), ptr::null())
     }
 
     /// What the kernel wrote about this context so far, one message per line.
@@ -85,9 +90,28 @@ impl FsContext {
     }
 }
 
+impl From<OwnedFd> for FsContext {
+    /// Of a descriptor of `fspick(2)`.
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
 /// A mount that is in no directory yet; closing it unmounts.
 #[derive(Debug)]
 pub struct Detached(OwnedFd);
+
+impl AsFd for Detached {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl From<Detached> for OwnedFd {
+    fn from(mount: Detached) -> Self {
+        mount.0
+    }
+}
 
 impl Detached {
     pub fn attach(self, target: &CStr) -> nix::Result<()> {

@@ -213,7 +213,8 @@ fn reset_inherited_state() {
     setrlimit(Resource::RLIMIT_NOFILE, 1024, 1_048_576).ok();
 }
 
-fn close_all_but(keep: &[BorrowedFd<'_>]) {
+/// Closes every descriptor above 2 but `keep`: only for a process that owns none of the others.
+pub(crate) fn close_all_but(keep: &[BorrowedFd<'_>]) {
     let mut numbers: Vec<RawFd> = keep.iter().map(|fd| fd.as_raw_fd()).collect();
     numbers.sort_unstable();
     let mut first = 3;

@@ -38,7 +38,7 @@ pub fn pivotable() -> io::Result<()> {
 
 /// The mount points right below the initramfs, last mounted first; `None` when the root is
 /// something else (proc_pid_mountinfo(5)).
-fn initramfs_children(mountinfo: &str) -> Option<Vec<String>> {
+pub fn initramfs_children(mountinfo: &str) -> Option<Vec<String>> {
     let mut lines = mountinfo.lines().map(|line| {
         let mut fields = line.split(' ');
         let id = fields.next()?;

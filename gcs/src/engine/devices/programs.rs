@@ -37,6 +37,18 @@ impl Programs {
         Ok(self.loaded.last().map(|(_, fd)| fd.as_fd()))
     }
 
+    /// One that is loaded.
+    #[must_use]
+    pub fn find(&self, program: &[Insn]) -> Option<BorrowedFd<'_>> {
+        let known = self.loaded.iter().find(|(code, _)| code == program);
+        known.map(|(_, fd)| fd.as_fd())
+    }
+
+    /// The descriptors of all, for a child that is to have them.
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.loaded.iter().map(|(_, fd)| fd.as_fd())
+    }
+
     /// How many are loaded.
     #[must_use]
     pub fn len(&self) -> usize {

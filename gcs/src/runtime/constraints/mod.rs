@@ -24,7 +24,7 @@ use crate::prot::HResult;
 use plan::{plan, Write};
 
 /// Blocks while the kernel reclaims memory: run it in a task.
-pub(super) fn apply(group: &Group, document: &Value) -> Result<(), Failure> {
+pub(crate) fn apply(group: &Group, document: &Value) -> Result<(), Failure> {
     let resources = parse(document)?;
     let path = |controller: &str, file: &str| Some(group.controller(controller)?.join(file));
     let now = |controller: &str, file: &str| fs::read_to_string(path(controller, file)?).ok();

@@ -28,7 +28,7 @@ const UNLIMITED: u64 = 0x7fff_ffff_ffff_f000;
 ///
 /// # Errors
 /// `FAIL` when the container has no cgroup in any hierarchy.
-pub(super) fn collect(group: &Group) -> Result<Metrics, Failure> {
+pub(crate) fn collect(group: &Group) -> Result<Metrics, Failure> {
     if !group.exists() {
         return Err(Failure::unspecified(
             "read the statistics: the container has no control group; it may have been deleted",

@@ -1,0 +1,141 @@
+//! What the makers of a process tell PID 1 over the channel.
+//!
+//! ```text
+//! P<pid>;          from the task that made it, with a descriptor of the process
+//! +<descriptors>;  from the process itself: ready; with its terminal, if it has one
+//! -{...}           from either: why it is not
+//! ```
+//!
+//! The messages of the two may come in any order. At the end of the channel an init that said
+//! nothing is dead, and any other process has executed its program.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use crate::error::Failure;
+use crate::sys::channel;
+
+/// Longest text of a failure, in characters: a message has to fit into the socket.
+const LONGEST: usize = 8 * 1024;
+
+/// All that was told.
+#[derive(Debug, Default)]
+pub struct Told {
+    pub pid: Option<i32>,
+    pub process: Option<OwnedFd>,
+    /// Made on the way, for the next container: see [`super::Bare`].
+    pub bare: Option<OwnedFd>,
+    pub ready: bool,
+    pub terminal: Option<OwnedFd>,
+    pub failure: Option<Failure>,
+}
+
+/// A process has been made; `bare` is what was made for later ones.
+pub fn made(
+    to: BorrowedFd<'_>,
+    made: &super::Made,
+    bare: Option<&super::Bare>,
+) -> Result<(), Failure> {
+    let fds: Vec<_> = std::iter::once(made.as_fd())
+        .chain(bare.map(AsFd::as_fd))
+        .collect();
+    send(to, format!("P{};{};", made.pid, fds.len()).as_bytes(), &fds)
+}
+
+/// This process is set up.
+pub fn ready(to: BorrowedFd<'_>, terminal: Option<BorrowedFd<'_>>) -> Result<(), Failure> {
+    let fds: Vec<_> = terminal.into_iter().collect();
+    send(to, format!("+{};", fds.len()).as_bytes(), &fds)
+}
+
+/// It failed. Whoever does not hear it sees the channel end.
+pub fn failed(to: BorrowedFd<'_>, failure: &Failure) {
+    let message = failure.message.chars().take(LONGEST).collect::<String>();
+    let short = Failure::new(failure.code, message);
+    let mut text = vec![b'-'];
+    if serde_json::to_writer(&mut text, &short).is_ok() {
+        channel::send_all(to, &text, &[]).ok();
+    }
+}
+
+fn send(to: BorrowedFd<'_>, text: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Failure> {
+    channel::send_all(to, text, fds)
+        .map_err(|errno| Failure::unspecified(format!("tell the service: {}", errno.desc())))
+}
+
+impl Told {
+    /// From the texts of all messages and the descriptors that came with them, in order.
+    ///
+    /// # Errors
+    /// None of the above forms.
+    pub fn read(mut text: &[u8], fds: Vec<OwnedFd>) -> Result<Self, Failure> {
+        let unusable = || Failure::unspecified("the engine's report is unusable");
+        let mut fds = fds.into_iter();
+        let mut told = Self::default();
+        while let Some((tag, rest)) = text.split_first() {
+            text = rest;
+            match tag {
+                b'P' => {
+                    told.pid = Some(number(&mut text).ok_or_else(unusable)?);
+                    let count = number(&mut text).ok_or_else(unusable)?;
+                    told.process = fds.next();
+                    told.bare = if count > 1 { fds.next() } else { None };
+                }
+                b'+' => {
+                    told.ready = true;
+                    if number(&mut text).ok_or_else(unusable)? > 0 {
+                        told.terminal = fds.next();
+                    }
+                }
+                b'-' => {
+                    let mut values = serde_json::Deserializer::from_slice(text).into_iter();
+                    let failure = values.next().and_then(Result::ok).ok_or_else(unusable)?;
+                    told.failure = told.failure.or(Some(failure));
+                    text = &text[values.byte_offset()..];
+                }
+                _ => return Err(unusable()),
+            }
+        }
+        Ok(told)
+    }
+}
+
+/// Digits up to a semicolon, which are taken off.
+fn number(text: &mut &[u8]) -> Option<i32> {
+    let end = text.iter().position(|byte| *byte == b';')?;
+    let digits = std::str::from_utf8(&text[..end]).ok()?;
+    *text = &text[end + 1..];
+    digits.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fd() -> OwnedFd {
+        crate::sys::fds::null().unwrap()
+    }
+
+    #[test]
+    fn the_messages_of_two_processes_come_in_any_order() {
+        for text in ["P7;1;+1;", "+1;P7;1;"] {
+            let told = Told::read(text.as_bytes(), vec![fd(), fd()]).unwrap();
+            assert_eq!((told.pid, told.ready), (Some(7), true), "{text}");
+            assert!(told.process.is_some() && told.terminal.is_some(), "{text}");
+        }
+        let failure = Failure::unspecified("a;b}\n");
+        let json = serde_json::to_string(&failure).unwrap();
+        for text in [format!("-{json}P7;2;"), format!("P7;2;-{json}")] {
+            let told = Told::read(text.as_bytes(), vec![fd(), fd()]).unwrap();
+            assert_eq!(
+                (told.pid, told.failure),
+                (Some(7), Some(failure.clone())),
+                "{text}"
+            );
+            assert!(told.bare.is_some() && !told.ready);
+        }
+        for text in ["x", "P;", "P7;", "+", "-{", "+x;"] {
+            assert!(Told::read(text.as_bytes(), Vec::new()).is_err(), "{text}");
+        }
+        assert!(Told::read(b"", Vec::new()).unwrap().pid.is_none());
+    }
+}
