@@ -17,7 +17,7 @@ pub enum Stance {
     Deny,
 }
 
-/// Flags of the service, with the defaults of protocol.md 10.4.
+/// Flags of the service, with their defaults (protocol 10.4).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Flags {
     /// Accept protocol 4, the only one hcsshim still speaks.
@@ -40,13 +40,14 @@ pub struct Flags {
     /// Environment and annotation values stay out of the log (P-308).
     pub scrub_logs: bool,
     pub initial_policy_stance: Stance,
-    /// Ours, for hosts that give the VM no PTP clock: a port that says the time, see
-    /// [`clock::source::ask`](crate::clock::source::ask).
+    /// Only this guest has it. For hosts that give the VM no PTP clock: the port that answers with
+    /// the time, see [`clock::source::ask`](crate::clock::source::ask).
     pub time_port: Option<u32>,
-    /// Ours: the log goes to this port of the host, dialled again whenever it is lost. PID 1 takes
-    /// it from the wrapper's `-e`.
+    /// Only this guest has it. The log goes to this port of the host, which is dialled again
+    /// whenever the connection is lost. PID 1 takes the port from the wrapper's `-e`.
     pub log_port: Option<u32>,
-    /// Ours, for tests on an ordinary machine: port `P` is the Unix socket `<prefix>_<P>`.
+    /// Only this guest has it. For tests on an ordinary machine: port `P` is the Unix socket
+    /// `<prefix>_<P>`.
     pub dial_unix: Option<PathBuf>,
 }
 

@@ -1,9 +1,9 @@
 //! The kernel's log as records: `/dev/kmsg` in, log lines out (`-kmsgLogLevel`, P-307).
 //!
-//! Lines of this process are left out, or each would come round for ever. Our children, which
-//! cannot write to the log connection, put theirs here as JSON; those are taken at any
-//! `-kmsgLogLevel` and become what they were. Whoever may write to `/dev/kmsg` can write such a
-//! line: all that came this way have the member `kmsg`.
+//! Lines of this process are left out, because each would come back for ever. The service's
+//! children cannot write to the log connection, so they write their records here as JSON. Those are
+//! taken at any `-kmsgLogLevel` and become records again. Anybody who may write to `/dev/kmsg` can
+//! write such a line, so all records that come this way have the member `kmsg`.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};

@@ -7,8 +7,10 @@
 //! bytes ← bridge::outbox ←────────────────────────────┘
 //! ```
 //!
-//! One thread, one epoll loop (`reactor`), one owner of state (`host`). Whatever may block
-//! runs in a child (`task`). Nothing below `bridge` knows JSON frames, nothing in `prot` does I/O.
+//! There is one thread, one epoll loop (`reactor`) and one owner of state (`uvm`). What may block
+//! runs in a child (`task`). Only `bridge` knows frames, and nothing in `prot` does I/O.
+//! `README.md` of this crate has a map, and `PROTOCOL.md` is what comments mean by "protocol 6.5"
+//! and "P-041".
 
 pub mod bridge;
 pub mod bundle;

@@ -1,9 +1,9 @@
-//! Memory that runs out is told in the log (P-305): processes that the kernel killed for it, with
-//! the group that was at its limit, and the service being over its threshold
+//! The log says when memory runs out (P-305). It names processes that the kernel has killed for it,
+//! with the cgroup that was at its limit, and says when the service is over its threshold
 //! (`-gcs-mem-limit-bytes`).
 //!
-//! The groups are looked at now and then, and before a container's group goes away. What is
-//! looked at are counters, so nothing is missed between two looks.
+//! The cgroups are read from time to time, and before a container's cgroup goes away. Their files
+//! are counters, so nothing is missed between two reads.
 
 use std::collections::HashMap;
 use std::fs;
@@ -16,8 +16,8 @@ pub const EVERY: Duration = Duration::from_secs(2);
 const MOUNT: &str = "/sys/fs/cgroup";
 const CONTAINERS: &str = "/containers";
 const SERVICE: &str = "/gcs";
-/// Groups told apart, so that a look is short; kills in others count for `/containers`, as far as
-/// the kernel counts them.
+/// The most cgroups that are reported one by one, so that a look is short. Kills in others count
+/// for `/containers`, as far as the kernel counts them.
 const MOST_GROUPS: usize = 256;
 
 /// What a look found.
@@ -33,7 +33,7 @@ enum Shortage {
     Service { usage: u64 },
 }
 
-/// What had no memory left.
+/// The limit that was reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Limit {
     Group(String),
@@ -55,7 +55,7 @@ struct Counts {
     /// Of the directory: another group of the same name counts from 0 again.
     inode: u64,
     kills: u64,
-    /// Times that its own limit was in the way.
+    /// How often its own limit was reached.
     hits: u64,
 }
 
@@ -91,7 +91,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// `threshold`: bytes that the service may use before it is told.
+    /// `threshold`: the bytes that the service may use before a record says so.
     pub fn new(threshold: u64) -> Self {
         Self::of(Path::new(MOUNT), threshold)
     }
@@ -180,7 +180,7 @@ impl Watch {
                 }
             }
         }
-        // Of groups that are gone, or that were not told apart.
+        // Kills in cgroups that are gone, or that were not read one by one.
         if left > 0 {
             found.push(Shortage::Kills {
                 group: CONTAINERS.into(),

@@ -1,6 +1,6 @@
 //! The service: the loop that turns readiness, deadlines and ended children into changes of the
-//! [`Uvm`], until power-off is asked for. A bridge that is lost is dialled again; only one that
-//! was given as it is (`-use-inouterr`) takes the service along.
+//! [`Uvm`], until power-off is asked for. A bridge that is lost is dialled again. The service ends
+//! only when its bridge was stdin and stdout (`-use-inouterr`).
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -64,13 +64,13 @@ pub fn run(setup: Setup) -> io::Result<End> {
             }
             Connection::new(incoming, outgoing)
         }
-        // Before the bridge is up there is nothing else to serve, so this dial may wait.
+        // Before the bridge is connected there is nothing else to do, so this dial may wait.
         None => stage::run(Stage::Bridge, || {
             let limit = Instant::now() + DIAL_LIMIT;
             both_ways(connect_within(&setup.dialer, BRIDGE_PORT, limit)?)
         })?,
     };
-    // Not before: looking for a clock would keep the bridge waiting.
+    // This comes after the bridge, which would otherwise wait for the search for a clock.
     if let Some(clock) = setup.clock {
         uvm.keep_time(clock);
     }
@@ -97,12 +97,12 @@ fn both_ways(socket: OwnedFd) -> io::Result<Connection> {
 
 struct Service {
     uvm: Uvm,
-    /// None while it is dialled again.
+    /// `None` while it is dialled again.
     bridge: Option<Connection>,
-    /// Whether the bridge was dialled, and so can be again.
+    /// Whether the bridge was dialled, so that it can be dialled again.
     replaceable: bool,
     signals: SignalFd,
-    /// The log's descriptor while it is watched: it may change under way.
+    /// The log's descriptor that is being watched. The log may change it.
     log: Option<(Rc<OwnedFd>, Registration)>,
     kmsg: Option<kmsg::Reader>,
 }
@@ -175,7 +175,7 @@ impl Service {
                 Some(Ok(Some(frame))) => {
                     let what = format!("request {} {}", frame.id, frame.sequence);
                     self.guarded(&what, |uvm| uvm.on_frame(&frame));
-                    // A request that was dropped is not at work.
+                    // A request that was dropped is not at work any more.
                     self.uvm.outbox.answer_lost();
                 }
                 Some(Err(error)) => {
@@ -196,7 +196,7 @@ impl Service {
         }
     }
 
-    /// `end` is what it means when there can be no other bridge.
+    /// `end` is how the service ends when there can be no other bridge.
     fn bridge_lost(&mut self, end: End) {
         if !self.replaceable {
             self.uvm.end.get_or_insert(end);
@@ -248,7 +248,7 @@ impl Service {
         let Some(kmsg) = &mut self.kmsg else { return };
         if let Err(error) = kmsg.relay(KMSG_PER_TURN) {
             log::warn!("reading the kernel's messages: {error}");
-            // Dropped with its descriptor, of which there is no copy: the registration goes too.
+            // The descriptor is dropped and has no copy, so its registration goes with it.
             self.kmsg = None;
         }
     }
@@ -259,14 +259,14 @@ impl Service {
             Readiness::Bridge => self.read_bridge(),
             Readiness::Log => crate::log::flush(),
             Readiness::Kmsg => self.read_kmsg(),
-            // The flush at the end of the turn does it.
+            // The flush at the end of the turn sends what waits.
             Readiness::BridgeOut => {}
             what => self.guarded("an event", |uvm| uvm.on_ready(what)),
         }
     }
 
     fn reap(&mut self) {
-        // The signal only says that there is something to reap.
+        // The signal means only that there is something to reap.
         while let Ok(Some(_)) = self.signals.read_signal() {}
         loop {
             match process::reap_one() {
@@ -287,7 +287,7 @@ impl Service {
         }
     }
 
-    /// Gives the last answers a moment to leave; a closed or stuck bridge ends it.
+    /// Gives the last answers some time to be sent. A closed or stuck bridge ends the wait.
     fn farewell(&mut self) {
         use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
         let Some(bridge) = &self.bridge else { return };

@@ -1,5 +1,5 @@
-//! The steps of a boot. Each is told before it begins and after it has ended, so that a machine
-//! that hangs shows where, and [`report`] logs how long the boot took.
+//! The steps of a boot. Each is reported before it begins and after it has ended, so that a machine
+//! that hangs shows where. [`report`] logs how long the boot took.
 //!
 //! Nobody listens in an image that ships; the bring-up image's console does.
 
@@ -82,13 +82,13 @@ impl Stage {
     }
 }
 
-/// What a listener hears.
+/// What a listener is told.
 pub enum Event<'a> {
     /// It is about to begin.
     Begins(Stage),
-    /// It has done what it should.
+    /// It has succeeded.
     Done(Stage),
-    /// It has not; the boot may go on all the same.
+    /// It has failed. The boot may go on all the same.
     Failed(Stage, &'a dyn Display),
     /// Lines that belong to no step, as they are.
     Text(&'a str),
@@ -210,7 +210,7 @@ pub fn report() {
     }
 }
 
-/// Has a listener hear of every step from now on.
+/// Reports every step to this listener from now on.
 pub fn listen(listener: Listener) {
     LISTENER.set(Some(listener));
 }
@@ -220,12 +220,12 @@ pub fn quiet() {
     LISTENER.set(None);
 }
 
-/// Whether anybody listens; making a report for nobody is waste.
+/// Whether anybody listens. Nobody needs to make a report otherwise.
 pub fn heard() -> bool {
     LISTENER.with_borrow(Option::is_some)
 }
 
-/// Tells the listener, if there is one. What a listener does while it listens is not told.
+/// Tells the listener, if there is one. Steps inside the listener itself are not reported.
 pub fn tell(event: Event<'_>) {
     LISTENER.with(|listener| {
         if let Ok(mut listener) = listener.try_borrow_mut() {
@@ -236,7 +236,7 @@ pub fn tell(event: Event<'_>) {
     });
 }
 
-/// Does a step, and tells of it before and after.
+/// Does a step, and reports it before and after.
 ///
 /// # Errors
 /// Those of the work.

@@ -56,15 +56,15 @@ pub trait Matcher {
     fn is_match(&self, event: &Uevent) -> bool;
 }
 
-/// A device that the host has attached, on its way.
+/// A device that the host has attached and that the kernel may not have made yet.
 pub trait Device: Matcher {
-    /// Whether the kernel has made it by now; it may not be ready. Does not block.
+    /// Whether the kernel has made it. It may not be ready. Does not block.
     fn is_announced(&self) -> bool;
-    /// That it has not come after so long a wait; none when it is there. May block.
+    /// The failure that it has not appeared after this wait. `None` when it is there. May block.
     fn missing(&self, waited: Duration) -> Option<Failure>;
 }
 
-/// What a wait for the next event ended with.
+/// How a wait for the next event has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next {
     Event(Uevent),

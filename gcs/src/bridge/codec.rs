@@ -5,9 +5,8 @@
 //! Reply | Failure ─ encode_response ─► bytes of one frame, never above 65536
 //! ```
 //!
-//! Must hold: a request that cannot be understood still has an answer, with its `ActivityId`
-//! wherever that could be read; what is sent is always valid JSON of the right shape; no text
-//! quotes a payload.
+//! A request that cannot be understood still gets an answer, with its `ActivityId` if that could be
+//! read. What is sent is always valid JSON of the right shape. No text quotes a payload.
 
 use serde::Serialize;
 
@@ -56,7 +55,7 @@ pub enum Request {
 /// What a request is answered with when it succeeds.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reply {
-    /// Nothing but success: Start, Signal, Resize, Shutdown, Modify, Delete.
+    /// Success without further members: Start, Signal, Resize, Shutdown, Modify, Delete.
     Done,
     Negotiated {
         version: ProtocolVersion,
@@ -108,7 +107,7 @@ pub fn decode(frame: &Frame) -> Incoming {
     }
 }
 
-/// A request of the retired protocol: one of its own, or one that is the same today.
+/// A request of the retired protocol: one that only it has, or one that has not changed since.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RequestV1 {
     Create(v1::ContainerCreate),
@@ -212,8 +211,8 @@ impl From<TypeError> for Failure {
     }
 }
 
-/// The bytes of the answer to the request of type `request`, at most [`MAX_TO_HOST`]: what is
-/// too long is shortened, and what cannot be shortened becomes an error.
+/// The bytes of the answer to the request of type `request`, at most [`MAX_TO_HOST`]. A text that
+/// is too long is shortened; an answer that cannot be shortened becomes an error.
 #[must_use]
 pub fn encode_response(
     request: MessageId,
@@ -238,7 +237,7 @@ pub fn encode_notification(notification: &ContainerNotification) -> Vec<u8> {
     if payload.len() <= MAX_PAYLOAD_TO_HOST {
         return framed(MessageId::NOTIFICATION, 0, &payload);
     }
-    // Only absurd ids or a huge ResultInfo get here; the exit itself must be told.
+    // Only absurd ids or a huge ResultInfo get here. The exit itself must still be reported.
     let mut short = notification.clone();
     short.result_info.clear();
     short.base.activity_id = echo(&short.base.activity_id).to_owned();
@@ -250,7 +249,7 @@ pub fn encode_notification(notification: &ContainerNotification) -> Vec<u8> {
     framed(MessageId::NOTIFICATION, 0, &payload)
 }
 
-/// Bytes for each of the two error texts, as JSON: one becomes at most six.
+/// Bytes for each of the two error texts as JSON, in which one byte becomes at most six.
 const TEXT_LIMIT: usize = 30_000;
 /// Bytes for the text of DumpStacks, as JSON.
 pub const STACKS_LIMIT: usize = 60_000;
@@ -258,13 +257,14 @@ const CUT_NOTE: &str = " … (shortened)";
 
 fn framed(id: MessageId, sequence: SequenceId, payload: &[u8]) -> Vec<u8> {
     frame::encode(id, sequence, payload, MAX_TO_HOST).unwrap_or_else(|error| {
-        // Cannot happen: every payload above was fitted. An empty object is still an answer.
+        // This cannot happen, because every payload above was made to fit. An empty object is still
+        // an answer.
         log::error!("{id}: {error}");
         frame::encode(id, sequence, b"{}", MAX_TO_HOST).unwrap_or_default()
     })
 }
 
-/// The activity id to send back: as received, but no GUID is that long.
+/// The activity id to send back as received. One that is longer than any GUID is left out.
 fn echo(activity_id: &str) -> &str {
     if activity_id.len() > 512 {
         ""
@@ -281,7 +281,7 @@ fn base(activity_id: &str) -> MessageResponseBase {
 }
 
 fn refusal(activity_id: &str, failure: &Failure) -> Vec<u8> {
-    // A failure with the code of success would be taken for one.
+    // The host would take a failure with the code of success for a success.
     let result = match failure.code {
         HResult::OK => HResult::FAIL,
         code => code,
@@ -345,7 +345,7 @@ fn success(activity_id: &str, reply: &Reply) -> Result<Vec<u8>, Failure> {
     Ok(payload)
 }
 
-/// Properties that fit: statistics that newer guests do not send either go first.
+/// Properties that fit. The statistics that newer guests do not send are left out first.
 fn properties_payload(base: MessageResponseBase, properties: PropertiesV2) -> Vec<u8> {
     let mut response = ContainerGetPropertiesResponse {
         base,
@@ -373,12 +373,12 @@ fn properties_payload(base: MessageResponseBase, properties: PropertiesV2) -> Ve
     json_bytes(&response)
 }
 
-/// Processes told of at most: each takes up to 28 bytes.
+/// The most processes that are listed. Each takes up to 28 bytes.
 const PROCESSES: usize = 2000;
 
 fn json_bytes(message: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(message).unwrap_or_else(|error| {
-        // Cannot happen: our messages have text keys and no failing parts.
+        // This cannot happen: all messages have text keys, and no part of them fails to encode.
         log::error!("encoding a message: {error}");
         b"{}".to_vec()
     })

@@ -12,12 +12,12 @@
 //!         └────────┴────────┴─────────────────┴───────────── ─ ─
 //! ```
 //!
-//! `size` counts the header. A response has the request's type with another kind in the top
-//! four bits, and its sequence unchanged. A notification has sequence 0. The host takes at most
-//! 65536 bytes a frame and drops the bridge over a longer one; it sends frames of any size, of
-//! which we take 64 MiB.
+//! `size` counts the header. A response has the request's type with another kind in the top four
+//! bits, and its sequence unchanged. A notification has sequence 0. The host takes frames of at
+//! most 65536 bytes and drops the bridge over a longer one. It sends frames of any size, of which
+//! the guest takes up to 64 MiB.
 //!
-//! Must hold: memory grows with the bytes received, never with the size announced.
+//! Memory grows with the bytes received, never with the size that a header announces.
 
 use std::collections::VecDeque;
 
@@ -25,7 +25,7 @@ use crate::prot::{MessageHeader, MessageId, SequenceId, MESSAGE_HEADER_SIZE};
 
 /// Largest frame taken from the host, in bytes with the header.
 pub const MAX_FROM_HOST: u32 = 64 << 20;
-/// Largest frame a host takes from us, in bytes with the header (P-005).
+/// Largest frame that a host takes from the guest, in bytes with the header (P-005).
 pub const MAX_TO_HOST: usize = 65536;
 /// Largest payload of such a frame, in bytes.
 pub const MAX_PAYLOAD_TO_HOST: usize = MAX_TO_HOST - MESSAGE_HEADER_SIZE;
@@ -123,7 +123,7 @@ impl Decoder {
     /// The next whole frame, in the order received; `None` until more is fed.
     ///
     /// # Errors
-    /// The header behind the last good frame is senseless. From then on always.
+    /// The header after the last good frame makes no sense. Every later call fails too.
     #[allow(clippy::should_implement_trait)] // An error here is final, which no iterator says.
     pub fn next(&mut self) -> Result<Option<Frame>, FrameError> {
         match (self.ready.pop_front(), self.failed) {

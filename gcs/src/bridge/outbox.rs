@@ -4,9 +4,9 @@
 //! nothing is answered twice. A ticket that is dropped unanswered (a handler panicked, a path
 //! was forgotten) is answered with an error: every request gets exactly one answer.
 //!
-//! When the bridge is lost, answers not yet sent are lost with it: the host has given up on
-//! their requests. Notifications are kept, and go out, as do answers of requests that still
-//! run, once a session is opened on the next connection (protocol 12.1).
+//! When the bridge is lost, the answers that are not sent yet are lost too, because the host has
+//! given up on their requests. Notifications are kept. They are sent when a session is opened on
+//! the next connection, and so are the answers of requests that still run (protocol 12.1).
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -23,10 +23,10 @@ use crate::prot::{ContainerNotification, MessageBase, MessageId};
 
 /// While more than this waits to be sent, no further requests are read.
 const BACKLOG: usize = 4 * 1024 * 1024;
-/// Requests worked on at once, each perhaps by a child; more are read as these are answered.
+/// The most requests at work at once; each may have a child. More are read as these are answered.
 /// All of them have deadlines, so the host is never locked out.
 const AT_WORK: usize = 256;
-/// WaitForProcess requests at once: they cost only memory, but may stay for ever.
+/// The most WaitForProcess requests at once. They cost only memory, but may stay for ever.
 const WAITS: usize = 64 * 1024;
 
 type Lost = Rc<RefCell<Vec<u64>>>;
@@ -62,7 +62,7 @@ struct Open {
 /// A frame to be sent.
 struct Outgoing {
     bytes: Vec<u8>,
-    /// Survives the loss of the connection.
+    /// Whether it survives the loss of the connection.
     notification: bool,
 }
 
@@ -88,7 +88,7 @@ pub struct Outbox {
     /// Counts connections.
     connection: u64,
     queue: VecDeque<Outgoing>,
-    /// For the session that is not open yet.
+    /// Frames that wait until a session is opened.
     held: VecDeque<Outgoing>,
     /// Bytes of the first frame that are sent already.
     sent: usize,
@@ -177,7 +177,7 @@ impl Outbox {
         }
     }
 
-    /// Queues an exit notification; the caller sees to it that there is one per container.
+    /// Queues an exit notification. The caller makes sure that there is one per container.
     pub fn notify(&mut self, notification: &ContainerNotification) {
         let frame = Outgoing {
             bytes: codec::encode_notification(notification),
@@ -194,8 +194,8 @@ impl Outbox {
         self.queue.push_back(frame);
     }
 
-    /// The connection is gone. A frame sent in part was not received, and its rest would mean
-    /// nothing to the next connection.
+    /// The connection is lost. The host has not received a frame that was sent in part, and the
+    /// rest of it would make no sense on the next connection.
     pub fn disconnect(&mut self) {
         self.link = Link::Down;
         self.connection += 1;
@@ -211,7 +211,7 @@ impl Outbox {
         self.link = Link::Fresh;
     }
 
-    /// The host has agreed on a version: it can take what was held back for it.
+    /// The host has agreed on a version, so the frames that waited for that can be sent.
     pub fn open_session(&mut self) {
         self.link = Link::Open;
         for frame in std::mem::take(&mut self.held) {
@@ -228,7 +228,7 @@ impl Outbox {
         }
     }
 
-    /// Whether answers have where to go.
+    /// Whether there is a connection for answers.
     pub fn is_connected(&self) -> bool {
         self.link != Link::Down
     }
@@ -237,13 +237,13 @@ impl Outbox {
         self.queue.is_empty()
     }
 
-    /// Whether no more requests are to be read for now: the host takes its answers too slowly,
-    /// or there is enough to do.
+    /// Whether to stop reading requests for now, because the host reads its answers too slowly or
+    /// enough requests are at work.
     pub fn is_congested(&self) -> bool {
         self.queued > BACKLOG || self.open.len() - self.waits >= AT_WORK
     }
 
-    /// Whether one more request that may wait for ever is too much.
+    /// Whether the limit of requests that may wait for ever is reached.
     pub fn has_too_many_waits(&self) -> bool {
         self.waits > WAITS
     }

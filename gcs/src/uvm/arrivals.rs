@@ -1,5 +1,5 @@
-//! Devices that requests wait for: in the loop, by the kernel's events, so that a device that
-//! never comes costs nobody a process.
+//! Devices that requests wait for. The loop waits for the kernel's events, so a device that never
+//! comes does not cost a process.
 //!
 //! ```text
 //! begin ─ look (task) ─ there ── what is to be done with it, in the same task
@@ -30,9 +30,9 @@ pub struct ArrivalLimits {
 }
 
 impl Uvm {
-    /// Runs `job` in a task when the device is there: once the kernel has made it, and again with
-    /// each event of it for as long as `job` finds it not ready (`None`), which must leave
-    /// nothing behind. `then` gets what came of it, or that the device has not come in time;
+    /// Runs `job` in a task once the kernel has made the device. While `job` finds the device not
+    /// ready (`None`), it runs again at each event of the device, and must leave nothing behind.
+    /// `then` gets the result of `job`, or the failure that the device has not come in time.
     /// `failed` is as in [`Uvm::run_undoable`].
     pub(super) fn run_when_there<T, J>(
         &mut self,
@@ -74,7 +74,7 @@ enum ArrivalState {
 
 type DeviceUsed<T> = Box<dyn FnOnce(&mut Uvm, Result<T, Failure>)>;
 
-/// What goes on in the end, whichever task or deadline brings it.
+/// What is called in the end, by whichever task or deadline comes first.
 struct Outcome<T> {
     then: Cell<Option<DeviceUsed<T>>>,
     failed: Cell<Option<Continuation>>,
@@ -95,7 +95,7 @@ impl<T> Outcome<T> {
 }
 
 struct Arrival<T> {
-    /// What it is waited for.
+    /// What the device is needed for.
     label: String,
     limit: Duration,
     device: Rc<dyn Device>,
@@ -114,7 +114,7 @@ impl<T: Serialize + DeserializeOwned + 'static> Arrival<T> {
         let (label, limit, started) = (self.label.clone(), self.limit, self.started);
         let (device, job) = (Rc::clone(&self.device), Rc::clone(&self.job));
         let job = move |journal: &Journal| match job(journal)? {
-            // It is said here because it is looked for once more, which may block.
+            // The answer is made in the task, because the last look for what is missing may block.
             None if is_last => device.missing(started.elapsed()).map_or(Ok(None), Err),
             looked => Ok(looked),
         };
@@ -161,7 +161,7 @@ impl<T: Serialize + DeserializeOwned + 'static> Work for Arrival<T> {
 
     fn wake(&mut self, own: WorkKey, wake: Wake, _: &mut [u8]) -> Progress {
         match wake {
-            // Most devices are still on their way: that is seen without a process.
+            // Most devices have not arrived yet, and that can be seen without a process.
             Wake::Begun if self.device.is_announced() => self.look(own),
             Wake::Absent => match std::mem::replace(&mut self.state, ArrivalState::Waiting) {
                 ArrivalState::Looking { again: true } => self.look(own),

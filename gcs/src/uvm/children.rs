@@ -1,10 +1,11 @@
-//! Who owns a child: whose event its exit is.
+//! Who owns a child, and so gets the event of its exit.
 //!
 //! A child that the service forks has an owner from its fork on. A process of a container is made
 //! by the engine, which reports the pid afterwards; by then the process may have ended and been
-//! reaped. So the exit of a child without an owner is kept until it is claimed, by this rule: only
-//! while a child of the service's own is at work, for only such a child can still report a pid.
-//! When the last of them is through, nobody can claim what was kept, and it goes.
+//! reaped. So the exit of a child without an owner is kept until somebody claims it. It is kept
+//! only while a child of the service itself is at work, because only such a child can still report
+//! a pid. When the last of them has ended, nobody can claim the kept exits any more, and they are
+//! dropped.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -18,7 +19,7 @@ use crate::sys::process::{self, ExitStatus};
 /// Orphans of containers come here too, any number of them.
 const UNCLAIMED_MAX: usize = 4096;
 
-/// Whose event the exit of a child is.
+/// Who gets the event of a child's exit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Owner {
     Work(WorkKey),
@@ -34,8 +35,8 @@ pub struct Children {
 }
 
 impl Children {
-    /// A child was just forked for this work: an exit kept under its number is that of an earlier
-    /// process.
+    /// A child was just forked for this work. An exit that was kept under the same pid belongs to
+    /// an earlier process.
     pub fn begin(&mut self, work: WorkKey, pid: Pid) {
         self.unclaimed.retain(|(earlier, _)| *earlier != pid);
         self.owners.insert(pid, Owner::Work(work));
@@ -72,8 +73,8 @@ impl Children {
         if let Some(at) = self.unclaimed.iter().position(|(p, _)| *p == pid) {
             return self.unclaimed.remove(at).map(|(_, status)| status);
         }
-        // An unreaped process can always be asked for. One that cannot will never be reported:
-        // a wrong status is better than a wait without end.
+        // A signal reaches a process until it is reaped. The exit of a process that no signal
+        // reaches will never come, and a wrong status is better than a wait without end.
         if process::kill(pid, 0) == Err(Errno::ESRCH) {
             log::error!("process {pid} ended unseen: its exit status is not known");
             return Some(ExitStatus::Unknown);
@@ -82,7 +83,7 @@ impl Children {
         None
     }
 
-    /// Nobody is to hear of this process any more.
+    /// Nobody needs the exit of this process any more.
     pub fn disown(&mut self, process: ProcessKey) {
         self.owners
             .retain(|_, owner| *owner != Owner::Process(process));
@@ -101,7 +102,7 @@ mod tests {
     const WORK: [WorkKey; 2] = [WorkKey::of(1), WorkKey::of(2)];
     const PROCESS: ProcessKey = ProcessKey::of(7);
 
-    /// No process has these numbers: they are over the kernel's largest.
+    /// No process has these pids, because they are above the kernel's largest.
     fn pid(number: i32) -> Pid {
         Pid::from_raw(0x4000_0000 + number)
     }

@@ -1,5 +1,5 @@
-//! The containers: where each stands in its life, what it is made of, which processes are its.
-//! State alone; its changes come from `create`, `execute`, `exits` and `delete`.
+//! The containers: the state of each in its life, what it is made of, and its processes. This
+//! module only holds state; `create`, `execute`, `exits` and `delete` change it.
 //!
 //! ```text
 //! Creating ─→ Created ─→ Starting ─→ Running ─→ Exited ─→ Deleting ─→ forgotten
@@ -18,7 +18,7 @@ use crate::bundle::{Made, Outline};
 use crate::error::Failure;
 use crate::prot::{ContainerNotification, HResult, NotificationType};
 
-/// Where a container stands. The order is the order of life.
+/// The state of a container, in the order in which a container passes through them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ContainerState {
     /// The engine is making it.
@@ -28,7 +28,7 @@ pub enum ContainerState {
     /// ExecuteProcess is under way.
     Starting,
     Running,
-    /// Its init was reaped; output may still be on its way.
+    /// Its init was reaped; its output may not have reached the host yet.
     Exited,
     /// DeleteContainerState is under way.
     Deleting,
@@ -56,11 +56,11 @@ pub struct Container {
     /// `ActivityId` of its Create request, for the notification.
     activity: String,
     bundle: PathBuf,
-    /// Removed at DeleteContainerState; empty: nothing is.
+    /// The directory that DeleteContainerState removes; an empty path means none.
     scratch: PathBuf,
-    /// Of the spec it runs by; none until that is known.
+    /// A summary of its spec, once that is known.
     outline: Option<Outline>,
-    /// What its Create made for the whole pod, until it has succeeded.
+    /// What its Create has made for the whole pod, kept until the Create has succeeded.
     shared: Made,
     /// With its own pid namespace the kernel ends all its processes when init ends.
     owns_pid_namespace: bool,
@@ -70,7 +70,7 @@ pub struct Container {
     execs: BTreeMap<u32, ProcessKey>,
     /// What the notification will say of the exit.
     exit_type: NotificationType,
-    /// Whether its program was to run; else nobody waits for it.
+    /// Whether its start was asked for. Otherwise nobody waits for its exit.
     started: bool,
     notified: bool,
     /// Its storage, when it is one of the retired protocol.
@@ -139,12 +139,12 @@ impl Container {
         self.owns_pid_namespace = owns_pid_namespace;
     }
 
-    /// What a failed Create has to take back.
+    /// What a failed Create has to undo.
     pub fn take_shared(&mut self) -> Made {
         std::mem::take(&mut self.shared)
     }
 
-    /// Its init waits. The streams are for the relay.
+    /// Its init waits to be started. `streams` are for the relay.
     pub fn created(&mut self, streams: InitStreams) {
         self.state = ContainerState::Created;
         self.shared = Made::default();
@@ -171,7 +171,7 @@ impl Container {
         self.streams.take()
     }
 
-    /// Whether its program is to run, so that somebody will wait for it.
+    /// Notes whether its start was asked for, so that somebody will wait for its exit.
     pub fn set_started(&mut self, started: bool) {
         self.started = started;
     }
@@ -205,23 +205,24 @@ impl Container {
         self.delete = waiting;
     }
 
-    /// The DeleteContainerState that its end goes on with.
+    /// The DeleteContainerState that goes on now that init has ended.
     pub fn take_delete(&mut self) -> Option<WaitingDelete> {
         self.delete.take()
     }
 
-    /// The deletion has failed: the container is what it was before, an init that waits or none.
+    /// The deletion has failed. The container goes back to the state it had: its init waits, or has
+    /// ended.
     pub fn delete_failed(&mut self, state: ContainerState) {
         self.state = state;
     }
 
-    /// Adds a further process; the one that had its pid before.
+    /// Adds an exec. Returns the one that had its pid before.
     #[must_use]
     pub fn add_exec(&mut self, pid: u32, key: ProcessKey) -> Option<ProcessKey> {
         self.execs.insert(pid, key)
     }
 
-    /// Forgets a further process, unless a newer one has its pid by now.
+    /// Forgets an exec, unless a newer one has its pid by now.
     pub fn forget_exec(&mut self, pid: u32, key: ProcessKey) {
         if self.execs.get(&pid) == Some(&key) {
             self.execs.remove(&pid);
@@ -233,7 +234,7 @@ impl Container {
         self.init.iter().chain(self.execs.values()).copied()
     }
 
-    /// What its exit will have come of; what was noted before.
+    /// Notes what will have caused the exit. Returns what was noted before.
     pub fn note_exit_type(&mut self, exit_type: NotificationType) -> NotificationType {
         std::mem::replace(&mut self.exit_type, exit_type)
     }
@@ -267,19 +268,19 @@ impl Container {
     }
 }
 
-/// All containers by their id. Holds: no two have bundles in one another.
+/// All containers by their id. No bundle lies inside the bundle of another container.
 #[derive(Default)]
 pub struct Containers(BTreeMap<String, Container>);
 
 impl Containers {
     /// # Errors
-    /// The id is taken, or the bundle is, holds or lies in that of another: it is removed with
-    /// its container.
+    /// The id is in use; or the bundle overlaps with that of another container, which removes it
+    /// when it is deleted.
     pub fn add(&mut self, id: &str, container: Container) -> Result<(), Failure> {
         self.check_free(id)?;
         let bundle = &container.bundle;
         let overlaps = |other: &Path| bundle.starts_with(other) || other.starts_with(bundle);
-        // One without a bundle, so far, shares none.
+        // A container whose bundle is not known yet shares none.
         let mut others = self.0.iter().filter(|_| !bundle.as_os_str().is_empty());
         if let Some((other, _)) = others.find(|(_, other)| overlaps(&other.bundle)) {
             let text =
@@ -300,7 +301,7 @@ impl Containers {
         Ok(())
     }
 
-    /// A container that requests can be made of; one still being created is in the wrong state
+    /// A container that requests can act on. One that is still being created is in the wrong state
     /// (P-056, P-058).
     pub fn find(&mut self, id: &str) -> Result<&mut Container, Failure> {
         match self.0.get_mut(id) {
@@ -351,14 +352,14 @@ impl Containers {
         })
     }
 
-    /// The container whose start began, unless it ended, or was replaced, under way.
+    /// The container whose start is under way, unless it has ended or was replaced since.
     pub fn starting(&mut self, id: &str, init: Option<ProcessKey>) -> Option<&mut Container> {
         let same = |c: &&mut Container| c.state == ContainerState::Starting && c.init == init;
         self.0.get_mut(id).filter(same)
     }
 
-    /// The mount sources of all containers but this one; none while that is not known, because
-    /// one of them is being created.
+    /// The mount sources of all containers except this one. `None` while they are not known,
+    /// because one of them is being created.
     pub fn sources_of_others(&self, id: &str) -> Option<Vec<PathBuf>> {
         let mut sources = Vec::new();
         for (_, container) in self.0.iter().filter(|(other, _)| *other != id) {

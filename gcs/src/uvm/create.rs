@@ -18,7 +18,7 @@ use crate::prot::{HResult, MessageBase, SchemaVersion, VmHostedContainerSettings
 use crate::stdio::Relay;
 use crate::storage::{self, Roots};
 
-/// Over the time that assigned devices may take to appear.
+/// Longer than assigned devices may take to appear.
 const PREPARE_LIMIT: Duration = Duration::from_secs(90);
 const CLEAN_UP_LIMIT: Duration = Duration::from_secs(60);
 
@@ -48,7 +48,7 @@ impl Uvm {
         );
     }
 
-    /// The files are there: takes the network namespace, which a workload has from its sandbox.
+    /// The files are written. Takes the network namespace; a workload uses that of its sandbox.
     fn prepared(
         &mut self,
         ticket: Ticket,
@@ -112,7 +112,7 @@ impl Uvm {
         Ok((bundle, oci.0))
     }
 
-    /// What the spec is rewritten against, of all that is known here.
+    /// What the rewriting of the spec needs to know.
     fn context(&self, oci: &Value, namespace: Option<&str>) -> Context {
         let mut context = Context {
             adapters: match namespace {
@@ -146,7 +146,8 @@ impl Uvm {
         };
         container.created(init.streams);
         self.outbox.answer(ticket, Ok(Reply::Created));
-        // After the reply: an init that is gone already is reported next.
+        // This comes after the reply, because the exit of an init that has already ended is
+        // reported next.
         let role = Role::Init(id.to_owned());
         let key = self.adopt(role, init.pid, Relay::default(), None);
         if let Some(container) = self.containers.get_mut(id) {
@@ -181,7 +182,7 @@ impl Uvm {
                 files.and(engine)
             },
             move |uvm, cleaned: Result<(), Failure>| {
-                // Nobody asks again: what is left is unmounted by its path alone.
+                // The host will not ask again, so what is left is unmounted by its path alone.
                 uvm.end_removal(&inside, true);
                 if let Err(left) = cleaned {
                     log::error!("{left}");

@@ -14,7 +14,7 @@ use crate::prot::{HResult, MessageBase};
 use crate::storage::{self, Roots};
 
 const DELETE_LIMIT: Duration = Duration::from_secs(120);
-/// How long a killed init may take to end; a host has given up on the container by then.
+/// How long a killed init may take to end. The host has given up on the container by then.
 const DEATH_LIMIT: Duration = Duration::from_secs(60);
 
 impl Uvm {
@@ -27,7 +27,7 @@ impl Uvm {
         match container.state() {
             ContainerState::Exited => {
                 container.begin_delete(None);
-                // Whoever still waits hears the exit code before the notification goes out.
+                // Waiters get the exit code before the notification goes out.
                 if let Some(init) = container.init() {
                     self.publish(init);
                 }
@@ -44,8 +44,8 @@ impl Uvm {
         }
     }
 
-    /// Never started: its init is killed, and its exit goes on with the deletion. An init that
-    /// lives on, stuck in the kernel, keeps the container.
+    /// The container was never started. Its init is killed, and the deletion goes on at its exit.
+    /// When the init is stuck in the kernel and does not end, the container stays.
     fn delete_unstarted(&mut self, id: String, ticket: Ticket) {
         let text = format!(
             "deleting container {id:?}: its init was killed {DEATH_LIMIT:?} ago and has not ended"
@@ -68,7 +68,7 @@ impl Uvm {
         });
     }
 
-    /// Takes back a deletion that waits for its init to end.
+    /// Gives up a deletion that waits for init to end.
     fn deletion_failed(&mut self, id: &str, failure: Failure) {
         let Some(container) = self.containers.get_mut(id) else {
             return;
@@ -84,7 +84,7 @@ impl Uvm {
 
     /// The container's processes are gone: removes what it left, then forgets it.
     pub(super) fn delete_files(&mut self, id: String, ticket: Ticket) {
-        // Its group takes what it counted along.
+        // The counters of its cgroup go away with the cgroup.
         self.machine.look_at_memory();
         let Some(container) = self.containers.get(&id) else {
             return;
@@ -92,7 +92,7 @@ impl Uvm {
         let _about = ticket.scope.enter();
         let bundle = container.bundle().to_owned();
         let scratch = container.scratch().to_owned();
-        // Their mounts go too, if the host has left them there.
+        // Mounts that the host has left there are taken away too.
         let inside = self.begin_removal(&[&bundle, &scratch]);
         let mappings = inside.mappings.clone();
         let name = id.clone();
@@ -108,8 +108,8 @@ impl Uvm {
             },
             move |uvm, deleted: Result<(), Failure>| {
                 if let Err(failure) = deleted {
-                    // A mount in use, most likely: nothing below it is touched, and the host
-                    // can ask again.
+                    // Most likely a mount is in use. Nothing below it was touched, and the host can
+                    // ask again.
                     uvm.end_removal(&inside, false);
                     if let Some(container) = uvm.containers.get_mut(&id) {
                         container.delete_failed(ContainerState::Exited);

@@ -12,7 +12,7 @@ type Dialled = Box<dyn FnOnce(&mut Uvm, Result<Vec<OwnedFd>, DialFailure>)>;
 
 struct PendingDial {
     dial: Dial,
-    /// When the connect has failed, or the next is to be tried.
+    /// When the connect counts as failed, or the next attempt is due.
     until: Option<Instant>,
     then: Option<Dialled>,
 }

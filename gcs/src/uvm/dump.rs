@@ -1,9 +1,9 @@
-//! DumpStacks (protocol 4.11): what the service is doing, in words. A single-threaded loop has
-//! one stack and it is this one, so the state says more.
+//! DumpStacks (protocol 4.11): what the service is doing, in words. The one stack of a
+//! single-threaded loop is always the one that makes the dump, so the state says more.
 //!
-//! Holds: the text fits its frame whatever there is to tell; the log gives way first, then the
-//! ends of long lists, and each says what is missing. Nothing here waits: the kernel stack of a
-//! child is read in a task, because the kernel holds it back while the child is in an exec.
+//! The text always fits its frame: the log is shortened first, then the ends of long lists, and
+//! each names how much is missing. Nothing here waits: the kernel stack of a child is read in a
+//! task, because that read blocks while the child is in an exec.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -96,7 +96,7 @@ struct StateText {
     after: String,
 }
 
-/// With the log in what room is left.
+/// The whole text, with as much of the log as fits.
 fn finished(state: StateText, stacks: Vec<String>) -> String {
     let mut dump = state.before;
     dump += &section("kernel stacks of tasks", stacks);

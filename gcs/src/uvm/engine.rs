@@ -1,4 +1,4 @@
-//! What is asked of the container engine: each call in a process of its own, and what comes back.
+//! Calls of the container engine, each in a process of its own, and their results.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -16,12 +16,12 @@ use crate::runtime::{self, Order, Report};
 use crate::stdio::{input_pipe, output_pipe};
 
 const ENGINE_LIMIT: Duration = Duration::from_secs(120);
-/// Over the engine's own limit, which can say more.
+/// Longer than the engine's own limit, whose error says more.
 const START_LIMIT: Duration = Duration::from_secs(70);
 /// Time to deliver a signal to every process of a container.
 const SIGNAL_LIMIT: Duration = Duration::from_secs(20);
 
-/// An init that waits to be started, with our ends of its streams.
+/// An init that waits to be started, with the service's ends of its streams.
 pub struct WaitingInit {
     pub pid: Pid,
     pub streams: InitStreams,
@@ -62,8 +62,8 @@ impl Uvm {
         });
     }
 
-    /// Has the engine run a further process in the container; its pid, and the terminal if it
-    /// is to have one.
+    /// Has the engine run an exec in the container. `then` gets its pid, and its terminal if it has
+    /// one.
     pub(super) fn exec_in_engine(
         &mut self,
         id: String,
@@ -96,7 +96,7 @@ impl Uvm {
                 Report::Done { pid: Some(pid) } => Ok((Pid::from_raw(pid), fds)),
                 Report::Done { pid: None } => Err(lacks("the pid")),
                 Report::Failed(failure) => {
-                    // It may have got as far as to wait for a word from the engine.
+                    // The process may exist already and wait for the engine.
                     kill_named(&fds);
                     Err(failure)
                 }

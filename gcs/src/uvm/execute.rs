@@ -130,12 +130,12 @@ impl Uvm {
         });
     }
 
-    /// Its streams are used up, so this init cannot be started again: it ends, and the container
-    /// with it, so that it can be deleted and nothing waits for its output.
+    /// The streams are used up, so this init cannot be started again. It is ended, and the
+    /// container with it, so that the host can delete the container and nothing waits for output.
     fn start_failed(&mut self, ticket: Ticket, id: &str, key: ProcessKey, failure: Failure) {
         self.kill_child(key);
         self.outbox.answer(ticket, Err(failure));
-        // Nobody will wait for it: its notification is not kept back.
+        // Nobody will wait for its exit, so the notification does not wait for a waiter.
         if let Some(container) = self.containers.get_mut(id) {
             container.set_started(false);
             if container.has_exited() {
@@ -217,7 +217,8 @@ impl Uvm {
         let key = self.adopt(Role::Exec(id.clone()), pid, relay, None);
         let container = self.containers.get(&id);
         if container.is_none_or(|c| c.has_exited()) {
-            // It joined after the kill that the end of init brought, and may have forked since.
+            // It joined the container after the end of init had killed the rest, and may have
+            // forked since.
             self.kill_child(key);
             self.kill_leftovers(&id);
         }
@@ -320,14 +321,14 @@ fn has_exited(id: &str) -> Failure {
     ))
 }
 
-/// What a process in a container will be relayed through, while the engine makes it.
+/// The relay's ends of the streams of an exec that the engine is making.
 enum ExecStreams {
     Pipes(Relay),
     Terminal(Connections),
 }
 
 impl ExecStreams {
-    /// What it is relayed through now that it runs, on the terminal that the engine made.
+    /// The relay of the running exec; `terminal` is the one that the engine made.
     fn relay(self, terminal: Option<OwnedFd>) -> Result<Relay, Failure> {
         match (self, terminal) {
             (Self::Pipes(relay), _) => Ok(relay),

@@ -20,11 +20,11 @@ use crate::sys::process::ExitStatus;
 
 /// How often a hung-up terminal is looked at.
 const TERMINAL_LOOK: Duration = Duration::from_millis(250);
-/// How long an exit that nobody waited for yet is kept back.
+/// How long the notification of an exit waits for a first WaitForProcess.
 const WAITER_GRACE: Duration = Duration::from_secs(5);
 
 impl Uvm {
-    /// Puts a process on the books. `exit` is set when it ended before it was known.
+    /// Registers a process. `exit` is set when it ended before its pid was known.
     pub(super) fn adopt(
         &mut self,
         role: Role,
@@ -54,8 +54,8 @@ impl Uvm {
         self.publish_if_over(key);
     }
 
-    /// A terminal that all its processes closed says nothing when one opens it again: it is
-    /// looked at now and then.
+    /// There is no event when a process opens a terminal that all had closed. So the terminal is
+    /// looked at from time to time.
     fn look_at_terminal_later(&mut self, key: ProcessKey) {
         let pid = self.processes.pid(key).unwrap_or_default();
         let (at, label) = (
@@ -84,7 +84,7 @@ impl Uvm {
         }
     }
 
-    /// Makes the exit of a reaped process known, and gives up what its streams still hold.
+    /// Makes the exit of a reaped process known, and drops what its streams still hold.
     pub(super) fn publish(&mut self, key: ProcessKey) {
         let heard = self.outbox.is_connected();
         let Some(process) = self.processes.publish(key, heard) else {
@@ -110,8 +110,8 @@ impl Uvm {
         }
     }
 
-    /// Waits for a process. `limit` none: for ever; zero: to the end of this turn of the loop,
-    /// which may still bring the exit.
+    /// Waits for a process: without a `limit` for ever, with zero until the end of this turn of the
+    /// loop, which may still bring the exit.
     pub(super) fn wait_for(&mut self, key: ProcessKey, ticket: Ticket, limit: Option<Duration>) {
         if let Some((status, role)) = self.processes.collect(key) {
             self.outbox.answer(ticket, Ok(exited(status)));
@@ -147,13 +147,14 @@ impl Uvm {
         }
     }
 
-    /// Forgets a process with all its streams; its waiters hear how it ended, or that it is gone.
+    /// Forgets a process with its streams. Its waiters get the exit code, or the error that it is
+    /// gone.
     pub(super) fn discard_process(&mut self, key: ProcessKey) {
         let Some(process) = self.processes.remove(key) else {
             return;
         };
         self.children.disown(key);
-        // Of one that has ended only the rest of its output is given up.
+        // When the process has ended, only the rest of its output is lost.
         let answer = match process.exit {
             Some(status) => Ok(exited(status)),
             None => Err(Failure::new(
@@ -168,8 +169,8 @@ impl Uvm {
         note_poll_error("a stream", process.relay.abandon(&mut self.poller));
     }
 
-    /// Init was reaped: what is left of the container is killed, else its streams would never
-    /// end (protocol 6.5).
+    /// Init was reaped. The container's other processes are killed, because its streams would not
+    /// end otherwise (protocol 6.5).
     fn init_exited(&mut self, id: &str) {
         self.end_leases(id);
         if let Some(container) = self.containers.get_mut(id) {
@@ -178,8 +179,8 @@ impl Uvm {
         }
     }
 
-    /// Kills what the end of init has left running (P-213): a pid namespace of the container's
-    /// own sees to that itself.
+    /// Kills the processes that outlive init (P-213). In a pid namespace of the container's own the
+    /// kernel does that.
     pub(super) fn kill_leftovers(&mut self, id: &str) {
         let container = self.containers.get(id);
         if container.is_none_or(Container::owns_pid_namespace) {
@@ -193,8 +194,8 @@ impl Uvm {
         });
     }
 
-    /// Init's exit is known to all who waited: the notification follows. When nobody has waited
-    /// yet, the host's WaitForProcess is most likely on its way: it gets a moment, so that the
+    /// Every waiter has init's exit code, so the notification follows. When nobody has waited yet,
+    /// a WaitForProcess is probably on its way. The notification gives it some time, so that the
     /// exit code goes first (P-023).
     fn container_exited(&mut self, id: &str) {
         let Some(container) = self.containers.get_mut(id) else {
@@ -218,15 +219,15 @@ impl Uvm {
         let pid = self.processes.pid(init).unwrap_or_default();
         let label = format!("exit notification of process {pid}");
         self.at(Instant::now() + WAITER_GRACE, label, move |uvm| {
-            // It is another container of the same id that has another init.
+            // A container with the same id and another init is another container.
             if let Some(Role::Init(id)) = uvm.processes.role(init).cloned() {
                 uvm.notify_exit(&id);
             }
         });
     }
 
-    /// The notification of a container that the host thinks may have exited: when its exit is
-    /// known to all who wait for it, who are to hear it first (P-023).
+    /// Sends the notification of a container that has exited, unless somebody still waits for its
+    /// exit code, which goes first (P-023).
     pub(super) fn notify_if_known(&mut self, id: &str) {
         let init = self.containers.get(id).and_then(Container::init);
         if init.is_some_and(|key| self.processes.is_published(key)) {

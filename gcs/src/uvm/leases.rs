@@ -1,8 +1,8 @@
-//! Addresses that DHCP servers have lent to containers: prolonged while the container lives, given
-//! back and asked for again when a lease ends.
+//! The DHCP leases of containers. A lease is renewed while its container lives. When it ends, the
+//! address is given up and a new one asked for.
 //!
-//! One at a time is done about each, in a task that enters the container's network namespace. It
-//! ends with the container's init: while that is not reaped its number is nobody else's.
+//! Each lease has at most one task, which enters the network namespace of the container. A lease
+//! ends with the container's init: until init is reaped, no other process can have its pid.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use super::Uvm;
 use crate::error::Failure;
 use crate::net::lease::tenancy::{tend, Act, Tenancy};
 
-/// Over what the conversations of one try may take.
+/// Longer than the exchanges of one attempt may take.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Names a lease for its lifetime; never repeats.
@@ -25,15 +25,15 @@ struct KeptLease {
     /// The container's init, in whose network namespace the adapter is.
     init: i32,
     tenancy: Tenancy,
-    /// When the lease was asked for, or lost.
+    /// When the lease was granted, or lost.
     since: Instant,
-    /// Tries that failed, since.
+    /// Attempts that have failed since then.
     failed: u32,
-    /// Of the next try.
+    /// The deadline of the next attempt.
     timer: Option<WorkKey>,
 }
 
-/// The lent addresses about which nothing is being done at the moment; each has a next try.
+/// The leases that no task is at work on. Each has a deadline for its next attempt.
 #[derive(Debug, Default)]
 pub struct Leases {
     kept: BTreeMap<LeaseKey, KeptLease>,
@@ -41,7 +41,7 @@ pub struct Leases {
 }
 
 impl Leases {
-    /// Takes away those of a container; their tries are to be cancelled.
+    /// Removes the leases of a container. Returns the deadlines to cancel.
     fn end(&mut self, container: &str) -> Vec<WorkKey> {
         let mut timers = Vec::new();
         self.kept.retain(|_, kept| {
@@ -93,15 +93,15 @@ impl Uvm {
         self.at(at, label, move |uvm| uvm.lease_due(key, act))
     }
 
-    /// The container's init has ended, and its adapters go back to the VM without addresses.
+    /// The container's init has ended. The kernel returns its adapters to the VM without addresses.
     pub(super) fn end_leases(&mut self, container: &str) {
         for timer in self.leases.end(container) {
             self.cancel(timer);
         }
     }
 
-    /// Time has passed that the deadlines know nothing of: what may have ended by now is
-    /// prolonged at once. If it was only the clock that was wrong, that does no harm.
+    /// Time has passed that the deadlines did not count. Every lease is renewed at once, because it
+    /// may have ended. When only the clock was wrong, that does no harm.
     pub(super) fn leases_hurry(&mut self) {
         let lent = self.leases.kept.iter_mut();
         let lent = lent.filter(|(_, kept)| kept.tenancy.lease.is_some());
@@ -135,7 +135,7 @@ impl Uvm {
             LIMIT,
             move || tend(init, &tenancy, act),
             move |uvm, tended| {
-                // It may have ended meanwhile, which then is no news.
+                // The container may have ended meanwhile, which the failure then only repeats.
                 if uvm.is_inhabited(&kept) {
                     let kept = judge(kept, asked, &doing, tended);
                     uvm.lease_wait(key, kept);
@@ -152,7 +152,7 @@ impl Uvm {
     }
 }
 
-/// What there is after a try, and a word to the log.
+/// The state after an attempt; it is logged.
 fn judge(
     kept: KeptLease,
     asked: Instant,

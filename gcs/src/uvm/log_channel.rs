@@ -1,7 +1,8 @@
 //! The log's connection to the host, dialled here when the boot could not have it and whenever it
 //! is lost. Records made meanwhile wait in the log's ring.
 //!
-//! What the host had taken but not read when it closed is gone: nothing here can know of it.
+//! Bytes that the host's socket had accepted but the host has not read are lost when it closes. The
+//! guest cannot find that out.
 
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -10,8 +11,8 @@ use super::Uvm;
 use crate::log;
 use crate::transport::DialFailure;
 
-/// Before the first dial after a loss, and after many that failed: a host that takes no log is
-/// nothing unusual.
+/// The pause before the first dial after a loss, and the longest pause after failed dials. A host
+/// that takes no log is not unusual.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 #[derive(Debug, Default)]
@@ -19,7 +20,7 @@ pub struct LogChannel {
     /// None: the log does not go to a port of the host.
     port: Option<u32>,
     is_dialled: bool,
-    /// Dials that failed since it was last there.
+    /// Dials that have failed since the last connection.
     failed: u32,
 }
 
@@ -54,7 +55,7 @@ impl LogChannel {
 }
 
 impl Uvm {
-    /// Sees to it that the log is connected or will be; to be asked in each turn of the loop.
+    /// Makes sure that the log is connected or a dial is due. The loop calls it in each turn.
     pub fn tend_log(&mut self) {
         let channel = &mut self.log_channel;
         let Some(port) = channel.port else { return };

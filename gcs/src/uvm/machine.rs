@@ -1,4 +1,4 @@
-//! The machine itself among the deadlines and tasks: its clock and its memory.
+//! The clock and the memory of the machine: their deadlines and tasks.
 
 use std::time::Instant;
 
@@ -7,7 +7,7 @@ use super::Uvm;
 use crate::clock::{source, Clock};
 use crate::memory::{self, Watch};
 
-/// What is looked after here: none of it unless the flags ask for it.
+/// The clock and the memory, each only if the flags ask for it.
 #[derive(Default)]
 pub struct Machine {
     clock: Option<Clock>,
@@ -17,7 +17,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Looks at the memory now: a group that is about to go takes its counters along.
+    /// Looks at the memory now, because the counters of a cgroup go away with it.
     pub fn look_at_memory(&mut self) {
         if let Some(memory) = &mut self.memory {
             memory.look();
@@ -37,7 +37,7 @@ impl Uvm {
         self.clock_wait();
     }
 
-    /// Sets the deadline that the clock asks for, and has others know of a leap.
+    /// Sets the deadline that the clock asks for. A leap of the clock is passed on to the leases.
     fn clock_wait(&mut self) {
         let Some(clock) = &mut self.machine.clock else {
             return;
@@ -74,7 +74,8 @@ impl Uvm {
         self.clock_wait();
     }
 
-    /// The host was away, and this machine maybe with it: the clock is looked at now.
+    /// The host was away, and this machine may have been paused with it. So the clock is looked at
+    /// now.
     pub(super) fn clock_hurry(&mut self) {
         if let Some(clock) = &mut self.machine.clock {
             clock.hurry(Instant::now());
@@ -82,7 +83,7 @@ impl Uvm {
         }
     }
 
-    /// Tells of memory that runs out from now on.
+    /// Logs from now on when memory runs out.
     pub fn watch_memory(&mut self, memory: Watch) {
         self.machine.memory = Some(memory);
         self.memory_due();

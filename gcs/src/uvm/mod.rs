@@ -1,8 +1,8 @@
 //! The state of the utility VM and the one place that changes it.
 //!
 //! Events come in (a request, a readable descriptor, a deadline, an ended child), state changes,
-//! replies go to the outbox. Nothing here waits: what takes time is a task, a dial or a started
-//! program, each with a deadline and with the code that goes on when it is through.
+//! replies go to the outbox. Nothing here waits. What takes time is work in the table of `pending`,
+//! which has a deadline and the code that goes on after it.
 
 mod arrivals;
 mod children;
@@ -75,28 +75,29 @@ pub enum Readiness {
 pub enum End {
     /// The host asked the utility VM to power off (protocol section 6.9).
     PowerOff,
-    /// The bridge is gone and cannot be dialled again: it was given (`-use-inouterr`).
+    /// The bridge is lost and cannot be dialled again, because it was stdin and stdout
+    /// (`-use-inouterr`).
     BridgeLost,
-    /// So it was given, and the host sent a header that cannot be one (P-008, P-009).
+    /// The host sent a header that cannot be one (P-008, P-009), on such a bridge.
     BadFraming,
 }
 
-/// What the flags say of how the host is served.
+/// The flags that decide how the host is served.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    /// What is done with requests until the host sets a security policy.
+    /// Whether requests are permitted before the host sets a security policy.
     pub stance: Stance,
-    /// A first Create is refused, as the retired protocol is (`-v4`).
+    /// The retired protocol is off, so a first Create is refused (`-v4`).
     pub v4_only: bool,
-    /// Port of the host that the log goes to: dialled when the log has no connection.
+    /// The port of the host that takes the log. It is dialled when the log has no connection.
     pub log_port: Option<u32>,
-    /// Programs of the utility VM may dump core: a place for it was named
-    /// (`-core-dump-location`). Those of containers may when their specs say so.
+    /// VM processes may dump core, because the host has named a place (`-core-dump-location`). For
+    /// processes of containers their spec decides.
     pub dumps_core: bool,
 }
 
-/// Everything the service knows, each part with its own owner. What needs several of them is a
-/// method here; what needs one is a method of that one.
+/// Everything the service knows. Each part has one owner; work that needs several of them is a
+/// method here, and work that needs one is a method of that one.
 pub struct Uvm {
     pub poller: Poller<Readiness>,
     pub outbox: Outbox,
@@ -119,7 +120,7 @@ pub struct Uvm {
 
 impl Uvm {
     /// # Errors
-    /// The kernel refuses the loop's descriptors.
+    /// The kernel refuses to make the loop's descriptors.
     pub fn new(dialer: Dialer, settings: Settings) -> io::Result<Self> {
         let policy = Policy::new(settings.stance);
         crate::log::mute(policy.permit(policy::Act::LogOutput).is_err());
@@ -181,8 +182,8 @@ impl Uvm {
     }
 }
 
-/// Registrations fail only when the kernel is out of memory; the stream or task is then silent
-/// and its deadline ends it, which a log line should explain.
+/// A registration fails only when the kernel is out of memory. The stream or task then gets no
+/// events until its deadline ends it, and this line in the log explains why.
 fn note_poll_error(what: &str, result: io::Result<()>) {
     if let Err(error) = result {
         log::error!("watching {what}: {error}");

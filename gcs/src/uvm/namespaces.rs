@@ -1,5 +1,6 @@
-//! The network namespaces of the host's network service and their adapters (protocol 7.8): who
-//! is known, who is bound, which adapter stands where. State alone; `network` acts on it.
+//! The network namespaces of the host's network service (protocol 7.8): which are known, which
+//! container each is bound to, and where each adapter is. This module only holds state; `network`
+//! acts on it.
 //!
 //! ```text
 //! Network Add    → begin_add (Resolving) → resolved (Waiting, in the VM's own namespace)
@@ -7,8 +8,8 @@
 //! Network Remove → remove                   container deleted → unbind (all Waiting again)
 //! ```
 //!
-//! Holds: an adapter is moved at most once per binding (P-265); a namespace has one container at
-//! a time and can have another later (P-279); the empty id never is a namespace.
+//! An adapter is moved at most once per binding (P-265). A namespace has one container at a time
+//! and can have another later (P-279). The empty id never names a namespace.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +18,8 @@ use crate::error::Failure;
 use crate::net::{Adapter, Assignment, Leased};
 use crate::prot::HResult;
 
-/// The policy routing table of the first adapter that needs one; the next has the next.
+/// The policy routing table of the first adapter that needs one. The next adapter gets the next
+/// table.
 const FIRST_TABLE: u32 = 101;
 
 /// Where an adapter is.
@@ -25,9 +27,9 @@ const FIRST_TABLE: u32 = 101;
 enum Place {
     /// Its interface is being looked for.
     Resolving,
-    /// In the VM's own namespace.
+    /// It is in the VM's own namespace.
     Waiting,
-    /// On its way into the container's.
+    /// It is being moved into the container's namespace.
     Moving,
     Assigned,
 }
@@ -53,7 +55,7 @@ impl Namespace {
         self.nics.iter_mut().find(|nic| nic.adapter.id == adapter)
     }
 
-    /// Takes the adapters that `wanted` picks of those that wait.
+    /// Takes the waiting adapters that `wanted` picks.
     fn assign(&mut self, wanted: impl Fn(&Adapter) -> bool) -> Vec<Assignment> {
         let mut assignments = Vec::new();
         for (place, nic) in self.nics.iter_mut().enumerate() {
@@ -85,15 +87,16 @@ impl Namespaces {
         self.0.contains_key(&id.to_lowercase())
     }
 
-    /// What the adapters say about DNS, in the order they were added; none for an unknown id.
+    /// The DNS settings of the adapters, in the order in which they were added. Empty for an
+    /// unknown id.
     pub fn adapters(&self, id: &str) -> Vec<bundle::Adapter> {
         let nics = self.0.get(&id.to_lowercase()).map(|ns| &ns.nics);
         let nics = nics.into_iter().flatten();
         nics.map(|nic| nic.adapter.dns.clone()).collect()
     }
 
-    /// Makes `container` the namespace's only one. A container without a namespace (`None` or
-    /// an empty id) has nothing to bind; an id that nobody added an adapter to becomes known.
+    /// Binds the namespace to `container`. A container without a namespace (`None` or an empty id)
+    /// binds nothing. An id without adapters becomes known.
     ///
     /// # Errors
     /// The namespace has a container already.
@@ -112,8 +115,8 @@ impl Namespaces {
         Ok(())
     }
 
-    /// The container is gone: its namespace can have another. The kernel gives its adapters
-    /// back. A container without a namespace is fine.
+    /// The container is gone, and its namespace can have another one. The kernel returns the
+    /// adapters. A container without a namespace is no error.
     pub fn unbind(&mut self, container: &str) {
         for namespace in self.0.values_mut() {
             if namespace.container.as_deref() == Some(container) {
@@ -130,7 +133,7 @@ impl Namespaces {
         self.forget_empty(|_| true);
     }
 
-    /// Notes an adapter, at the end of its namespace, whose interface is looked for next.
+    /// Adds an adapter at the end of its namespace. Its interface is looked for next.
     ///
     /// # Errors
     /// The namespace has an adapter of this id (P-266), or its own id is empty.
@@ -156,7 +159,7 @@ impl Namespaces {
         Ok(())
     }
 
-    /// The adapter's interface is there: it waits for the Create of the container.
+    /// The interface was found. The adapter now waits for the Create of the container.
     pub fn resolved(&mut self, id: &str, adapter: &str) {
         if let Some(nic) = self.nic(id, adapter) {
             if nic.place == Place::Resolving {
@@ -173,9 +176,9 @@ impl Namespaces {
         }
     }
 
-    /// Forgets an adapter (P-272): by namespace and id, else by id wherever it is, because hosts
-    /// name other namespaces than the one they added to. Unknown is fine. A namespace that has
-    /// neither adapters nor a container then is forgotten with it.
+    /// Forgets an adapter (P-272), found by namespace and id, or else by its id alone, because
+    /// hosts name other namespaces than in the Add. An unknown adapter is no error. A namespace
+    /// that is left without adapters and container is forgotten too.
     pub fn remove(&mut self, id: &str, adapter: &str) {
         let (id, adapter) = (id.to_lowercase(), adapter.to_lowercase());
         let there = self.nic(&id, &adapter).is_some();
@@ -193,14 +196,14 @@ impl Namespaces {
         Some((namespace.container.as_deref()?, namespace.init))
     }
 
-    /// The init that adapters were moved to, of a container.
+    /// The init of the container, if adapters were moved to it.
     pub fn init_of(&self, container: &str) -> Option<i32> {
         let bound = |ns: &&Namespace| ns.container.as_deref() == Some(container);
         self.0.values().find(bound)?.init
     }
 
-    /// The init of `container` is there: takes the adapters that wait in its namespace, in
-    /// order, for [`assigned`](Self::assigned).
+    /// The init of `container` exists. Takes the adapters that wait in its namespace, in order;
+    /// [`assigned`](Self::assigned) follows for each.
     pub fn assign(&mut self, container: &str, init: i32) -> Vec<Assignment> {
         let bound = |ns: &&mut Namespace| ns.container.as_deref() == Some(container);
         match self.0.values_mut().find(bound) {
@@ -228,8 +231,8 @@ impl Namespaces {
         }
     }
 
-    /// What DHCP servers said about names, for adapters whose settings say nothing. Gives what
-    /// all adapters of the namespace say now, if that is something new.
+    /// Notes the DNS settings from DHCP servers, for adapters whose own settings have none. Returns
+    /// the settings of all adapters of the namespace if they have changed.
     pub fn learn(&mut self, container: &str, leased: Vec<Leased>) -> Option<Vec<bundle::Adapter>> {
         let bound = |ns: &&mut Namespace| ns.container.as_deref() == Some(container);
         let namespace = self.0.values_mut().find(bound)?;
@@ -276,7 +279,7 @@ impl Namespaces {
     }
 }
 
-/// What Create answers for a namespace nobody knows (P-106).
+/// The answer of Create for an unknown namespace (P-106).
 pub fn unknown(id: Option<&str>) -> Failure {
     let text = match id {
         Some(id) => format!("network namespace {id:?} is not known: no adapter was added to it"),

@@ -27,7 +27,7 @@ use crate::sys::process::ExitStatus;
 use crate::task;
 use crate::uevent::{Matcher, Next, Socket};
 
-/// Device events handled in one turn: the loop has other things to do as well.
+/// Device events handled in one turn, so that the loop gets to its other work.
 const EVENTS_AT_ONCE: usize = 64;
 
 /// Names work for its lifetime; never repeats.
@@ -328,7 +328,7 @@ impl Uvm {
         }
     }
 
-    /// Goes on at that time, on behalf of no request. `label` says with what.
+    /// Calls `then` at that time, on behalf of no request. `label` names it.
     pub(super) fn at(
         &mut self,
         at: Instant,
@@ -338,7 +338,7 @@ impl Uvm {
         self.begin_for(Scope::default(), Deadline::new(at, label.into(), then))
     }
 
-    /// Goes on after so long, for the request that is current now.
+    /// Calls `then` after `limit`, for the request that is current now.
     pub(super) fn after(
         &mut self,
         limit: Duration,

@@ -1,5 +1,5 @@
-//! The security policy of the VM (protocol 7.11, 9.1): what of the host's requests is carried
-//! out. This guest has the two enforcers that need no policy language: an open and a closed door.
+//! The security policy of the VM (protocol 7.11, 9.1): which requests of the host are carried out.
+//! This guest has the two enforcers that need no policy language, the open door and the closed one.
 //!
 //! The door stands as `-initial-policy-stance` says until the one SecurityPolicy request of the
 //! host opens it. A policy that this guest could not enforce is refused, never taken for another.
@@ -43,7 +43,7 @@ impl Act {
                 match (process.create_in_utility_vm, &process.oci_process) {
                     (true, _) => Self::ExecInVm,
                     (false, Some(_)) => Self::ExecInContainer,
-                    // The first process is what Create decided on.
+                    // The policy has decided on the first process at its Create.
                     (false, None) => return None,
                 }
             }
@@ -84,7 +84,7 @@ impl Act {
         match request {
             RequestType::Add => Some(add),
             RequestType::Remove => Some(remove),
-            // No resource that a policy looks at has these: they fail by themselves.
+            // No resource that a policy looks at has these request types, so they fail anyway.
             RequestType::Update | RequestType::PreAdd | RequestType::Other(_) => None,
         }
     }
@@ -96,7 +96,7 @@ enum Door {
     Closed,
 }
 
-/// The VM's policy and what the host gave with it.
+/// The VM's policy, and what the host sent with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     door: Door,

@@ -1,5 +1,5 @@
-//! The processes that the host knows: what they are, who waits for them, what they still have to
-//! say, how they ended. State alone; `exits` acts on it.
+//! The processes that the host knows: what they are, who waits for them, their streams, and how
+//! they ended. This module only holds state; `exits` acts on it.
 
 use std::collections::BTreeMap;
 
@@ -30,11 +30,11 @@ impl ProcessKey {
 /// What a process is to the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Role {
-    /// Of the utility VM itself.
+    /// A process of the utility VM itself.
     External,
     /// The first process of a container.
     Init(String),
-    /// A further process of a container.
+    /// A further process of a container, an exec.
     Exec(String),
 }
 
@@ -46,7 +46,7 @@ pub struct Waiter {
     pub timer: Option<WorkKey>,
 }
 
-/// What a process leaves when its exit is published or it is forgotten.
+/// What is left of a process when its exit is published or it is forgotten.
 pub struct Remains {
     pub pid: u32,
     pub role: Role,
@@ -60,15 +60,15 @@ struct Process {
     role: Role,
     pid: u32,
     relay: Relay,
-    /// Whether it has a terminal; known also after the relay is gone.
+    /// Whether it has a terminal. This is also known after the relay is gone.
     has_terminal: bool,
     exit: Option<ExitStatus>,
-    /// Whether the exit was made known: reaped and drained.
+    /// Whether the exit was made known, which follows when it is reaped and drained.
     published: bool,
     waiters: Vec<Waiter>,
     /// Whether a waiter got the exit code.
     collected: bool,
-    /// The request that made it, for records about its streams.
+    /// The request that has made it, for log records about its streams.
     scope: Scope,
 }
 
@@ -99,9 +99,8 @@ impl Process {
     }
 }
 
-/// The processes that the host knows. Holds: an exit is published once, and not before the
-/// process was reaped; whoever waits is answered once; a pid names the newest process that had
-/// it.
+/// The processes that the host knows. An exit is published once, and only after the process was
+/// reaped. Each waiter is answered once. A pid names the newest process that has had it.
 #[derive(Default)]
 pub struct Processes {
     records: BTreeMap<ProcessKey, Process>,
@@ -147,7 +146,7 @@ impl Processes {
         self.records.get(&key).map(|process| &process.role)
     }
 
-    /// The pid, as long as the process was not reaped: nobody else can have it.
+    /// The pid while the process is not reaped. Until then no other process can have it.
     pub fn living(&self, key: ProcessKey) -> Option<u32> {
         let process = self.records.get(&key)?;
         process.exit.is_none().then_some(process.pid)
@@ -175,7 +174,7 @@ impl Processes {
         })
     }
 
-    /// Makes it the process of the utility VM that its pid names; the one before (P-216).
+    /// Makes it the VM process that its pid names. Returns the one before (P-216).
     #[must_use]
     pub fn set_external(&mut self, key: ProcessKey) -> Option<ProcessKey> {
         let pid = self.pid(key)?;
@@ -230,7 +229,7 @@ impl Processes {
         true
     }
 
-    /// It was reaped: its output runs dry.
+    /// It was reaped, so its output comes to an end.
     pub fn exited(&mut self, key: ProcessKey, status: ExitStatus, poller: &mut Poller<Readiness>) {
         if let Some(process) = self.records.get_mut(&key) {
             process.exit = Some(status);
@@ -239,14 +238,14 @@ impl Processes {
         }
     }
 
-    /// Whether it was reaped and drained, and nobody was told yet.
+    /// Whether it was reaped and drained, and its exit is not published yet.
     pub fn is_to_be_published(&self, key: ProcessKey) -> bool {
         let over = |p: &Process| p.exit.is_some() && !p.published && p.relay.is_done();
         self.records.get(&key).is_some_and(over)
     }
 
-    /// Notes that the exit of a reaped process is made known now: to whom. None: it was not
-    /// reaped, or is known already. `heard`: there is a bridge to tell it by.
+    /// Notes that the exit of a reaped process is published now, and returns the waiters. `None`:
+    /// the process is not reaped, or its exit is published already. `heard`: a bridge is connected.
     pub fn publish(&mut self, key: ProcessKey, heard: bool) -> Option<Remains> {
         let process = self.records.get_mut(&key)?;
         if process.exit.is_none() || process.published {
@@ -263,7 +262,7 @@ impl Processes {
         self.records.remove(&key).map(|mut p| p.remains())
     }
 
-    /// The status of a published exit, which is collected by that.
+    /// The status of a published exit. The exit then counts as collected.
     pub fn collect(&mut self, key: ProcessKey) -> Option<(ExitStatus, Role)> {
         let process = self.records.get_mut(&key).filter(|p| p.published)?;
         let status = process.exit?;
@@ -277,7 +276,7 @@ impl Processes {
         self.next_waiter
     }
 
-    /// Has a request wait for the exit. `timer` takes it back by this number.
+    /// Adds a request that waits for the exit. Its `timer` removes it by this number.
     pub fn wait(&mut self, key: ProcessKey, number: u64, ticket: Ticket, timer: Option<WorkKey>) {
         if let Some(process) = self.records.get_mut(&key) {
             process.waiters.push(Waiter {
@@ -288,15 +287,15 @@ impl Processes {
         }
     }
 
-    /// Takes a waiter back, with the pid that it waits for.
+    /// Removes a waiter. Returns it with the pid that it waits for.
     pub fn take_waiter(&mut self, key: ProcessKey, number: u64) -> Option<(Ticket, u32)> {
         let process = self.records.get_mut(&key)?;
         let at = process.waiters.iter().position(|w| w.number == number)?;
         Some((process.waiters.remove(at).ticket, process.pid))
     }
 
-    /// Forgets a process whose exit was collected, except a container's init, whose record lives
-    /// as long as the container. Gives the exec that is forgotten.
+    /// Forgets a process whose exit was collected, except a container's init, whose record lives as
+    /// long as the container. Returns the exec that was forgotten.
     pub fn drop_collected(&mut self, key: ProcessKey) -> Option<(String, u32)> {
         let over = |p: &&Process| p.published && p.collected;
         let process = self.records.get(&key).filter(over)?;

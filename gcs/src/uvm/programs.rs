@@ -1,5 +1,5 @@
-//! Programs of the utility VM between fork and exec: the exec may take its time (a program on
-//! a slow share), so its outcome arrives as an event.
+//! VM processes between fork and exec. The exec of a program on a slow share may take long, so its
+//! outcome arrives as an event.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -28,7 +28,7 @@ pub struct Started {
 
 struct StartingProgram {
     pid: Pid,
-    /// Tells why the exec failed; its end, that it did not.
+    /// Carries the reason when the exec fails. When it closes without one, the exec has succeeded.
     status: OwnedFd,
     label: String,
     name: String,
@@ -122,12 +122,12 @@ impl Work for StartingProgram {
                         pid: self.pid,
                         exit: self.exit,
                     }),
-                    // The child ends by itself; its exit then belongs to nobody.
+                    // The child ends by itself, and nobody waits for its exit.
                     Some(failure) => Err(explain(self, failure)),
                 })
             }
-            // The exec hangs (a program on a share whose host is gone): the child is killed and
-            // the request answered.
+            // The exec hangs, for example because the host of the share is gone. The child is
+            // killed and the request answered.
             Wake::Due => {
                 if self.exit.is_none() {
                     process::kill(self.pid, SIGKILL).ok();

@@ -14,7 +14,7 @@ use crate::runtime;
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// What the task reads, as far as it was asked for.
+/// What the task reads of that which the host has asked for.
 #[derive(Serialize, Deserialize)]
 struct ReadProperties {
     pids: Option<Vec<i32>>,
@@ -71,8 +71,8 @@ impl Uvm {
         );
     }
 
-    /// The processes started here for the container that were not reaped yet: the kernel takes
-    /// a zombie off its control group.
+    /// The processes of the container that were started here and are not reaped yet. They are added
+    /// because the kernel takes a zombie off its cgroup.
     fn own_pids(&self, id: &str) -> Vec<u32> {
         let container = self.containers.get(id);
         let known = container

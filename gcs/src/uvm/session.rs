@@ -1,6 +1,6 @@
-//! The session with the host: begun by NegotiateProtocol, over with its connection. When the
-//! bridge is lost it is dialled again until it is there (protocol 12.1): containers, processes
-//! and requests that run go on meanwhile, and a host that is done with this machine ends it.
+//! The session with the host. NegotiateProtocol begins it, and it ends with its connection. A lost
+//! bridge is dialled until it is connected again (protocol 12.1). Containers, processes and
+//! requests go on meanwhile. A host that does not need this machine any more ends it.
 
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -22,15 +22,15 @@ pub enum Protocol {
     Unnegotiated,
     /// Everything else.
     V4,
-    /// What the retired protocol had; begun by a first Create (section 8).
+    /// The messages of the retired protocol, which a first Create begins (section 8).
     V3,
 }
 
-/// Where the session stands, and the bridge of the next one when this one's was lost.
+/// The state of the session. When its bridge is lost, the bridge of the next session.
 #[derive(Debug)]
 pub struct Session {
     protocol: Protocol,
-    /// A first Create begins no session of the retired protocol (`-v4`).
+    /// A first Create does not begin a session of the retired protocol (`-v4`).
     v4_only: bool,
     /// Dials that failed since the bridge was lost.
     failed: u32,
@@ -50,13 +50,14 @@ impl Session {
         }
     }
 
-    /// Notes a frame of so many bytes.
+    /// Counts a frame of this many bytes.
     pub fn received(&mut self, bytes: usize) {
         self.received.0 += 1;
         self.received.1 += bytes as u64;
     }
 
-    /// Whether a frame is one of the retired protocol: in its session, and a first Create.
+    /// Whether a frame belongs to the retired protocol: it is in such a session, or is a first
+    /// Create.
     pub fn is_v1(&self, message: MessageId) -> bool {
         match self.protocol {
             Protocol::V3 => true,
@@ -69,8 +70,8 @@ impl Session {
         self.protocol == Protocol::Unnegotiated
     }
 
-    /// Whether a process stays known by its pid when its exit was collected, until the pid is
-    /// used again: so it is in the retired protocol (8.5).
+    /// Whether a process stays known by its pid after its exit was collected, until the pid is used
+    /// again. The retired protocol does that (8.5).
     pub fn keeps_collected(&self) -> bool {
         self.protocol == Protocol::V3
     }
@@ -110,14 +111,14 @@ impl Session {
 }
 
 impl Uvm {
-    /// The bridge is gone. The next one comes by [`Self::take_bridge`].
+    /// The bridge is lost. [`Self::take_bridge`] returns the next one.
     pub fn bridge_lost(&mut self) {
         self.session.lost();
         self.outbox.disconnect();
         self.redial_later();
     }
 
-    /// The bridge that was dialled anew, once.
+    /// The new bridge, once, after it was dialled.
     pub fn take_bridge(&mut self) -> Option<OwnedFd> {
         let bridge = self.session.connected.take()?;
         log::info!(

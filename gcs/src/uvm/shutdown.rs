@@ -32,7 +32,8 @@ impl Uvm {
             // The host may be waiting for it (protocol 6.10).
             return self.notify_if_known(id);
         }
-        // Noted first: the container may be gone before the signal task has reported.
+        // The type of the exit is noted before, because the container may be gone before the task
+        // has reported.
         let noted = if signal == SIGKILL {
             NotificationType::ForcedExit
         } else {
@@ -88,8 +89,8 @@ impl Uvm {
     }
 }
 
-/// `kill(2)` on one process. The pid is a child of ours that was not reaped: it cannot be
-/// somebody else's.
+/// `kill(2)` on one process. The pid is that of a child that is not reaped, so no other process can
+/// have it.
 pub(super) fn send(pid: u32, signal: i32) -> Result<(), Failure> {
     let pid = Pid::from_raw(pid.cast_signed());
     crate::sys::process::kill(pid, signal).map_err(|errno| {

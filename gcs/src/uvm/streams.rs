@@ -1,5 +1,5 @@
-//! The streams of a process about to start: ports to dial, connections made, and what the
-//! process gets of them.
+//! The streams of a process that is about to start: the ports to dial, the connections, and what
+//! the process gets of them.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
@@ -49,7 +49,7 @@ impl Ports {
 }
 
 impl Connections {
-    /// The relay of an init: streams not asked for read nothing, and what they write is
+    /// The relay of an init. A stream that was not asked for gives no input, and its output is
     /// dropped.
     pub fn relay(self, streams: InitStreams) -> std::io::Result<Relay> {
         let Self([stdin, stdout, stderr]) = self;
@@ -82,8 +82,8 @@ impl Connections {
         Ok(relay)
     }
 
-    /// The connections themselves become the descriptors of the process: no relay, and the exit
-    /// is known as soon as it is reaped (protocol 6.6).
+    /// The connections themselves become the descriptors of the process. There is no relay, and the
+    /// exit is published as soon as the process is reaped (protocol 6.6).
     pub fn handed_over(self) -> std::io::Result<([OwnedFd; 3], Relay)> {
         let mut stdio = null_streams()?;
         for (slot, connection) in stdio.iter_mut().zip(self.0) {

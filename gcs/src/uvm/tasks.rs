@@ -1,5 +1,5 @@
-//! Tasks under way: each has a deadline, after which its request is answered whatever the
-//! child does, and code that goes on with the result.
+//! Running tasks. Each has a deadline, after which its request is answered whatever the child does,
+//! and code that goes on with the result.
 
 use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -28,17 +28,17 @@ type TaskDone = Box<dyn FnOnce(&mut Uvm, Result<Finished, Failure>)>;
 /// An undo that takes longer leaves the rest.
 const UNDO_LIMIT: Duration = Duration::from_secs(120);
 
-/// What a task has said of its work.
+/// What a task has reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Told {
-    /// It was killed or died; or it was through, but nobody waited any more.
+    /// It was killed or died, or it reported when nobody waited any more.
     Nothing,
     Success,
     /// It has undone what it did.
     Failure,
 }
 
-/// What a task left behind.
+/// What is left of a task after its end.
 pub struct Finished {
     bytes: Vec<u8>,
     pub fds: Vec<OwnedFd>,
@@ -49,27 +49,27 @@ struct Task {
     label: String,
     pid: Pid,
     span: Span,
-    /// None once it has passed.
+    /// `None` once it has passed.
     deadline: Option<Instant>,
-    /// None once there is no more to come.
+    /// `None` once it is at its end.
     channel: Option<OwnedFd>,
     received: Received,
     exit: Option<ExitStatus>,
-    /// None once the request was answered, perhaps because the deadline came first.
+    /// `None` once the request was answered, by the result or by the deadline.
     then: Option<TaskDone>,
-    /// What must wait until the child can do nothing more.
+    /// What must wait until the child can change nothing any more.
     over: Option<Continuation>,
-    /// Its result is known; its end is all that is missing.
+    /// Its result is known, and only its end is missing.
     told: bool,
 }
 
-/// Ends the processes whose pidfds are among `fds`: the engine names one that it is making, and
-/// has failed or was killed since. Other descriptors are left alone.
+/// Kills the processes whose pidfds are among `fds`. The engine sends the pidfd of a process that
+/// it is making, and has failed or was killed since. Other descriptors are left alone.
 pub(super) fn kill_named(fds: &[OwnedFd]) {
     for fd in fds {
         match pidfd::signal(fd, SIGKILL) {
             Ok(()) => log::info!("a process that the container engine left half-made is killed"),
-            // Gone already, or no pidfd.
+            // The process is gone already, or the descriptor is no pidfd.
             Err(Errno::ESRCH | Errno::EBADF | Errno::EINVAL) => {}
             Err(errno) => log::error!("killing a half-made process: {errno}"),
         }
@@ -110,9 +110,9 @@ impl Uvm {
         self.supervise(doing.into(), limit, started, then, None);
     }
 
-    /// The same for work that changes the machine in steps and notes them in its journal. It
-    /// undoes them itself when it fails; when it is killed or dies, another task does. `failed`
-    /// comes after `then` when there was no success, and not before all of it is over.
+    /// The same for work that changes the machine in steps and notes them in its journal. When it
+    /// fails, it undoes its steps; when it dies or is killed, another task undoes them. Without a
+    /// success, `failed` is called after `then` and after all of that.
     pub fn run_undoable<T, J, F>(
         &mut self,
         doing: impl Into<String>,
@@ -127,7 +127,7 @@ impl Uvm {
         F: FnOnce(&mut Self, Result<T, Failure>) + 'static,
     {
         let doing = doing.into();
-        // Without a journal nothing is begun.
+        // Nothing is begun without a journal.
         let journal = match Journal::new() {
             Ok(journal) => Rc::new(journal),
             Err(error) => {
@@ -178,9 +178,9 @@ impl Uvm {
         );
     }
 
-    /// Has this program, started again as `applet`, carry out `order`; `then` also gets the
-    /// descriptors that came with the report. A process that it named by a pidfd dies when it
-    /// does not come to a report.
+    /// Starts this program again as `applet` and has it carry out `order`. `then` also gets the
+    /// descriptors that came with the report. When no report comes, a process that the helper has
+    /// named by a pidfd is killed.
     pub fn run_helper<T, R, F>(
         &mut self,
         applet: &str,
@@ -281,8 +281,8 @@ impl Work for Task {
 }
 
 impl Task {
-    /// Takes what has come. Goes on with a result that is whole: what is left of the child then
-    /// is its end.
+    /// Takes what has arrived. When the result is complete, it is passed on, and only the end of
+    /// the child is awaited.
     fn read(&mut self, buffer: &mut [u8]) -> Option<Continuation> {
         let channel = self.channel.as_ref()?;
         match self.received.read(channel, buffer) {
@@ -298,23 +298,25 @@ impl Task {
             return None;
         }
         self.told = true;
-        // Its answer comes out of `then`; the child's own end is nobody's time.
+        // `then` makes the answer, and the time until the child ends is not part of the request.
         self.end_span();
         self.finish(ExitStatus::Exited(0))
     }
 
-    /// The deadline came: the child is killed and the request answered. A child that cannot die
-    /// (stuck in the kernel) stays on the table until it does.
+    /// The deadline has come. The child is killed and the request answered. A child that is stuck
+    /// in the kernel stays on the table until it dies.
     fn overdue(&mut self, buffer: &mut [u8]) -> Option<Continuation> {
         self.deadline = None;
-        // A reaped child's number may be another's; then only what it left holds the channel.
+        // Another process may have the pid of a reaped child, so only a child that is not reaped is
+        // killed. Its orphans may still hold the channel.
         if self.exit.is_none() {
             process::kill_group(self.pid).ok();
         }
-        // Nobody reads it any more, and an orphan of the child may hold it open for ever.
+        // Nobody reads the channel any more, and an orphan of the child could hold it open for
+        // ever.
         if let Some(channel) = self.channel.take() {
-            // The last chance to learn of a process made; with the channel closed, one that was
-            // not named yet fails to do so and goes no further.
+            // This is the last chance to learn of a process that the helper has made. After the
+            // channel is closed, the helper cannot name another one and stops.
             while matches!(self.received.read(&channel, buffer), Ok(Channel::Open(1..))) {}
             kill_named(&self.received.fds);
         }
@@ -326,7 +328,8 @@ impl Task {
         Some(Box::new(move |uvm| then(uvm, Err(failure))))
     }
 
-    /// It is over when it was reaped and its channel is at its end. `on` goes on in any case.
+    /// The task is over when its child is reaped and its channel is at its end. `on` is called in
+    /// any case.
     fn settle(&mut self, on: Option<Continuation>) -> Progress {
         let (None, Some(exit)) = (&self.channel, self.exit) else {
             return on.map_or(Progress::Wait, Progress::Go);
@@ -342,7 +345,7 @@ impl Task {
         }))
     }
 
-    /// Hands over what was received, as far as somebody waits for it.
+    /// Passes on what was received, if somebody waits for it.
     fn finish(&mut self, exit: ExitStatus) -> Option<Continuation> {
         let (then, over) = (self.then.take(), self.over.take());
         if then.is_none() && over.is_none() {

@@ -8,7 +8,7 @@ use crate::error::Failure;
 use crate::prot::settings::ContainerConstraints;
 use crate::uvm::Uvm;
 
-/// A lower memory limit has the kernel write pages back first.
+/// The kernel writes pages back before it lowers a memory limit.
 const LIMIT: Duration = Duration::from_secs(60);
 
 impl Uvm {

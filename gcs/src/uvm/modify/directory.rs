@@ -1,8 +1,8 @@
 //! MappedDirectory (protocol section 7.3): the loop dials, a task mounts.
 //!
-//! The kernel asks the server and waits for its answers, a child in that wait cannot be killed,
-//! and a server that is silent may stay so. So the connection stays open here as well: when a
-//! mount or an unmount takes too long it is shut down, which ends every wait with an error.
+//! The kernel waits for the server's answers, and a child in that wait cannot be killed. A silent
+//! server may stay silent. So the service keeps the connection open too. When a mount or an unmount
+//! takes too long, the service shuts the connection down, which ends every wait with an error.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -22,9 +22,9 @@ use crate::uvm::Uvm;
 
 /// How long the server may be silent while the directory is mounted or unmounted.
 const SILENCE: Duration = Duration::from_secs(20);
-/// Over that; the wait ends by itself then.
+/// Longer than that, so that the wait ends by itself.
 const LIMIT: Duration = Duration::from_secs(40);
-/// Of the socket, each way (protocol section 7.3).
+/// Bytes of the socket's buffer in each direction (protocol section 7.3).
 const BUFFER: usize = 65_536;
 
 /// The connection to the server of a directory that is mounted, or about to be.
@@ -50,13 +50,13 @@ impl Shares {
         if let Some(share) = self.0.get_mut(path) {
             share.answer = None;
             log::error!("{path:?}: no answer from its server for {SILENCE:?}: connection ended");
-            // Fails when the server has ended it, which does as well.
+            // This fails when the server has closed the connection, which has the same effect.
             shutdown(share.connection.as_raw_fd(), Shutdown::Both).ok();
         }
     }
 }
 
-/// What follows when a directory is mounted or has turned out not to be.
+/// What is called when a directory is mounted, or when that has failed.
 pub type DirectoryMounted = Box<dyn FnOnce(&mut Uvm, Result<(), Failure>)>;
 
 impl Uvm {
@@ -73,7 +73,7 @@ impl Uvm {
         }
     }
 
-    /// Dials its server and mounts it, or leaves nothing behind.
+    /// Dials the server and mounts the directory. A failure leaves nothing behind.
     pub(in crate::uvm) fn attach_directory(
         &mut self,
         directory: Directory,
@@ -148,7 +148,8 @@ impl Uvm {
         self.remove_mount(ticket, path, Source::Directory, LIMIT, then);
     }
 
-    /// Before what is at these paths is unmounted: gives each server its time.
+    /// To be called before what is at these paths is unmounted. Gives each server its time to
+    /// answer.
     pub(in crate::uvm) fn expect_answers(&mut self, at: impl Fn(&Path) -> bool) -> Vec<PathBuf> {
         let paths = self.shares.0.keys().filter(|path| at(path)).cloned();
         let paths: Vec<PathBuf> = paths.collect();
@@ -158,14 +159,14 @@ impl Uvm {
         paths
     }
 
-    /// After it.
+    /// To be called after the unmount.
     pub(in crate::uvm) fn shares_answered(&mut self, paths: &[PathBuf]) {
         for path in paths {
             self.share_answered(path);
         }
     }
 
-    /// After it, when there is no later Remove for them: their connections end.
+    /// To be called after the unmount when no Remove will follow. Ends the connections.
     pub(in crate::uvm) fn forget_shares(&mut self, paths: &[PathBuf]) {
         self.shares_answered(paths);
         for path in paths {

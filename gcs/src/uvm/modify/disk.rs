@@ -11,8 +11,8 @@ use crate::storage::{disk, scsi, Disk, Record, Roots, Source};
 use crate::uvm::arrivals::ArrivalLimits;
 use crate::uvm::Uvm;
 
-/// A format may take 240 s and can say more of what went wrong; the host gives up after five
-/// minutes.
+/// Longer than a format may take (240 s), because the error of the format says more. The host gives
+/// up after five minutes.
 const LIMIT: Duration = Duration::from_secs(270);
 
 impl Uvm {
@@ -32,13 +32,13 @@ impl Uvm {
             verified: self.layers_are_verified(),
         };
         let path = disk.mount_path.clone();
-        // The path is taken before anything is looked for: of two requests one is refused.
+        // The path is taken before anything is looked for, so that one of two requests is refused.
         if let Err(failure) = self.mounts.begin_add(&path) {
             return self.outbox.answer(ticket, Err(failure));
         }
         let expected = match disk::expected(&Roots::default(), &disk) {
             Ok(Some(expected)) => expected,
-            // Nothing is to be mounted, and so nothing to be looked for.
+            // Nothing is mounted, so nothing is looked for.
             Ok(None) => return self.disk_added(ticket, &path, Ok(None)),
             Err(failure) => return self.disk_added(ticket, &path, Err(failure)),
         };

@@ -1,5 +1,5 @@
-//! ModifySettings (protocol 4.10, 7): what the host adds to and takes from the utility VM. The
-//! table of what goes where; each resource has a file of its own.
+//! ModifySettings (protocol 4.10, 7): what the host adds to the utility VM and takes from it. This
+//! file has the table that leads to the handlers; each resource has a file of its own.
 
 mod constraints;
 mod directory;

@@ -1,5 +1,5 @@
-//! What mounts of all kinds share: the path is taken while a request is at work on it, and the
-//! record of what was mounted there is kept for the Remove.
+//! What mounts of all kinds share. A path is taken while a request works on it, and the record of
+//! what was mounted there is kept for the Remove.
 
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
@@ -33,8 +33,8 @@ impl Uvm {
         });
     }
 
-    /// Runs the Add in a task. The path is taken before anything is looked for: of two requests
-    /// one is refused.
+    /// Runs the Add in a task. The path is taken before anything is looked for, so that one of two
+    /// requests is refused.
     pub(in crate::uvm) fn mount(
         &mut self,
         path: &str,
@@ -49,7 +49,8 @@ impl Uvm {
         }
     }
 
-    /// The same at a path that was taken; it is free again when an Add that failed is undone.
+    /// The same for a path that is taken already. The path is free again when a failed Add is
+    /// undone.
     pub(super) fn mount_at(
         &mut self,
         path: String,
@@ -68,8 +69,8 @@ impl Uvm {
         self.run_undoable(doing, limit, keep, job, then, failed);
     }
 
-    /// Unmounts what is at the path, by its record and not by what the host says of it. `then`
-    /// comes before the answer and is told whether it has worked.
+    /// Unmounts what is at the path, by the record of the Add and not by the settings of the
+    /// Remove. `then` is called before the answer, with whether the unmount has succeeded.
     pub(super) fn remove_mount(
         &mut self,
         ticket: Ticket,
@@ -114,8 +115,8 @@ impl Uvm {
         );
     }
 
-    /// Before a container's directories are removed: what the host has mounted inside goes with
-    /// them. Their servers get the time that an unmount takes.
+    /// To be called before a container's directories are removed. Mounts of the host inside them
+    /// are taken away too, and the servers of shares get the time that an unmount takes.
     pub(in crate::uvm) fn begin_removal(&mut self, directories: &[&Path]) -> Inside {
         let directories = directories.iter().filter(|d| !d.as_os_str().is_empty());
         let directories: Vec<PathBuf> = directories.filter_map(|d| clean(d).ok()).collect();
@@ -127,7 +128,7 @@ impl Uvm {
         }
     }
 
-    /// After it: what has gone is forgotten, and its paths are free.
+    /// To be called after it. What was removed is forgotten, and its paths are free.
     pub(in crate::uvm) fn end_removal(&mut self, inside: &Inside, removed: bool) {
         if !removed {
             return self.shares_answered(&inside.shares);
@@ -138,8 +139,8 @@ impl Uvm {
             .forget(|path| directories.iter().any(|d| path.starts_with(d)));
     }
 
-    /// Whether read-only layers are checked against the hash trees that they carry: where a
-    /// security policy was set (protocol 7.1, step 3).
+    /// Whether read-only layers are checked against their hash trees, which is so when a security
+    /// policy was set (protocol 7.1).
     pub(super) fn layers_are_verified(&self) -> bool {
         !self.policy.encoded().is_empty()
     }

@@ -1,9 +1,9 @@
 //! ModifySettings of Network (protocol 7.8), and the part of Create that gives a container its
 //! adapters.
 //!
-//! An adapter is looked for when it is added and moved when its namespace has a container: with
-//! that container's Create, or at once when that is through (P-264, P-265). Both are tasks: only
-//! a process of its own may enter another network namespace.
+//! An adapter is looked for when it is added. It is moved when its namespace has a container, by
+//! the Create or, after the Create, at once (P-264, P-265). Both are tasks, because only a process
+//! of its own may enter another network namespace.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -28,8 +28,7 @@ use crate::uvm::Uvm;
 const SYS: &str = "/sys";
 const LOOK_LIMIT: Duration = Duration::from_secs(20);
 const FILE_LIMIT: Duration = Duration::from_secs(20);
-/// For one adapter: it may have to come back from another namespace first, and may have to ask
-/// for its addresses.
+/// For one adapter, which may have to return from another namespace first and may use DHCP.
 const ASSIGN_LIMIT: Duration = Duration::from_secs(60);
 
 impl Uvm {
@@ -80,8 +79,8 @@ impl Uvm {
         self.outbox.answer(ticket, Ok(Reply::Done));
     }
 
-    /// The adapter was found: it moves now if its namespace has a container whose init the
-    /// others were moved to. Else it waits for the Create.
+    /// The adapter was found. If its namespace has a container to whose init the others were moved,
+    /// it follows now; otherwise it waits for the Create.
     fn assign_late(&mut self, ticket: Ticket, namespace: &str, id: &str) {
         let bound = self.namespaces.bound(namespace);
         let there = bound.and_then(|(container, init)| {
@@ -104,8 +103,8 @@ impl Uvm {
         });
     }
 
-    /// Gives the init of a container that is being created the adapters of the namespace it is
-    /// bound to, then goes on (P-134); at once when it has none.
+    /// Moves the adapters of the namespace to the init of a container that is being created, and
+    /// then calls `then` (P-134). Without adapters it calls `then` at once.
     pub(in crate::uvm) fn assign_network(
         &mut self,
         container: &str,
@@ -147,8 +146,8 @@ impl Uvm {
         });
     }
 
-    /// Moves adapters to the network namespace of `init` when all of them are there: they may
-    /// have to come back from another namespace first.
+    /// Moves adapters to the network namespace of `init` when all of them are present. They may
+    /// have to return from another namespace first.
     pub(in crate::uvm) fn move_adapters(
         &mut self,
         doing: String,
@@ -174,8 +173,9 @@ impl Uvm {
         self.run_when_there(doing, limits, expected, job, then, |_| {});
     }
 
-    /// What DHCP told of name servers came after the files were written. Written in place: the
-    /// file may be mounted in containers. A container with a file of its own has none.
+    /// Rewrites `resolv.conf`, because the name servers from DHCP are known only after it was
+    /// written. It is written in place, because containers may have it mounted. A container that
+    /// brings its own file has none here.
     fn rewrite_resolv_conf(
         &mut self,
         container: &str,

@@ -17,7 +17,7 @@ const LIMITS: ArrivalLimits = ArrivalLimits {
 };
 
 impl Uvm {
-    /// Answers when the function is there: the host has assigned it just before.
+    /// Answers when the function is present; the host has just assigned it.
     pub(super) fn add_pci_device(&mut self, ticket: Ticket, device: VpciDevice) {
         let guid = device.vmbus_guid;
         let expected = match ExpectedFunction::new(&Roots::default(), &guid) {

@@ -1,5 +1,5 @@
-//! The container of a VM of the retired protocol: its storage comes with Create and goes with
-//! its init (8.3, 8.5).
+//! The container of a VM under the retired protocol. Its storage is made at Create and removed
+//! after the end of init (8.3, 8.5).
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,14 +23,14 @@ use crate::uvm::Uvm;
 const ATTACH_LIMIT: Duration = Duration::from_secs(240);
 const DETACH_LIMIT: Duration = Duration::from_secs(120);
 
-/// Where the storage of a container of the retired protocol stands.
+/// The state of the storage of such a container.
 pub enum StorageV1 {
     Mounted(Mounts),
-    /// Its init has ended: what that means is told when this is through.
+    /// Its init has ended. The exit is published when the storage is gone.
     Unmounting,
 }
 
-/// What was mounted for it, and what it is still to get.
+/// What was mounted for it, and what is still to be mounted.
 pub struct Mounts {
     pub attached: AttachedStorage,
     /// Where disks and directories are mapped, as in [`Directory::mount_path`].
@@ -51,7 +51,7 @@ impl Uvm {
             Ok(checked) => checked,
             Err(failure) => return self.outbox.answer(ticket, Err(failure)),
         };
-        // Its bundle is known when its number is; until then it has none to share.
+        // The bundle is not known before the number of its directory. Until then it shares none.
         let none = PathBuf::new();
         let container = Container::creating(base.activity_id.clone(), none.clone(), none);
         let mapped = settings.mapped_virtual_disks.iter();
@@ -112,7 +112,7 @@ impl Uvm {
         }
     }
 
-    /// The last step of Create: one directory after the other, and all or nothing.
+    /// The last step of Create. It maps one directory after the other, all or nothing.
     fn map_directories_v1(
         &mut self,
         ticket: Ticket,
@@ -152,8 +152,8 @@ impl Uvm {
         }
     }
 
-    /// Whether the exit of this process may be told: that of an init of the retired protocol
-    /// is kept back until its storage is gone. The first call has that begun.
+    /// Whether the exit of this process may be published. An init of the retired protocol has to
+    /// wait until its storage is gone; the first call starts the removal.
     pub(in crate::uvm) fn storage_is_gone(&mut self, key: ProcessKey) -> bool {
         let Some(Role::Init(id)) = self.processes.role(key).cloned() else {
             return true;
@@ -174,7 +174,7 @@ impl Uvm {
             return;
         };
         if let Some(init) = container.init() {
-            // Its end brings the rest about.
+            // The rest follows at its exit.
             return self.kill_child(init);
         }
         let is_mounted = |storage: &mut StorageV1| matches!(storage, StorageV1::Mounted(_));
@@ -184,7 +184,7 @@ impl Uvm {
         }
     }
 
-    /// Removes what the container is made of; then its waiters and the host hear of its end.
+    /// Removes the storage of the container, and then publishes the exit.
     fn dissolve_v1(&mut self, id: String, mounts: Mounts, init: Option<ProcessKey>) {
         self.take_apart_v1(id, mounts, move |uvm, id| {
             if let Some(container) = uvm.containers.get_mut(&id) {
@@ -218,8 +218,8 @@ impl Uvm {
         );
     }
 
-    /// Runs a task that unmounts, among others, what is mapped at these paths. `then` comes
-    /// whether it could or not.
+    /// Runs a task that unmounts, among others, what is mapped at these paths. `then` is called
+    /// whether it has succeeded or not.
     pub(super) fn detach_v1(
         &mut self,
         doing: String,
@@ -245,8 +245,8 @@ impl Uvm {
     }
 }
 
-/// What can be checked before anything is touched: the directories to be mapped, and the disks that
-/// have to be there.
+/// Checks what can be checked before anything is changed. Returns the directories to map and the
+/// disks that have to be present.
 fn check(
     id: &str,
     settings: &VmHostedContainerSettings,
@@ -262,7 +262,7 @@ fn check(
     Ok((directories, AllOf(storage::expected(settings)?)))
 }
 
-/// What a directory to be mapped comes to.
+/// The directory that a document asks for.
 pub(super) fn directory(sent: &MappedDirectory) -> Result<Directory, Failure> {
     storage::in_utility_vm(sent.create_in_utility_vm, &sent.container_path)?;
     Directory::new(&sent.container_path, sent.port.into(), "", sent.read_only)

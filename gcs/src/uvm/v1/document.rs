@@ -10,7 +10,7 @@ use crate::prot::settings::NetworkAdapter as Settings;
 use crate::prot::v1::NetworkAdapter;
 use crate::prot::ProcessParameters;
 
-/// Capabilities of a process that came without a document (8.4).
+/// Capabilities of a process for which the host sent no OCI document (8.4).
 const CAPABILITIES: [&str; 11] = [
     "CAP_AUDIT_WRITE",
     "CAP_KILL",
@@ -27,7 +27,7 @@ const CAPABILITIES: [&str; 11] = [
 /// `resolv.conf` takes no more.
 const NAME_SERVERS: usize = 3;
 
-/// The spec of the container's first process, as its bundle gets it.
+/// The spec of the container as it is written to the bundle.
 pub fn spec(id: &str, root: &Path, mut sent: Value) -> Result<Value, Failure> {
     let top = sent
         .as_object_mut()
@@ -44,7 +44,7 @@ pub fn spec(id: &str, root: &Path, mut sent: Value) -> Result<Value, Failure> {
     if !top.get("linux").is_some_and(Value::is_object) {
         top.insert("linux".into(), json!({}));
     }
-    // The guest has put it together itself.
+    // The guest itself has mounted the root.
     sent["root"]["path"] = root.to_string_lossy().into();
     sent["linux"]["cgroupsPath"] = format!("/containers/{id}").into();
     Ok(sent)
@@ -66,7 +66,7 @@ pub fn process(parameters: ProcessParameters, args: Vec<String>) -> Value {
             "inheritable": CAPABILITIES, "permitted": CAPABILITIES, "ambient": CAPABILITIES}})
 }
 
-/// `NatEnabled`: the addresses as given; else DHCP finds some.
+/// `NatEnabled` means the addresses as given; otherwise DHCP is used.
 pub fn assignments(adapters: &[NetworkAdapter]) -> Result<Vec<Assignment>, Failure> {
     let one = |sent: &NetworkAdapter| {
         let mut settings = Settings {
@@ -91,7 +91,7 @@ pub fn assignments(adapters: &[NetworkAdapter]) -> Result<Vec<Assignment>, Failu
     adapters.iter().map(one).collect()
 }
 
-/// Of the policy routing for adapters of low metric (7.8).
+/// The policy routing table for adapters with a low metric (7.8).
 const LOW_METRIC_TABLE: u32 = 101;
 
 /// The text of `resolv.conf` for adapters behind NAT; none when there is no such adapter.

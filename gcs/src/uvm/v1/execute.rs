@@ -1,5 +1,5 @@
-//! ExecuteProcess of the retired protocol: the first process of a container brings the spec,
-//! later ones may do without a document (8.4).
+//! ExecuteProcess of the retired protocol. The first one of a container brings the spec; later ones
+//! may have no OCI document (8.4).
 
 use std::time::Duration;
 
@@ -76,7 +76,7 @@ impl Uvm {
         );
     }
 
-    /// The spec of the first process; from here on there is no other first one.
+    /// The spec of the first process. A later call is not for the first process any more.
     fn begin_v1(&mut self, id: &str, parameters: &ProcessParameters) -> Result<Value, Failure> {
         let Some(sent) = &parameters.oci_specification else {
             return Err(Failure::unspecified(format!(
@@ -155,7 +155,7 @@ impl Uvm {
         });
     }
 
-    /// The init waits: it gets its adapters, then its start.
+    /// The init waits. It gets its adapters and is then started.
     fn connect_v1(&mut self, ticket: Ticket, id: String, pid: Pid, relay: Relay) {
         let key = self.adopt(Role::Init(id.clone()), pid, relay, None);
         let Some(container) = self.containers.get_mut(&id) else {

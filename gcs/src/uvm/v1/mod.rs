@@ -1,5 +1,5 @@
-//! The retired protocol 3 (protocol section 8): one container a VM, made of disks by the guest
-//! itself, and processes that are known by their pid alone.
+//! The retired protocol 3 (protocol section 8). A VM has one container, which the guest itself
+//! makes from disks, and a pid alone names a process.
 //!
 //! ```text
 //! Create ─ storage (task) ─ CreatedV1        the session is V3 from here on
@@ -8,8 +8,8 @@
 //! init ended ─ storage taken apart (task) ─ waiters, notification, forgotten
 //! ```
 //!
-//! Told apart by the session: the rest of the VM's state knows of it only that a container may have
-//! [`StorageV1`], which keeps back what its exit means until its storage is gone.
+//! The session tells the two protocols apart. The rest of the state knows only that a container may
+//! have [`StorageV1`], which delays the publication of its exit until the storage is gone.
 
 mod container;
 mod document;
@@ -60,7 +60,7 @@ impl Uvm {
         }
     }
 
-    /// A second container is none of the retired protocol's.
+    /// The retired protocol has no second container.
     fn admit_v1(&self, message: MessageId) -> Result<(), Failure> {
         let known = match message {
             MessageId::CREATE => self.containers.is_empty() && self.session.is_unnegotiated(),
@@ -95,7 +95,7 @@ impl Uvm {
                 self.outbox.answer(ticket, resized.map(|()| Reply::Done));
             }
             Request::GetProperties(body) => self.properties(ticket, base, body.query.into_inner()),
-            // Not let in.
+            // `admit_v1` has refused it.
             _ => drop(ticket),
         }
     }
@@ -128,7 +128,7 @@ impl Uvm {
         self.processes.resize(key, body.height, body.width)
     }
 
-    /// Without effect before the first process; the type of the exit is always the same (8.5).
+    /// It has no effect before the first process. The type of the exit is always the same (8.5).
     fn shutdown_v1(&mut self, ticket: Ticket, base: &MessageBase, signal: i32) {
         let id = base.container_id.clone();
         if id == UVM_ID {

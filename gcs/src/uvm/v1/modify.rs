@@ -71,8 +71,8 @@ impl Uvm {
         );
     }
 
-    /// It may stay in `mapped`: what is not there is unmounted with success. A disk at the path is
-    /// unmounted as well, and stays plugged in.
+    /// The path may stay in `mapped`, because unmounting what is not there succeeds. A disk at the
+    /// path is unmounted too, but stays plugged in.
     fn unmap_directory_v1(&mut self, ticket: Ticket, mount_path: String) {
         let there = self.mounts.get(Path::new(&mount_path));
         match there.map(|record| record.source) {
@@ -97,8 +97,8 @@ impl Uvm {
         self.attach_directory(directory, Box::new(then));
     }
 
-    /// Keeps in mind what is mounted at the path. When the container has ended meanwhile, and
-    /// its mounts without this one, it goes as well.
+    /// Notes that something is mounted at the path. When the container has ended meanwhile, this
+    /// mount is taken away too.
     fn mapped_v1(&mut self, ticket: Ticket, id: &str, path: PathBuf, done: Result<(), Failure>) {
         let ended = match (done, self.mounts_v1(id)) {
             (Ok(()), Ok(mounts)) => {

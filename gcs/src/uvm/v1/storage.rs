@@ -1,5 +1,5 @@
-//! The disks of a container of the retired protocol, put together and taken apart (8.3). Blocks:
-//! runs in tasks.
+//! The disks of a container of the retired protocol: how they are mounted and unmounted (8.3). This
+//! blocks, so it runs in tasks.
 
 #![allow(clippy::disallowed_methods)] // Runs only inside task children, which may block.
 
@@ -74,7 +74,7 @@ impl DiskId {
         })
     }
 
-    /// None: it is not there.
+    /// `None` when the disk is not there.
     fn mount(
         &self,
         path: &Path,
@@ -125,8 +125,8 @@ pub fn expected(settings: &VmHostedContainerSettings) -> Result<Vec<Box<dyn Devi
     Ok(all)
 }
 
-/// Mounts all disks, or nothing. The mapped disks come back with it, in their order. None: one
-/// is not there yet.
+/// Mounts all disks or none. Also returns the mapped disks, in their order. `None` when a disk is
+/// not there yet.
 pub fn attach(
     settings: &VmHostedContainerSettings,
     journal: &Journal,
@@ -219,12 +219,12 @@ pub fn expected_later(disk: &MappedVirtualDisk) -> Result<ExpectedDisk, Failure>
     ExpectedDisk::new(&Roots::default(), 0, disk.lun, 0)
 }
 
-/// Mounts it. None: it is not there yet.
+/// Mounts the disk. `None` when it is not there yet.
 pub fn map_disk(disk: &MappedVirtualDisk, journal: &Journal) -> Result<Option<Record>, Failure> {
     DiskId::Scsi(disk.lun).mount(Path::new(&disk.container_path), disk.read_only, journal)
 }
 
-/// The only place for disks and directories.
+/// Disks and directories can only be mapped in the utility VM.
 pub fn in_utility_vm(there: bool, path: &str) -> Result<(), Failure> {
     if !there {
         return Err(Failure::unspecified(format!(
@@ -239,8 +239,8 @@ pub fn mapped_at(disk: &MappedVirtualDisk) -> Option<PathBuf> {
     (!disk.attach_only).then(|| disk.container_path.as_str().into())
 }
 
-/// Unmounts disks and directories, the last first, as far as they are there; the first failure
-/// is told.
+/// Unmounts disks and directories in reverse order. One that is not mounted is no error. Returns
+/// the first failure.
 pub fn unmap(paths: &[PathBuf]) -> Result<(), Failure> {
     let all = paths.iter().rev().map(|path| unmount(path));
     all.fold(Ok(()), Result::and)
@@ -255,7 +255,7 @@ pub fn unplug(lun: u8) -> Result<(), Failure> {
     scsi::remove(&Roots::default(), 0, lun)
 }
 
-/// Takes away root, scratch and layers, as `unmap`.
+/// Unmounts root, scratch and layers, as `unmap` does.
 pub fn detach(attached: &AttachedStorage) -> Result<(), Failure> {
     let layers = 0..attached.layers;
     let mut paths: Vec<PathBuf> = layers
@@ -281,7 +281,7 @@ pub fn write_bundle(
     let path = Path::new(BASE).join("etc/resolv.conf");
     match resolv_conf {
         Some(text) => fs::write(&path, text).map_err(|e| failed("write", &path, &e)),
-        // The VM's own, when it has one and nothing is there yet.
+        // The VM's own file, when it has one and there is none at the path yet.
         None => match fs::hard_link("/etc/resolv.conf", &path) {
             Err(e) if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::AlreadyExists) => {
                 log::warn!("{}: {e}", path.display());
