@@ -11,6 +11,7 @@
 use serde::Serialize;
 
 use super::frame::{self, Frame, MAX_PAYLOAD_TO_HOST, MAX_TO_HOST};
+use super::text::{fit, shorten};
 use crate::error::Failure;
 use crate::prot::json::{self, Decode, TypeError};
 use crate::prot::v1;
@@ -253,7 +254,6 @@ pub fn encode_notification(notification: &ContainerNotification) -> Vec<u8> {
 const TEXT_LIMIT: usize = 30_000;
 /// Bytes for the text of DumpStacks, as JSON.
 pub const STACKS_LIMIT: usize = 60_000;
-const CUT_NOTE: &str = " … (shortened)";
 
 fn framed(id: MessageId, sequence: SequenceId, payload: &[u8]) -> Vec<u8> {
     frame::encode(id, sequence, payload, MAX_TO_HOST).unwrap_or_else(|error| {
@@ -382,40 +382,4 @@ fn json_bytes(message: &impl Serialize) -> Vec<u8> {
         log::error!("encoding a message: {error}");
         b"{}".to_vec()
     })
-}
-
-/// `text` if its JSON form has at most `limit` bytes, else its beginning with a note.
-fn fit(text: &str, limit: usize) -> String {
-    let mut size = 0;
-    for (at, c) in text.char_indices() {
-        size += json_size(c);
-        if size > limit {
-            let kept = shorten(text, at);
-            return format!("{kept}{CUT_NOTE}");
-        }
-    }
-    text.to_owned()
-}
-
-/// Bytes of a text inside a JSON string as serde_json writes it.
-#[must_use]
-pub fn json_length(text: &str) -> usize {
-    text.chars().map(json_size).sum()
-}
-
-fn json_size(c: char) -> usize {
-    match c {
-        '"' | '\\' | '\n' | '\r' | '\t' | '\u{8}' | '\u{c}' => 2,
-        '\0'..='\u{1f}' => 6,
-        other => other.len_utf8(),
-    }
-}
-
-/// At most `limit` bytes of `text`.
-fn shorten(text: &str, limit: usize) -> &str {
-    let mut end = limit.min(text.len());
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
 }

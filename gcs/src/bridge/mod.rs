@@ -4,3 +4,4 @@ pub mod codec;
 pub mod connection;
 pub mod frame;
 pub mod outbox;
+pub mod text;

@@ -5,32 +5,30 @@ use serde_json::{json, Value};
 use super::*;
 use crate::bundle::testing::{minimal, mode, workload, TestBundle};
 
-#[test]
-fn what_the_host_gave_is_in_files_that_the_environment_names() {
-    let mut place = TestBundle::new();
-    let root = place.bundle("one").join("rootfs");
-    fs::create_dir_all(&root).unwrap();
-    let contexts = || {
-        fs::read_dir(&root)
-            .unwrap()
-            .map(|entry| entry.unwrap().path())
-            .filter(|path| path.to_str().unwrap().contains("security-context-"))
-            .collect::<Vec<_>>()
-    };
+/// Names and contents of the files in a security context.
+type Files = &'static [(&'static str, &'static str)];
+
+fn reference() -> Security {
+    Security {
+        reference: "cmVm".into(),
+        ..Security::default()
+    }
+}
+
+fn both() -> Security {
+    Security {
+        policy: "cG9s".into(),
+        ..reference()
+    }
+}
+
+fn cases() -> [(Value, Security, Files); 6] {
     let annotated = |mut spec: Value, name: &str, value: &str| {
         spec["annotations"][name] = json!(value);
         spec
     };
-    let reference = Security {
-        reference: "cmVm".into(),
-        ..Security::default()
-    };
-    let both = Security {
-        policy: "cG9s".into(),
-        ..reference.clone()
-    };
-    type Files = &'static [(&'static str, &'static str)];
-    let table: [(Value, Security, Files); 6] = [
+    let (reference, both) = (reference(), both());
+    [
         (minimal(), Security::default(), &[]),
         (
             minimal(),
@@ -50,18 +48,28 @@ fn what_the_host_gave_is_in_files_that_the_environment_names() {
             Security::default(),
             &[("host-amd-cert-base64", "Y2VydA==")],
         ),
-        (
-            annotated(minimal(), SECURITY_ENV, "False"),
-            both.clone(),
-            &[],
-        ),
+        (annotated(minimal(), SECURITY_ENV, "False"), both, &[]),
         (
             annotated(minimal(), SECURITY_ENV, "maybe"),
             reference,
             &[("reference-info-base64", "cmVm")],
         ),
-    ];
-    for (mut spec, security, files) in table {
+    ]
+}
+
+#[test]
+fn what_the_host_gave_is_in_files_that_the_environment_names() {
+    let mut place = TestBundle::new();
+    let root = place.bundle("one").join("rootfs");
+    fs::create_dir_all(&root).unwrap();
+    let contexts = || {
+        fs::read_dir(&root)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.to_str().unwrap().contains("security-context-"))
+            .collect::<Vec<_>>()
+    };
+    for (mut spec, security, files) in cases() {
         spec["process"]["env"] = json!(["A=b"]);
         place.context.security = security;
         let got = place.prepare("one", &spec).unwrap();
@@ -96,7 +104,7 @@ fn what_the_host_gave_is_in_files_that_the_environment_names() {
         assert_eq!(contexts().len(), 0);
     }
     // A root that cannot be written is an error, and nothing is left of the rest.
-    place.context.security = both;
+    place.context.security = both();
     let spec = {
         let mut spec = minimal();
         spec["root"]["path"] = json!("/proc/self");

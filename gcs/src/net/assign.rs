@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::device::ExpectedInterface;
 use super::lease::{client, Tenancy};
-use super::netlink::{Netlink, NetlinkRequest};
+use super::netlink::{Netlink, NetlinkRequest, RouteRequest};
 use super::plan::{addressing, plan, NetworkStep};
 use super::settings::{self, Adapter};
 use crate::error::Failure;
@@ -232,14 +232,14 @@ pub(super) fn change(index: u32, step: &NetworkStep) -> Option<(NetlinkRequest<'
             metric,
             table,
         } => {
-            let request = NetlinkRequest::Route {
+            let request = NetlinkRequest::Route(RouteRequest {
                 index,
                 destination,
                 next_hop,
                 on_link,
                 metric,
                 table,
-            };
+            });
             let via = next_hop.map_or("the link".into(), |hop| hop.to_string());
             (request, format!("route {destination} by {via}"))
         }

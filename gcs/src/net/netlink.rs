@@ -50,15 +50,19 @@ pub enum NetlinkRequest<'a> {
         priority: u32,
         table: u32,
     },
-    Route {
-        index: u32,
-        destination: Prefix,
-        next_hop: Option<IpAddr>,
-        /// The next hop is on the link though no net of the link has it.
-        on_link: bool,
-        metric: u32,
-        table: u32,
-    },
+    Route(RouteRequest),
+}
+
+/// A route of one interface.
+#[derive(Debug, Clone, Copy)]
+pub struct RouteRequest {
+    pub index: u32,
+    pub destination: Prefix,
+    pub next_hop: Option<IpAddr>,
+    /// The next hop is on the link though no net of the link has it.
+    pub on_link: bool,
+    pub metric: u32,
+    pub table: u32,
 }
 
 impl NetlinkRequest<'_> {
@@ -110,76 +114,79 @@ impl NetlinkRequest<'_> {
                 RouteNetlinkMessage::NewLink(link(index, attributes))
             }
             Self::Address { index, address } => {
-                let mut message = AddressMessage::default();
-                message.header.family = family(address.ip);
-                message.header.prefix_len = address.length;
-                message.header.index = index;
-                if address.ip.is_ipv6() {
-                    // An address that is still being probed for duplicates cannot be used; the
-                    // host gives each out once.
-                    message.header.flags = AddressHeaderFlags::Nodad;
-                }
-                message.attributes = vec![
-                    AddressAttribute::Local(address.ip),
-                    AddressAttribute::Address(address.ip),
-                ];
-                let broadcast = address.broadcast().map(AddressAttribute::Broadcast);
-                message.attributes.extend(broadcast);
-                RouteNetlinkMessage::NewAddress(message)
+                RouteNetlinkMessage::NewAddress(address_message(index, address))
             }
             Self::Rule {
                 from,
                 priority,
                 table,
-            } => {
-                let mut message = RuleMessage::default();
-                message.header.family = family(from);
-                message.header.src_len = Prefix::whole(from).length;
-                message.header.table = short_table(table);
-                message.header.action = RuleAction::ToTable;
-                message.attributes = vec![
-                    RuleAttribute::Source(from),
-                    RuleAttribute::Priority(priority),
-                    RuleAttribute::Table(table),
-                ];
-                RouteNetlinkMessage::NewRule(message)
-            }
-            Self::Route {
-                index,
-                destination,
-                next_hop,
-                on_link,
-                metric,
-                table,
-            } => {
-                let mut message = RouteMessage::default();
-                let header = &mut message.header;
-                header.address_family = family(destination.ip);
-                header.destination_prefix_length = destination.length;
-                header.table = short_table(table);
-                header.protocol = RouteProtocol::Static;
-                header.kind = RouteType::Unicast;
-                if next_hop.is_none() {
-                    header.scope = RouteScope::Link;
-                }
-                if on_link {
-                    header.flags = RouteFlags::Onlink;
-                }
-                message.attributes = vec![
-                    RouteAttribute::Oif(index),
-                    RouteAttribute::Priority(metric),
-                    RouteAttribute::Table(table),
-                ];
-                if destination.length > 0 {
-                    let to = route_address(destination.ip);
-                    message.attributes.push(RouteAttribute::Destination(to));
-                }
-                let gateway = next_hop.map(|hop| RouteAttribute::Gateway(route_address(hop)));
-                message.attributes.extend(gateway);
-                RouteNetlinkMessage::NewRoute(message)
-            }
+            } => RouteNetlinkMessage::NewRule(rule_message(from, priority, table)),
+            Self::Route(route) => RouteNetlinkMessage::NewRoute(route_message(route)),
         }
     }
+}
+
+fn address_message(index: u32, address: Prefix) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = family(address.ip);
+    message.header.prefix_len = address.length;
+    message.header.index = index;
+    if address.ip.is_ipv6() {
+        // An address that is still being probed for duplicates cannot be used; the host gives
+        // each out once.
+        message.header.flags = AddressHeaderFlags::Nodad;
+    }
+    message.attributes = vec![
+        AddressAttribute::Local(address.ip),
+        AddressAttribute::Address(address.ip),
+    ];
+    let broadcast = address.broadcast().map(AddressAttribute::Broadcast);
+    message.attributes.extend(broadcast);
+    message
+}
+
+fn rule_message(from: IpAddr, priority: u32, table: u32) -> RuleMessage {
+    let mut message = RuleMessage::default();
+    message.header.family = family(from);
+    message.header.src_len = Prefix::whole(from).length;
+    message.header.table = short_table(table);
+    message.header.action = RuleAction::ToTable;
+    message.attributes = vec![
+        RuleAttribute::Source(from),
+        RuleAttribute::Priority(priority),
+        RuleAttribute::Table(table),
+    ];
+    message
+}
+
+fn route_message(route: RouteRequest) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    let header = &mut message.header;
+    header.address_family = family(route.destination.ip);
+    header.destination_prefix_length = route.destination.length;
+    header.table = short_table(route.table);
+    header.protocol = RouteProtocol::Static;
+    header.kind = RouteType::Unicast;
+    if route.next_hop.is_none() {
+        header.scope = RouteScope::Link;
+    }
+    if route.on_link {
+        header.flags = RouteFlags::Onlink;
+    }
+    message.attributes = vec![
+        RouteAttribute::Oif(route.index),
+        RouteAttribute::Priority(route.metric),
+        RouteAttribute::Table(route.table),
+    ];
+    if route.destination.length > 0 {
+        let to = route_address(route.destination.ip);
+        message.attributes.push(RouteAttribute::Destination(to));
+    }
+    let gateway = route
+        .next_hop
+        .map(|hop| RouteAttribute::Gateway(route_address(hop)));
+    message.attributes.extend(gateway);
+    message
 }
 
 /// What takes away what the message makes.

@@ -167,14 +167,14 @@ fn routes() {
             vec![RouteAttribute::Destination(v6("fd01::"))],
         ),
     ] {
-        let request = NetlinkRequest::Route {
+        let request = NetlinkRequest::Route(RouteRequest {
             index: 3,
             destination,
             next_hop: next_hop.parse().ok(),
             on_link,
             metric: 500,
             table,
-        };
+        });
         let RouteNetlinkMessage::NewRoute(route) = read(request, NEW) else {
             panic!("{destination}");
         };

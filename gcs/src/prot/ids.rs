@@ -102,11 +102,6 @@ impl MessageId {
         }
     }
 
-    #[must_use]
-    pub fn category(self) -> MessageCategory {
-        MessageCategory(self.0 & 0x0ff0_0000)
-    }
-
     /// The type of the answer to a request of this type, known or not
     /// (`prot.GetResponseIdentifier`, P-004, P-014).
     #[must_use]

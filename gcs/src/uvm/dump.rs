@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use super::pending::WorkKind;
 use super::Uvm;
-use crate::bridge::codec::{json_length, Reply, STACKS_LIMIT};
+use crate::bridge::codec::{Reply, STACKS_LIMIT};
 use crate::bridge::outbox::Ticket;
+use crate::bridge::text::json_length;
 use crate::error::Failure;
 
 /// Room of one section, as JSON: the ten that can be long leave some to the log.

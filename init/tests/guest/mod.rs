@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods)] // The test is the host; it may wait for its child.
 
 pub mod hostile;
+mod requests;
 
 use std::collections::HashMap;
 use std::fs::File;

@@ -94,81 +94,85 @@ fn a_utility_vm_of_hyperv_lacks_nothing() {
     assert_eq!(hosts, [Some("host0"), Some("host1")]);
 }
 
+fn links(record: &mut Value) -> &mut serde_json::Map<String, Value> {
+    record["links"].as_object_mut().unwrap()
+}
+
+type Change = fn(&mut Value);
+
+/// What is taken from a machine that lacks nothing, and the finding that follows.
+const LOSSES: &[(Change, Level, &str)] = &[
+    (
+        |record| {
+            let drivers = record["lists"]["/sys/bus/vmbus/drivers"]
+                .as_array_mut()
+                .unwrap();
+            drivers.retain(|driver| driver != "hv_sock");
+        },
+        Level::Missing,
+        "vsock leads nowhere: there is no transport to the host",
+    ),
+    (
+        |record| {
+            let cpuid = record["files"]["/probe/cpuid"].as_str().unwrap();
+            // Without the hypercall MSRs and the synthetic interrupt controller.
+            record["files"]["/probe/cpuid"] = cpuid.replace("00002e7f", "00002e5b").into();
+        },
+        Level::Missing,
+        "Hyper-V does not give this VM: synic, hypercall-msrs",
+    ),
+    (
+        |record| record["lists"]["/sys/bus/vmbus/devices"] = Value::Array(Vec::new()),
+        Level::Missing,
+        "there are no VMBus devices",
+    ),
+    (
+        |record| {
+            links(record).retain(|path, _| !path.contains("1c2d3e4f-0001"));
+        },
+        Level::Warning,
+        "no driver has taken the network adapter 1c2d3e4f-0001-4a5b-8c6d-000000000001",
+    ),
+    (
+        |record| record["files"]["/sys/class/ptp/ptp0/clock_name"] = "KVM\n".into(),
+        Level::Warning,
+        "there is no PTP clock named hyperv",
+    ),
+    (
+        |record| {
+            let clock = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
+            record["files"][clock] = "acpi_pm\n".into();
+        },
+        Level::Warning,
+        "the kernel counts time by \"acpi_pm\"",
+    ),
+    (
+        |record| record["files"][CONFIG] = config(&["CONFIG_OVERLAY_FS"]).into(),
+        Level::Missing,
+        "the kernel lacks CONFIG_OVERLAY_FS",
+    ),
+    (
+        |record| {
+            let cpuid = record["files"]["/probe/cpuid"].as_str().unwrap();
+            let isolated = cpuid.replace(
+                "4000000c 00000000 00000000 00000000",
+                "4000000c 00000000 00000000 00000002",
+            );
+            record["files"]["/probe/cpuid"] = isolated.into();
+        },
+        Level::Note,
+        "the VM is isolated from its host (snp)",
+    ),
+    (
+        |record| record["files"]["/proc/cmdline"] = "quiet\n".into(),
+        Level::Note,
+        "the kernel line has no panic=",
+    ),
+];
+
 #[test]
 fn what_is_taken_away_is_missed() {
-    type Change = fn(&mut Value);
-    fn links(record: &mut Value) -> &mut serde_json::Map<String, Value> {
-        record["links"].as_object_mut().unwrap()
-    }
-    let cases: &[(Change, Level, &str)] = &[
-        (
-            |record| {
-                let drivers = record["lists"]["/sys/bus/vmbus/drivers"]
-                    .as_array_mut()
-                    .unwrap();
-                drivers.retain(|driver| driver != "hv_sock");
-            },
-            Level::Missing,
-            "vsock leads nowhere: there is no transport to the host",
-        ),
-        (
-            |record| {
-                let cpuid = record["files"]["/probe/cpuid"].as_str().unwrap();
-                // Without the hypercall MSRs and the synthetic interrupt controller.
-                record["files"]["/probe/cpuid"] = cpuid.replace("00002e7f", "00002e5b").into();
-            },
-            Level::Missing,
-            "Hyper-V does not give this VM: synic, hypercall-msrs",
-        ),
-        (
-            |record| record["lists"]["/sys/bus/vmbus/devices"] = Value::Array(Vec::new()),
-            Level::Missing,
-            "there are no VMBus devices",
-        ),
-        (
-            |record| {
-                links(record).retain(|path, _| !path.contains("1c2d3e4f-0001"));
-            },
-            Level::Warning,
-            "no driver has taken the network adapter 1c2d3e4f-0001-4a5b-8c6d-000000000001",
-        ),
-        (
-            |record| record["files"]["/sys/class/ptp/ptp0/clock_name"] = "KVM\n".into(),
-            Level::Warning,
-            "there is no PTP clock named hyperv",
-        ),
-        (
-            |record| {
-                let clock = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
-                record["files"][clock] = "acpi_pm\n".into();
-            },
-            Level::Warning,
-            "the kernel counts time by \"acpi_pm\"",
-        ),
-        (
-            |record| record["files"][CONFIG] = config(&["CONFIG_OVERLAY_FS"]).into(),
-            Level::Missing,
-            "the kernel lacks CONFIG_OVERLAY_FS",
-        ),
-        (
-            |record| {
-                let cpuid = record["files"]["/probe/cpuid"].as_str().unwrap();
-                let isolated = cpuid.replace(
-                    "4000000c 00000000 00000000 00000000",
-                    "4000000c 00000000 00000000 00000002",
-                );
-                record["files"]["/probe/cpuid"] = isolated.into();
-            },
-            Level::Note,
-            "the VM is isolated from its host (snp)",
-        ),
-        (
-            |record| record["files"]["/proc/cmdline"] = "quiet\n".into(),
-            Level::Note,
-            "the kernel line has no panic=",
-        ),
-    ];
-    for (change, level, what) in cases {
+    for (change, level, what) in LOSSES {
         let report = changed(HYPERV, change);
         assert!(
             findings(&report, *level).contains(what),
