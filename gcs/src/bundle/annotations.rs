@@ -13,7 +13,7 @@ pub(super) const SECURITY_ENV: &str = "io.microsoft.virtualmachine.lcow.security
 pub(super) const AMD_CERTIFICATE: &str = "io.microsoft.virtualmachine.lcow.amd-certificate";
 pub(super) const GPU_CAPABILITIES: &str = "io.microsoft.container.gpu.capabilities";
 
-/// true and false in any case; anything else is as good as absent, and said in the log.
+/// `true` and `false` in any case. Anything else counts as absent and is logged.
 pub(super) fn flag(spec: &Object, name: &str, default: bool) -> Result<bool, Failure> {
     Ok(match annotation(spec, name)? {
         None => default,
@@ -32,7 +32,7 @@ fn decimal(text: &str) -> Option<u64> {
     digits.then(|| text.parse().ok()).flatten()
 }
 
-/// The size of `/dev/shm` in KiB (P-117): what was mounted there goes.
+/// The size of `/dev/shm` in KiB (P-117). It replaces a mount at that path.
 pub(super) fn shared_memory(spec: &mut Object) -> Result<(), Failure> {
     let Some(size) = annotation(spec, SHARED_MEMORY)? else {
         return Ok(());
@@ -54,7 +54,7 @@ pub(super) fn shared_memory(spec: &mut Object) -> Result<(), Failure> {
     Ok(())
 }
 
-/// `soft;hard` of `RLIMIT_CORE` in bytes (P-118). An entry that is there is replaced: engines
+/// `soft;hard` of `RLIMIT_CORE` in bytes (P-118). An existing entry is replaced, because engines
 /// refuse a second one.
 pub(super) fn core_limit(spec: &mut Object) -> Result<(), Failure> {
     let limits = match annotation(spec, CORE_LIMIT)? {

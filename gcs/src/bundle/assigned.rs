@@ -1,5 +1,5 @@
-//! Devices that the host has handed to the VM for one container (`windows.devices`, 5.13):
-//! found by the VMBus instance they came on.
+//! Devices that the host has assigned to the VM for one container (`windows.devices`, 5.13). Their
+//! VMBus instance leads to them.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -35,8 +35,8 @@ impl Assigned {
     }
 }
 
-/// Adds what `windows.devices` names. Blocks until the devices are there, at most for the time
-/// that the context gives.
+/// Adds what `windows.devices` names. Blocks until the devices are there, at most for the context's
+/// `device_limit`.
 pub(super) fn add(spec: &mut Object, job: &Job<'_>) -> Result<(), Failure> {
     let given = spec.get("windows").and_then(|w| w.get("devices")).cloned();
     let given = given.as_ref().and_then(Value::as_array);
@@ -67,7 +67,7 @@ pub(super) fn add(spec: &mut Object, job: &Job<'_>) -> Result<(), Failure> {
         return Ok(());
     }
     let mut environment: Vec<_> = std::env::vars().map(|(k, v)| format!("{k}={v}")).collect();
-    // PID 1 was started without one.
+    // PID 1 was started without a PATH.
     if !environment.iter().any(|entry| entry.starts_with("PATH=")) {
         environment.push(SERVICE_PATH.into());
     }

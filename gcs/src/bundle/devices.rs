@@ -1,5 +1,5 @@
-//! Device nodes of the utility VM in a container (5.12): what the host says of a device is
-//! not believed, the node of that name is.
+//! Device nodes of the utility VM in a container (5.12). Of a device that the host lists only the
+//! path is used; everything else comes from the VM's own node.
 
 use std::fs;
 use std::io;
@@ -12,8 +12,8 @@ use serde_json::{json, Value};
 use super::document::{list, object, text_at, Object};
 use crate::error::Failure;
 
-/// What a privileged container does not get of `/dev`: instances of its own, and what is no
-/// device.
+/// What a privileged container does not get from `/dev`: it has its own instances of some
+/// directories, and others hold no devices.
 const SKIPPED_DIRECTORIES: [&str; 7] =
     ["pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev"];
 
@@ -29,8 +29,8 @@ pub(super) struct Node {
 }
 
 impl Node {
-    /// Of what is known about a file; none of one that is no device, or numbered 0:0 (what an
-    /// overlay uses for deleted files).
+    /// From the metadata of a file. `None` for one that is no device, or has the number 0:0, which
+    /// an overlay uses for deleted files.
     fn of(path: &Path, meta: &fs::Metadata) -> Option<Self> {
         let kind = if meta.file_type().is_char_device() {
             "c"
@@ -78,8 +78,8 @@ impl Node {
     }
 }
 
-/// The device nodes below `dev`, as paths below `/dev`, in a fixed order (P-120). What goes
-/// away meanwhile is not there.
+/// The device nodes below `dev`, as paths below `/dev`, in a fixed order (P-120). A node that
+/// disappears meanwhile is left out.
 pub(super) fn enumerate(dev: &Path) -> Result<Vec<Node>, Failure> {
     let mut nodes = Vec::new();
     let mut left = vec![dev.to_owned()];
@@ -90,7 +90,7 @@ pub(super) fn enumerate(dev: &Path) -> Result<Vec<Node>, Failure> {
         };
         for entry in entries.flatten() {
             let (path, name) = (entry.path(), entry.file_name());
-            // Not followed, as the names that links give to devices are in the way.
+            // Links are not followed, because only nodes themselves count.
             let Ok(meta) = fs::symlink_metadata(&path) else {
                 continue;
             };
@@ -108,8 +108,8 @@ pub(super) fn enumerate(dev: &Path) -> Result<Vec<Node>, Failure> {
     Ok(nodes)
 }
 
-/// Puts the device into `linux.devices`, in the place of one with the same path; true when
-/// there was none.
+/// Puts the device into `linux.devices`, replacing one with the same path. Returns whether there
+/// was none.
 fn put(devices: &mut Vec<Value>, node: &Node) -> bool {
     let same = |entry: &&mut Value| {
         entry["path"]
@@ -141,7 +141,7 @@ pub(super) fn add(spec: &mut Object, node: &Node, access: &str) -> Result<(), Fa
     Ok(())
 }
 
-/// Privileged: every device there is, and no limits (P-119).
+/// For a privileged container: every device, and no limits (P-119).
 pub(super) fn all(spec: &mut Object, dev: &Path) -> Result<(), Failure> {
     let nodes = enumerate(dev)?;
     let linux = object(spec, "linux")?;
@@ -153,7 +153,7 @@ pub(super) fn all(spec: &mut Object, dev: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Not privileged: of each entry only the path is taken (P-121).
+/// For a container that is not privileged: of each entry only the path is used (P-121).
 pub(super) fn listed(spec: &mut Object) -> Result<(), Failure> {
     let linux = object(spec, "linux")?;
     if !linux.contains_key("devices") {
@@ -191,7 +191,7 @@ fn look(path: &Path) -> Result<Option<Node>, Failure> {
         .ok_or_else(|| refused("it is no device of the utility VM"))
 }
 
-/// The block device that a path of the utility VM, maybe a link, leads to.
+/// The block device at a path of the utility VM, which may be a link.
 pub(super) fn block_device(path: &Path) -> Result<Node, Failure> {
     let meta = fs::metadata(path).map_err(|e| super::made::failed("look at", path, &e))?;
     Node::of(path, &meta)
@@ -199,8 +199,7 @@ pub(super) fn block_device(path: &Path) -> Result<Node, Failure> {
         .ok_or_else(|| Failure::unspecified(format!("{} is no block device", path.display())))
 }
 
-/// The device that attests a confidential VM (5.5 step 9). Where there is none the container
-/// does without.
+/// The device that attests a confidential VM (5.5). A VM without one gives the container none.
 pub(super) fn secure_processor(spec: &mut Object, dev: &Path) {
     let found = ["sev", "sev-guest"].iter().find_map(|name| {
         let meta = fs::symlink_metadata(dev.join(name)).ok()?;

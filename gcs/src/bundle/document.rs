@@ -1,4 +1,4 @@
-//! Reading and changing the raw document: null is as good as absent, a wrong type is an error
+//! Reading and changing the raw document. `null` counts as absent, and a wrong type is an error
 //! that names the member.
 
 use serde_json::{Map, Value};

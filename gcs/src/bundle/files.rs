@@ -34,7 +34,7 @@ pub(super) fn contents(
             "hostname: a host name has at most {HOSTNAME_MAX} letters, digits, '_', '-' and '.'"
         )));
     }
-    // A VM that nobody named is "(none)" to the kernel: no name to give, but the VM's.
+    // The kernel calls a VM without a name "(none)". That is no good name, but it is the VM's.
     let name = if given.is_empty() { uvm } else { given };
     let [hostname, hosts_file, resolv] = NAMES;
     Ok([

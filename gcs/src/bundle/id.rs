@@ -6,7 +6,7 @@ use crate::prot::HResult;
 /// Longest id in bytes: what a directory name can be.
 const LONGEST: usize = 255;
 
-/// Refuses what cannot be a directory name or would lead out of the directory (3.1).
+/// Refuses an id that cannot be the name of a directory, or would lead out of one (3.1).
 pub fn check_id(id: &str) -> Result<(), Failure> {
     let why = if id.is_empty() {
         "it is empty"

@@ -1,5 +1,5 @@
-//! Files of a container's root file system, or of a directory that containers write to, never
-//! followed out of it (P-126): both may hold any symbolic link.
+//! Files in a container's root file system, or in a directory that containers write to. Both may
+//! hold any symbolic link, and none is followed out of them (P-126).
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::fcntl::{open, openat2, OFlag, OpenHow, ResolveFlag};
 use nix::sys::stat::{fchmod, mkdirat, Mode};
 
-/// A user database larger than this is none.
+/// A larger file is not taken for a user database.
 const READ_MAX: u64 = 16 << 20;
 
 fn at(root: impl AsFd, path: &Path, flags: OFlag) -> io::Result<OwnedFd> {
@@ -38,7 +38,7 @@ fn open_root(root: &Path) -> io::Result<OwnedFd> {
 /// The text of a regular file.
 pub(super) fn read(root: &Path, path: &str) -> io::Result<String> {
     let root = open_root(root)?;
-    // Not blocking: it may be a FIFO.
+    // It may be a FIFO, whose open would block.
     let file = File::from(at(
         &root,
         Path::new(path),
@@ -56,7 +56,7 @@ pub(super) fn read(root: &Path, path: &str) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Where `path` really is, all links resolved; none when it does not exist.
+/// The path with all links resolved. `None` when it does not exist.
 pub(super) fn real_path(root: &Path, path: &Path) -> io::Result<Option<PathBuf>> {
     let root = open_root(root)?;
     // An empty path is the root itself.
@@ -71,8 +71,8 @@ fn place_of(open: &OwnedFd) -> io::Result<PathBuf> {
     std::fs::read_link(format!("/proc/thread-self/fd/{}", open.as_raw_fd()))
 }
 
-/// Makes the directory `path` and its missing parents with `mode`, whatever the umask, and
-/// says where it is. The new ones are added to `made`, parents first, also on failure.
+/// Makes the directory `path` and its missing parents with `mode`, whatever the umask is. Returns
+/// the resolved path. The new directories are added to `made`, parents first, also on failure.
 pub(super) fn make_directories(
     root: &Path,
     path: &Path,

@@ -1,4 +1,4 @@
-//! What a Create made, in order, to be taken back when a later step fails (P-131).
+//! What a Create has made, in order, so that it can be undone when a later step fails (P-131).
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
@@ -25,8 +25,8 @@ impl MadePath {
     }
 }
 
-/// Crosses process borders, because it may have to be taken back long after the task that
-/// made it.
+/// It crosses process borders, because it may have to be undone long after the task that has made
+/// it.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Made(Vec<MadePath>);
 
@@ -37,7 +37,7 @@ impl Made {
         for dir in missing.into_iter().rev() {
             match DirBuilder::new().mode(mode).create(dir) {
                 Ok(()) => self.made_directory(dir.to_path_buf()),
-                // By another create, at the same time.
+                // Another Create has made it at the same time.
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
                 Err(e) => return Err(failed("make", dir, &e)),
             }
@@ -86,13 +86,13 @@ impl Made {
         Ok(())
     }
 
-    /// To be called for a directory that somebody else made for this Create.
+    /// Notes a directory that other code has made for this Create.
     pub(super) fn made_directory(&mut self, path: PathBuf) {
         self.0.push(MadePath::Directory(path));
     }
 
-    /// Takes back, last one first, all but what `keep` says is used by others; directories
-    /// only when nothing else is in them. Blocks. What stays is logged.
+    /// Undoes everything in reverse order, except what `keep` says is used by others. Directories
+    /// are removed only when they are empty. Blocks. What stays is logged.
     pub fn undo(self, keep: impl Fn(&Path) -> bool) {
         for step in self.0.iter().rev().filter(|step| !keep(step.path())) {
             let done = match step {
@@ -112,7 +112,7 @@ impl Made {
     }
 }
 
-/// Makes the mount at `path` and those below it pass on what is mounted there later.
+/// Makes the mount at `path` and those below it shared, so that later mounts there are propagated.
 pub(super) fn share(path: &Path) -> Result<(), Failure> {
     mount(
         None::<&str>,

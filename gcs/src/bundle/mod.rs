@@ -7,9 +7,9 @@
 //! Delete, failed Create ── remove_files (in a task)
 //! ```
 //!
-//! Holds: members that nobody here knows survive (P-130); no path inside a root file system,
-//! or inside what containers share, is followed out of it; a failed [`prepare`] takes back
-//! what it made, and what a later failure has to take back is in [`Prepared`].
+//! Unknown members survive (P-130). No path inside a root file system, or inside what containers
+//! share, is followed out of it. A failed [`prepare`] undoes what it has made, and [`Prepared`]
+//! holds what a later failure has to undo.
 
 mod annotations;
 mod assigned;
@@ -46,12 +46,12 @@ pub use made::Made;
 pub use security::Security;
 pub use user::{exec_process, exec_user};
 
-/// What a spec is rewritten against.
+/// What the rewriting of a spec needs to know.
 #[derive(Debug, Clone)]
 pub struct Context {
     /// Parent of the per-container directories.
     pub containers: PathBuf,
-    /// Parent of the bundles of later hosts, which are the per-container directories there.
+    /// Parent of the bundles of later hosts. There the bundle is the per-container directory.
     pub pods: PathBuf,
     /// The directory of a workload's sandbox, when that is known.
     pub sandbox: Option<PathBuf>,
@@ -100,8 +100,8 @@ impl Context {
         }
     }
 
-    /// Refuses a directory of the host's that is removed with the container, but is not only
-    /// the container's. `what` names it in errors; an empty path is none.
+    /// Refuses a directory that would be removed with the container although it holds more than the
+    /// container's files. `what` names it in errors. An empty path is no directory.
     pub fn check_removable(&self, what: &str, path: &Path) -> Result<(), Failure> {
         let refused = |why: &str| {
             let text = format!("{what} {:?}: {why}", path.display().to_string());
@@ -125,7 +125,7 @@ impl Context {
     }
 }
 
-/// Directories that stay, with all above them.
+/// Directories that are never removed, and neither are those above them.
 const SYSTEM: [&str; 14] = [
     "/bin",
     "/dev",
@@ -143,7 +143,7 @@ const SYSTEM: [&str; 14] = [
     "/var",
 ];
 
-/// What later requests need of a spec as it was rewritten.
+/// What later requests need to know of the rewritten spec.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Outline {
     /// The root file system in the UVM.
@@ -170,22 +170,22 @@ impl Outline {
     }
 }
 
-/// A container whose files are written, ready for the runtime. The whole spec is only in
-/// `<bundle>/config.json`: it may be of any size.
+/// A container whose files are written, ready for the runtime. The whole spec may be of any size,
+/// so it is only in `<bundle>/config.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Prepared {
     pub outline: Outline,
     pub kind: Kind,
-    /// Its init gets a pty.
+    /// Whether its init gets a terminal.
     pub terminal: bool,
-    /// The kernel ends the whole container with its init (5.11).
+    /// Whether the kernel ends the whole container with its init (5.11).
     pub owns_pid_namespace: bool,
-    /// What was made outside of the container's own directories, which [`remove_files`] does
-    /// not know.
+    /// What was made outside of the container's own directories, where [`remove_files`] does not
+    /// look.
     pub shared: Made,
 }
 
-/// One Create under way.
+/// One Create in progress.
 struct Job<'a> {
     id: &'a str,
     bundle: &'a Path,
@@ -216,9 +216,8 @@ impl Job<'_> {
     }
 }
 
-/// Rewrites `spec`, writes the generated files and `<bundle>/config.json` (5.1 steps 3 to 5).
-/// Blocks: run it in a task. After a later step failed undo it by [`Prepared::shared`] and
-/// [`remove_files`].
+/// Rewrites `spec`, and writes the generated files and `<bundle>/config.json` (5.1). It blocks, so
+/// run it in a task. When a later step fails, undo it by [`Prepared::shared`] and [`remove_files`].
 pub fn prepare(
     id: &str,
     bundle: &Path,
@@ -266,14 +265,14 @@ pub fn prepare(
     }
 }
 
-/// What all kinds have in common around what each has of its own; gives `process.terminal` and
-/// whether it has a pid namespace of its own.
+/// The steps that all kinds share, around those of each kind. Returns `process.terminal` and
+/// whether the container has a pid namespace of its own.
 fn rewrite(spec: &mut Object, kind: &Kind, job: &mut Job<'_>) -> Result<(bool, bool), Failure> {
-    // All that can be wrong with the document, before the first file.
+    // Everything that can be wrong with the document is checked before the first file is written.
     let process = required(spec, "process")?;
     let terminal = flag(process, "terminal")?;
     let cwd = PathBuf::from(text(process, "cwd")?);
-    // The host has none to send; others must not run programs as root of the UVM.
+    // A host sends none, and nobody else may run programs as root of the UVM.
     spec.shift_remove("hooks");
     let linux = object(spec, "linux")?;
     linux.insert(
@@ -292,7 +291,7 @@ fn rewrite(spec: &mut Object, kind: &Kind, job: &mut Job<'_>) -> Result<(bool, b
     }
     spec.shift_remove("windows");
     security::add(spec, &job.root, &job.context.security, &mut job.shared)?;
-    // P-127; what cannot be made fails later, by name, when the process goes there.
+    // P-127. When the directory cannot be made, the start fails later with an error that names it.
     if cwd != Path::new("/") && !cwd.as_os_str().is_empty() {
         let made = inside::make_directories(&job.root, &cwd, 0o755, &mut Vec::new());
         if let Err(e) = made {
@@ -306,9 +305,9 @@ fn rewrite(spec: &mut Object, kind: &Kind, job: &mut Job<'_>) -> Result<(bool, b
     Ok((terminal, owns_pid_namespace))
 }
 
-/// Removes the scratch directory, the bundle and the generated files of a container (6.11
-/// step 4), unmounting below them first and never crossing into a mount. Tries all, returns
-/// the first failure. An empty path or a missing directory is a success.
+/// Removes the scratch directory, the bundle and the generated files of a container (6.11). It
+/// unmounts below them first and never crosses into a mount. It tries all of them and returns the
+/// first failure. An empty path or a missing directory is a success.
 pub fn remove_files(
     id: &str,
     scratch: &Path,

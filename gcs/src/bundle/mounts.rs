@@ -1,5 +1,5 @@
-//! Entries of `mounts`: the forms of a source that name something of the pod or of the utility
-//! VM instead of a path (5.5; the last three are of later hosts).
+//! Entries of `mounts` whose source names something of the pod or of the utility VM instead of a
+//! path (5.5). Later hosts have added the last three forms.
 //!
 //! | source or destination | becomes |
 //! |---|---|
@@ -22,7 +22,7 @@ use crate::storage::clean;
 
 const BLOCK_DEVICE: &str = "blockdev://";
 
-/// What a source of the pod is made into when it does not exist.
+/// What is made for a source of the pod that does not exist.
 #[derive(Clone, Copy)]
 enum Missing {
     Directory,
@@ -71,7 +71,7 @@ pub(super) fn resolve_sources(
     pod: &Path,
     made: &mut Made,
 ) -> Result<(), Failure> {
-    // All that can be wrong with the document, before the first directory.
+    // Everything that can be wrong with the document is checked before the first directory is made.
     let mut found = Vec::new();
     for (index, mount) in mounts.iter_mut().enumerate() {
         let source = text_at(mount, &format!("mounts[{index}]"), "source")?;
@@ -106,9 +106,9 @@ fn refused(source: &str, why: &dyn std::fmt::Display) -> Failure {
     Failure::unspecified(format!("mount source {source:?}: {why}"))
 }
 
-/// The path below `base`, by words and component by component (P-114).
+/// The path below `base`, resolved textually, component by component (P-114).
 fn below(base: &Path, path: &str) -> Result<PathBuf, String> {
-    // Appended, not joined: a leading slash does not begin anew.
+    // The path is appended, because `join` would start anew at a leading slash.
     let whole = format!("{}/{path}", base.display());
     let whole = clean(Path::new(&whole)).map_err(|e| e.to_string())?;
     whole
@@ -133,8 +133,8 @@ fn page_size(below: &Path) -> Result<String, String> {
     }
 }
 
-/// What is at `below` in `base`, made when nothing is. Containers may write there: no link is
-/// followed out of it.
+/// Makes what is missing at `below` in `base`. Containers may write there, so no link is followed
+/// out of it.
 fn make(
     base: &Path,
     below: &Path,
@@ -156,8 +156,8 @@ fn make(
     Ok(path)
 }
 
-/// Takes the mounts with a destination `blockdev://<path>` away and puts the devices that
-/// their sources lead to at that path.
+/// Replaces each mount with a destination `blockdev://<path>` by the device that its source leads
+/// to, at that path.
 pub(super) fn block_devices(top: &mut Object) -> Result<(), Failure> {
     let mounts = list(top, "mounts")?;
     let mut found = Vec::new();

@@ -1,12 +1,12 @@
-//! The first container of a pod (5.4): its directory holds what the workloads share. It sees
-//! none of it itself (P-109).
+//! The first container of a pod (5.4). Its directory holds what the workloads share; the sandbox
+//! itself does not see it (P-109).
 
 use super::document::Object;
 use super::{annotations, files, made, user, Job};
 use crate::error::Failure;
 
-/// Below the sandbox's directory: what stands behind `sandbox://`, `hugepages://` and
-/// `sandbox-tmp://`.
+/// Directories below the sandbox's, to which `sandbox://`, `hugepages://` and `sandbox-tmp://`
+/// lead.
 pub(super) const MOUNTS: &str = "sandboxMounts";
 pub(super) const HUGEPAGES: &str = "hugepages";
 pub(super) const TMPFS_MOUNTS: &str = "sandboxTmpfsMounts";
@@ -22,8 +22,8 @@ pub(super) fn rewrite(top: &mut Object, job: &mut Job<'_>) -> Result<(), Failure
     for (name, text) in contents {
         job.own.file(&dir.join(name), text.as_bytes(), 0o644)?;
     }
-    // A mount of their own, for only a mount can be shared: what a workload mounts below them
-    // is seen by the others.
+    // Each becomes a mount, because only a mount can be shared. The others then see what a workload
+    // mounts below it.
     for name in [MOUNTS, HUGEPAGES] {
         let path = dir.join(name);
         job.own.directories(&path, 0o755)?;

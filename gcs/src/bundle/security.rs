@@ -1,4 +1,4 @@
-//! The security context directory (5.10): where a program inside finds what its VM is to be
+//! The security context directory (5.10). A program in the container finds there what its VM is
 //! attested against.
 
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::error::Failure;
 
 const VARIABLE: &str = "UVM_SECURITY_CONTEXT_DIR";
 
-/// What the host said about the security of this VM, as received (7.11); "" = nothing.
+/// What the host has sent about the security of this VM, as received (7.11). "" means nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Security {
     /// `EncodedSecurityPolicy`
@@ -21,8 +21,8 @@ pub struct Security {
     pub reference: String,
 }
 
-/// Writes the directory into the root file system and names it in the environment; nothing
-/// without data, or when the annotation says so (P-133).
+/// Writes the directory into the root file system and names it in the environment. Does nothing
+/// without data, or when the annotation turns it off (P-133).
 pub(super) fn add(
     spec: &mut Object,
     root: &Path,

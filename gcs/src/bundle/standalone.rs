@@ -1,4 +1,4 @@
-//! A container of its own, without a pod (5.6): the generated files are its own.
+//! A container without a pod (5.6). The generated files are its own.
 
 use super::document::{list, Object};
 use super::mounts::{bind, mounted};
@@ -7,7 +7,7 @@ use crate::error::Failure;
 
 pub(super) fn rewrite(top: &mut Object, job: &mut Job<'_>) -> Result<(), Failure> {
     let context = job.context;
-    // Nobody has to have named its namespace: without adapters there is nothing to resolve by.
+    // Its namespace need not be known. Without adapters there are no name servers.
     let adapters = context.adapters.as_deref().unwrap_or_default();
     let contents = files::contents(top, &context.hostname, adapters)?;
     user::resolve_process(top, &job.root)?;

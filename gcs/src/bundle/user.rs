@@ -52,7 +52,7 @@ fn resolve(
     }
     let Some(of_group) = of_group else {
         return match Part::parse(user)? {
-            // Without a single entry, or any file: the group of root.
+            // Without exactly one entry, or without the file, it is the group of root.
             Part::Number(uid) => {
                 let passwd = passwd().unwrap_or_default();
                 let mut found = users(&passwd).filter(|entry| entry.1 == uid);
@@ -113,8 +113,8 @@ fn groups(text: &str) -> impl Iterator<Item = (&str, u32)> {
     })
 }
 
-/// Overwrites `uid` and `gid` of an OCI user by what its `username` stands for in the root
-/// file system; false when it has none. Blocks.
+/// Overwrites `uid` and `gid` of an OCI user by those of its `username` in the root file system.
+/// Returns false when it has no name. Blocks.
 pub(super) fn resolve_in(root: &Path, user: &mut Object) -> Result<bool, Failure> {
     let name = text(user, "username")?.to_owned();
     if name.is_empty() {
@@ -130,7 +130,7 @@ pub(super) fn resolve_in(root: &Path, user: &mut Object) -> Result<bool, Failure
     Ok(true)
 }
 
-/// The same for the process of a whole spec, whose name stays: later execs depend on it.
+/// The same for the process of a whole spec. The name stays, because later execs depend on it.
 pub(super) fn resolve_process(spec: &mut Object, root: &Path) -> Result<(), Failure> {
     let process = required(spec, "process")?;
     if process.get("user").is_some_and(|user| !user.is_null()) {
@@ -139,8 +139,8 @@ pub(super) fn resolve_process(spec: &mut Object, root: &Path) -> Result<(), Fail
     Ok(())
 }
 
-/// The user that an exec runs as, by 6.4 step 3: of the exec itself or of its container.
-/// Blocks: run it in a task.
+/// The user that an exec runs as: its own or that of its container (6.4). It blocks, so run it in a
+/// task.
 pub fn exec_user(container: &Outline, mut user: Value) -> Result<Value, Failure> {
     if user.is_null() {
         user = Value::Object(Object::new());
@@ -157,7 +157,7 @@ pub fn exec_user(container: &Outline, mut user: Value) -> Result<Value, Failure>
     })
 }
 
-/// The process to run for an exec: as given, but with this user and the resource limits of the
+/// The process to run for an exec: as given, except for this user and the resource limits of the
 /// container.
 pub fn exec_process(container: &Outline, mut process: Value, user: Value) -> Value {
     if let Some(fields) = process.as_object_mut() {

@@ -1,5 +1,5 @@
-//! A further container of a pod (5.5): it uses what its sandbox has, and may be given devices
-//! of the utility VM.
+//! A further container of a pod (5.5). It uses what its sandbox has, and may get devices of the
+//! utility VM.
 
 use std::path::Path;
 
@@ -29,7 +29,7 @@ pub(super) fn rewrite(top: &mut Object, pod: &Path, job: &mut Job<'_>) -> Result
     }
     mounts::block_devices(top)?;
     let mounts = list(top, "mounts")?;
-    // Last of all: it makes things that others see.
+    // This comes last, because it makes things that other containers see.
     mounts::resolve_sources(mounts, pod, &mut job.shared)?;
     for name in files::NAMES {
         let destination = files::destination(name);

@@ -1,4 +1,4 @@
-//! Devices that the host has attached, on their way.
+//! Devices that the host has attached and that the kernel may not have made yet.
 
 use std::io;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 /// How long a disk that the host has attached may take to appear (protocol section 7).
 pub const ARRIVAL: Duration = Duration::from_secs(5);
 
-/// Also what a device gives that is just coming or going.
+/// Also the errors of a device that is just appearing or disappearing.
 pub fn is_absent(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),

@@ -1,6 +1,6 @@
-//! An encrypted scratch disk (protocol section 7.7): dm-crypt over dm-integrity, with a key that
-//! is made here, handed to the kernel and forgotten. What is written is of no use to anybody
-//! once the device is closed, so there is no header, no passphrase and no program for one.
+//! An encrypted scratch disk (protocol section 7.7): dm-crypt over dm-integrity, with a key that is
+//! made here, handed to the kernel and forgotten. Nobody can read the data after the device is
+//! closed, so there is no header, no passphrase and no program for them.
 //!
 //! ```text
 //! disk ── dm-integrity, no journal, a tag of 32 bytes per block ── dm-crypt, AES-XTS and
@@ -24,11 +24,12 @@ const BLOCK: usize = 4096;
 const SECTOR: u64 = 512;
 /// AES-256 twice for XTS, and SHA-256.
 const KEY: usize = 64 + 32;
-/// `D` is without journal: after a crash of the VM nobody can read the disk anyway.
+/// `D` means no journal, because nobody can read the disk after a crash of the VM anyway.
 const INTEGRITY: &str = "0 32 D 1 block_size:4096";
 const CIPHER: &str = "capi:authenc(hmac(sha256),xts(aes))-plain64";
 
-/// Opens the disk as `name`, empty. Both mapped devices come back, and the node on top.
+/// Opens the disk as the empty device `name`. Returns both mapped devices and the node of the upper
+/// one.
 pub fn create(
     undo: &mut Undo<'_>,
     roots: &Roots,
@@ -50,7 +51,7 @@ pub fn create(
         parameters: &parameters,
     };
 
-    // Without a superblock the target makes one; how much room is left stands in it then.
+    // Where there is no superblock, the target makes one, which then says how much room is left.
     clear_first_block(device).map_err(failed("write to"))?;
     let least = BLOCK as u64 / SECTOR;
     mapper::create(
@@ -86,12 +87,12 @@ pub fn create(
     let mut secret = std::mem::take(&mut parameters).into_bytes();
     wipe(&mut secret);
     let node = made?;
-    // Whoever looks what is on it reads the beginning.
+    // The search for a file system reads the beginning.
     clear_first_block(&node).map_err(failed("write to"))?;
     Ok((vec![below, name.to_owned()], node))
 }
 
-/// In one allocation of its final length, so that no copy of the key stays behind.
+/// It is allocated once with its final length, so that no copy of the key is left in memory.
 fn crypt_parameters(key: &[u8; KEY], below: &Path) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let tail = format!(

@@ -11,14 +11,14 @@ use super::path::mount_point;
 use super::{Journal, Record, Source, Undo};
 use crate::error::Failure;
 
-/// Bytes of a 9P message (protocol section 7.3). The kernel line may name another size: messages
-/// are answered one after another, so larger ones are faster where the server takes them.
+/// Bytes of a 9P message (protocol section 7.3). The kernel line may name another size. Messages
+/// are answered one after another, so larger ones are faster if the server takes them.
 const MESSAGE_SIZE: u32 = 65_536;
 const MESSAGE_SIZE_OPTION: &str = "gcs.9p_msize=";
-/// What the kernel's 9P takes over a connection.
+/// The sizes that the kernel's 9P accepts for a connection.
 const MESSAGE_SIZES: std::ops::RangeInclusive<u32> = 4096..=1 << 20;
 
-/// By the options of the kernel line, those before `--`.
+/// The size by the options of the kernel line, which stand before `--`.
 fn message_size(kernel_line: &str) -> u32 {
     let options = kernel_line
         .split_whitespace()
@@ -41,7 +41,7 @@ fn message_size(kernel_line: &str) -> u32 {
 pub struct Directory {
     pub port: u32,
     pub mount_path: PathBuf,
-    /// Empty: what the server has without a name.
+    /// Empty for the directory that the server gives without a name.
     share: String,
     read_only: bool,
 }
@@ -82,8 +82,8 @@ impl Directory {
     }
 }
 
-/// Mounts it. Blocks as long as the server on the connection is silent; the kernel keeps the
-/// connection, so the caller's copy may be closed.
+/// Mounts it. Blocks while the server on the connection is silent. The kernel keeps the connection,
+/// so the caller may close its copy.
 pub fn add(
     directory: &Directory,
     connection: BorrowedFd<'_>,

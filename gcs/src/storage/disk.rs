@@ -16,7 +16,7 @@ use super::{crypt, mounts, verity, Journal, Record, Roots, Undo};
 use crate::error::Failure;
 use crate::uevent::{self, EventSource};
 
-/// A disk that cannot be read may still be settling; one more event of it is waited for.
+/// How long to wait for one more event of a disk that cannot be read yet.
 const SETTLE: Duration = Duration::from_millis(500);
 
 /// What the host asks for: the members of the MappedVirtualDisk settings.
@@ -26,18 +26,18 @@ pub struct Disk {
     pub lun: u8,
     /// 0 is the whole disk.
     pub partition: u64,
-    /// Empty: the disk is only looked for.
+    /// Empty when the disk is only to be looked for.
     pub mount_path: String,
     pub read_only: bool,
-    /// Nobody can read it once it is removed; what was on it before is lost.
+    /// Whether the disk is encrypted with a throw-away key. What was on it before is lost.
     pub encrypted: bool,
-    /// No mount: MountPath becomes a link to the device node.
+    /// Whether MountPath becomes a link to the device node instead of a mount.
     pub block_device: bool,
-    /// A read-only disk carries a hash tree, which is to be checked.
+    /// Whether a read-only disk is checked against the hash tree on it.
     pub verified: bool,
     pub options: Vec<String>,
     pub ensure_filesystem: bool,
-    /// Empty: whatever is on the disk.
+    /// Empty for the file system that is on the disk.
     pub filesystem: String,
 }
 
@@ -51,10 +51,11 @@ impl Disk {
     }
 }
 
-/// The disk that is to appear; none when nothing has to.
+/// The disk that has to appear. `None` when nothing has to.
 ///
 /// # Errors
-/// What can be told without the disk: a wish that cannot be met, a controller that is not there.
+/// What can be known without the disk: settings that contradict each other, or a controller that
+/// does not exist.
 pub fn expected(roots: &Roots, disk: &Disk) -> Result<Option<ExpectedDisk>, Failure> {
     let expected = || {
         if disk.encrypted && (disk.read_only || disk.block_device) {
@@ -70,8 +71,8 @@ pub fn expected(roots: &Roots, disk: &Disk) -> Result<Option<ExpectedDisk>, Fail
     expected().map_err(|failure| failure.during(format_args!("adding {}", disk.source())))
 }
 
-/// Formats where asked, and mounts the disk; takes as long as the disk itself does. None: it is
-/// not there yet, and nothing was done.
+/// Formats the disk if asked, and mounts it. `None` when the disk is not there yet and nothing was
+/// done. Blocks as long as the disk does.
 pub fn add(
     expected: &ExpectedDisk,
     disk: &Disk,
@@ -82,7 +83,7 @@ pub fn add(
     add_with(&Linux, journal, expected, subscribe, disk, deadline)
 }
 
-/// `deadline`: for what is made of the disk.
+/// `deadline` is for devices that are made from the disk.
 pub(super) fn add_with<S: EventSource>(
     kernel: &dyn Kernel,
     journal: &Journal,
@@ -169,7 +170,7 @@ fn mount(
     mounts::propagate(undo.kernel(), target, &disk.options)
 }
 
-/// In the place of a mount.
+/// Makes a link instead of a mount.
 fn link(undo: &mut Undo<'_>, device: &Path, target: &Path) -> Result<(), Failure> {
     if let Some(parent) = target.parent() {
         undo.make_directories(parent, 0o700)?;
@@ -181,7 +182,7 @@ fn link(undo: &mut Undo<'_>, device: &Path, target: &Path) -> Result<(), Failure
     })
 }
 
-/// Settles the type of the file system, making one first where the host asks for it (P-248).
+/// Returns the type of the file system. Makes one first if the host asks for it (P-248).
 fn prepare(
     kernel: &dyn Kernel,
     device: &Path,
@@ -200,8 +201,8 @@ fn prepare(
     }
 }
 
-/// A disk that cannot be read at all is an error, never an unknown file system: it would be
-/// formatted otherwise.
+/// A disk that cannot be read is an error and never an unknown file system, because that would be
+/// formatted.
 fn detect<S: EventSource>(
     device: &Path,
     expected: &ExpectedDisk,

@@ -1,11 +1,11 @@
-//! An empty ext4 on a whole device, without a program: the few blocks that matter are computed
-//! and written, everything else is left to the kernel, which sets up inode tables and bitmaps of
-//! untouched groups when it gets there (feature `uninit_bg`).
+//! Makes an empty ext4 on a whole device without a program. It computes and writes the few blocks
+//! that matter. The kernel sets up inode tables and bitmaps of the other groups when it first uses
+//! them (feature `uninit_bg`).
 //!
 //! Layout of the structures: the kernel's Documentation/filesystems/ext4. The shape is that of
-//! `mkfs.ext4`: blocks of 4 KiB, inodes of 256 bytes, a journal; but no reserved blocks, because
-//! a scratch disk belongs to its container, and no `flex_bg`, so that each group has its own
-//! tables and stands for itself.
+//! `mkfs.ext4`: blocks of 4 KiB, inodes of 256 bytes, a journal. There are two differences. No
+//! blocks are reserved, because a scratch disk belongs to its container. There is no `flex_bg`, so
+//! each group has its own tables.
 
 mod structures;
 
@@ -38,8 +38,8 @@ const INCOMPAT: u32 = 0x2 | 0x40;
 /// large_file, huge_file, uninit_bg, dir_nlink, extra_isize
 const RO_COMPAT: u32 = 0x2 | 0x8 | 0x10 | 0x20 | 0x40;
 
-/// Blocks of the journal from a size of the file system in blocks on; as `mkfs.ext4` has it, but
-/// no more than what lies in the first group for certain.
+/// The blocks of the journal, from which size of the file system (in blocks) on. They are those of
+/// `mkfs.ext4`, as far as they certainly fit in the first group.
 const JOURNALS: [(u64, u64); 4] = [
     (524_288, 16_384),
     (262_144, 8192),
@@ -50,7 +50,7 @@ const JOURNALS: [(u64, u64); 4] = [
 const UNUSED_INODES: u16 = 1;
 const UNUSED_BLOCKS: u16 = 2;
 
-/// What makes a file system differ from others of its size.
+/// What distinguishes a file system from others of its size.
 #[derive(Debug, Clone, Copy)]
 pub struct Stamp {
     pub uuid: [u8; 16],
@@ -59,7 +59,7 @@ pub struct Stamp {
     pub time: u32,
 }
 
-/// Why there can be none.
+/// Why a file system cannot be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SizeError {
     #[error("{0} bytes are too few for an ext4 file system")]
@@ -74,7 +74,7 @@ pub type Piece = (u64, Vec<u8>);
 /// Formats the device or file, which ends up synced.
 pub fn format(device: &File, size: u64, stamp: &Stamp, journal: bool) -> io::Result<()> {
     let pieces = pieces(size, stamp, journal).map_err(io::Error::other)?;
-    // The superblock last: until then there is no file system.
+    // The superblock is written last. Before that there is no file system.
     for (offset, bytes) in pieces.iter().rev() {
         device.write_all_at(bytes, *offset)?;
     }
@@ -86,13 +86,15 @@ pub fn pieces(size: u64, stamp: &Stamp, journal: bool) -> Result<Vec<Piece>, Siz
     let plan = Plan::new(size, journal)?;
     let table = plan.descriptors(stamp);
     let mut pieces = Vec::new();
-    // Whole blocks: the rest of one that was never written may not be readable.
+    // Whole blocks are written, because the rest of a block may not be readable when it was never
+    // written.
     let mut put = |block: u64, mut bytes: Vec<u8>| {
         bytes.resize(bytes.len().next_multiple_of(BLOCK as usize), 0);
         pieces.push((block * BLOCK, bytes));
     };
 
-    // The boot area before it is cleared: another file system may have its mark there.
+    // The boot area before the superblock is cleared, because another file system may have its
+    // magic there.
     let mut first = vec![0; 1024];
     first.extend(plan.superblock(stamp, 0));
     put(0, first);
@@ -136,7 +138,7 @@ impl Plan {
             return Err(SizeError::TooLarge(size));
         }
         let groups = blocks.div_ceil(GROUP).max(1);
-        // As mke2fs.conf has it for small ones and for others.
+        // The values of mke2fs.conf for small file systems and for others.
         let per_inode = if size < 512 << 20 { 4096 } else { 16_384 };
         let inodes = (blocks * BLOCK / per_inode).div_ceil(groups);
         let mut plan = Self {
@@ -182,7 +184,7 @@ impl Plan {
         }
     }
 
-    /// All that is not for data.
+    /// All blocks of the group that are not for data.
     fn tables(&self, group: u64) -> u64 {
         self.base(group) + 2 + self.inodes_per_group / INODES_PER_BLOCK
     }
@@ -295,7 +297,7 @@ impl Plan {
         table
     }
 
-    /// Used blocks, and those behind the end of the group.
+    /// Used blocks, and those after the end of the group.
     fn block_bits(&self, group: u64) -> Vec<u8> {
         bits(self.used(group), self.size(group))
     }
@@ -331,7 +333,7 @@ impl Plan {
         table
     }
 
-    /// An empty log; big endian, other than all else. The other blocks are not read.
+    /// An empty log, in big endian unlike everything else. Nobody reads its other blocks.
     fn journal_superblock(&self, stamp: &Stamp) -> Vec<u8> {
         let mut block = vec![0; BLOCK as usize];
         let numbers = [

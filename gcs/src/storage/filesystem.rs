@@ -14,7 +14,8 @@ struct Signature {
     read_only: &'static str,
 }
 
-/// The long magics first: the two bytes of ext4 can stand in another's UUID by chance.
+/// Long magics come first, because the two bytes of ext4 can stand in the UUID of another file
+/// system by chance.
 const SIGNATURES: [Signature; 4] = [
     Signature {
         name: "xfs",

@@ -1,4 +1,4 @@
-//! Putting a file system on a device: ext4 by ourselves, xfs by its own program.
+//! Makes a file system on a device: ext4 by own code, xfs by its program.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -29,7 +29,7 @@ pub struct FormatterProgram {
     profile: &'static str,
 }
 
-/// Asks nobody (a disk with another file system on it) and prints nothing.
+/// With these options it overwrites another file system without asking, and prints nothing.
 const MKFS_XFS: FormatterProgram = FormatterProgram {
     name: "mkfs.xfs",
     arguments: &["-f", "-q"],
@@ -42,13 +42,13 @@ const FORMATTERS: [(&str, Formatter); 2] = [
 ];
 
 const PROGRAM_DIRECTORIES: [&str; 4] = ["/sbin", "/usr/sbin", "/bin", "/usr/bin"];
-/// Below the five minutes after which the host gives up on any request (section 11.1).
+/// Shorter than the five minutes after which the host gives up on any request (section 11.1).
 const FORMAT_TIME: Duration = Duration::from_secs(240);
 const LONGEST_COMPLAINT: usize = 4096;
 
 impl Formatter {
     /// # Errors
-    /// Any type but the two that the host may ask for (also the empty one).
+    /// The type is not one of the two that the host may ask for.
     pub fn of(kind: &str) -> Result<Self, Failure> {
         let found = FORMATTERS.iter().find(|(name, _)| *name == kind);
         found.map(|(_, formatter)| *formatter).ok_or_else(|| {
@@ -110,7 +110,7 @@ impl FormatterProgram {
             })
     }
 
-    /// Runs the program on the device; what it says on stderr is part of the error.
+    /// Runs the program on the device. Its stderr becomes part of the error.
     fn run(&self, device: &Path) -> Result<(), Failure> {
         let program = self.locate()?;
         let failed =
@@ -127,7 +127,7 @@ impl FormatterProgram {
         let complaint = match complaint(&mut child, Instant::now() + FORMAT_TIME) {
             Ok(complaint) => complaint,
             Err(error) => {
-                // Fails only for a child that has ended, which is what is wanted.
+                // This fails only for a child that has already ended.
                 child.kill().ok();
                 child.wait().ok();
                 return Err(failed(error.to_string()));

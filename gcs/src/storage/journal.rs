@@ -1,8 +1,8 @@
-//! What an attach has done so far, in memory that its supervisor shares: when the task is killed
-//! half-way, another one undoes by it what the first has left.
+//! What an attach has done so far, in memory that it shares with its supervisor. When the task is
+//! killed half-way, another task uses it to undo what the first has done.
 //!
-//! A step is noted before it is begun, so the last one noted may not have happened: whoever
-//! undoes it must not mind. Nobody is woken by a note.
+//! A step is noted before it is begun. So the last step may not have happened, and undoing it must
+//! be harmless. A note wakes nobody.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -20,7 +20,7 @@ const LONGEST: u64 = 1 << 20;
 #[derive(Debug, Serialize, Deserialize)]
 enum Note {
     Begun(UndoStep),
-    /// The newest of those begun has failed, or was undone.
+    /// The newest step has failed or was undone.
     Gone,
 }
 
@@ -35,7 +35,7 @@ impl Journal {
         )))
     }
 
-    /// Forgets everything: for work that cannot be killed.
+    /// A journal that keeps nothing, for work that cannot be killed.
     pub fn none() -> Self {
         Self(None)
     }
@@ -52,8 +52,8 @@ impl Journal {
         self.note(&Note::Gone);
     }
 
-    /// Without memory for a line of it the work goes on: it is of use only when the task is
-    /// killed as well.
+    /// When there is no memory for a note, the work goes on, because the note matters only if the
+    /// task is killed too.
     fn note(&self, note: &Note) {
         let Some(mut file) = self.0.as_ref() else {
             return;
@@ -78,7 +78,7 @@ impl Journal {
         let mut bytes = vec![0; length as usize];
         file.read_exact_at(&mut bytes, 0)?;
         let mut steps = Vec::new();
-        // A line without its end is of a step that was not begun.
+        // A line without its end belongs to a step that was not begun.
         for line in bytes.split_inclusive(|byte| *byte == b'\n') {
             if line.ends_with(b"\n") {
                 match serde_json::from_slice(line)? {

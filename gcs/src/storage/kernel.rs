@@ -1,5 +1,5 @@
-//! The calls that change the machine, as one seam: tests make any one of them fail and see
-//! that all before it is undone.
+//! The calls that change the machine, behind one trait. Tests make any one of them fail and check
+//! that everything before it is undone.
 
 use std::fs;
 use std::io;
@@ -34,16 +34,17 @@ pub trait Kernel {
     fn overlay(&self, overlay: &Overlay) -> Result<(), Failure>;
     fn unmount(&self, path: &Path) -> io::Result<()>;
     fn format(&self, formatter: &Formatter, device: &Path) -> Result<(), Failure>;
-    /// Asks the device-mapper; the number of the device when it was resumed, else 0.
+    /// Sends a request to the device-mapper. Returns the device's number if it was resumed,
+    /// otherwise 0.
     fn map(&self, roots: &Roots, name: &str, request: MapperRequest<'_>) -> io::Result<u64>;
-    /// A block device node, for nobody but root.
+    /// Makes a block device node that only root may use.
     fn make_node(&self, path: &Path, number: u64) -> io::Result<()>;
-    /// A node or a link.
+    /// Removes a node or a link.
     fn remove_node(&self, path: &Path) -> io::Result<()>;
     fn link(&self, to: &Path, path: &Path) -> io::Result<()>;
 }
 
-/// The real one.
+/// The real kernel.
 #[derive(Debug, Clone, Copy)]
 pub struct Linux;
 
@@ -93,7 +94,7 @@ impl Kernel for Linux {
     }
 
     fn make_node(&self, path: &Path, number: u64) -> io::Result<()> {
-        // One that an earlier device of the name has left would lead elsewhere.
+        // A node that an earlier device of this name has left would lead to another device.
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}

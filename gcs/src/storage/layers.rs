@@ -11,7 +11,7 @@ use super::overlay::{Overlay, Upper};
 use super::{clean, Journal, Record, Source, Undo};
 use crate::error::Failure;
 
-/// A root to be put together; checked where the request is read.
+/// A root to be mounted. It is checked when the request is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CombinedLayers {
     root: PathBuf,
@@ -58,8 +58,8 @@ fn absolute(what: &str, path: &Path) -> Result<PathBuf, Failure> {
         .map_err(|error| Failure::unspecified(format!("{what} {path:?} cannot be used: {error}")))
 }
 
-/// Mounts the layers: writable with a scratch path (P-261), else read-only. What a failure
-/// leaves is what was there before (P-263).
+/// Mounts the layers, writable with a scratch path (P-261) and otherwise read-only. After a failure
+/// only what was there before is left (P-263).
 pub fn add(layers: &CombinedLayers, journal: &Journal) -> Result<Record, Failure> {
     add_with(&Linux, journal, layers)
 }
@@ -70,7 +70,7 @@ pub(super) fn add_with(
     layers: &CombinedLayers,
 ) -> Result<Record, Failure> {
     for layer in &layers.layers {
-        // Asked first, because the mount would not say which one it is.
+        // This is checked first, because the mount's error would not name the layer.
         let missing = match fs::metadata(layer) {
             Ok(found) if found.is_dir() => continue,
             Ok(_) => "it is not a directory".to_owned(),
@@ -120,8 +120,7 @@ pub(super) fn add_with(
     })
 }
 
-/// An overlay of a single layer without anything writable is refused by the kernel, and a
-/// bind mount shows the same.
+/// The kernel refuses an overlay of a single read-only layer, and a bind mount shows the same.
 fn bind_read_only(undo: &mut Undo<'_>, layer: &Path, root: &Path) -> Result<(), Failure> {
     let kernel = undo.kernel();
     let mut mount = Mount {
@@ -137,7 +136,7 @@ fn bind_read_only(undo: &mut Undo<'_>, layer: &Path, root: &Path) -> Result<(), 
         ))
     };
     undo.mount(mount).map_err(failed)?;
-    // A bind mount takes its other flags only from a second call.
+    // A bind mount accepts other flags only in a second call.
     mount.flags |= MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
     kernel.mount(mount).map_err(failed)
 }

@@ -1,5 +1,5 @@
-//! Devices of the device-mapper: made, found under `/dev/mapper`, taken away (protocol section
-//! 7.5). There is no udev that would make their nodes.
+//! Makes and removes devices of the device-mapper, with their nodes under `/dev/mapper`, because
+//! there is no udev (protocol section 7.5).
 
 use std::io;
 use std::path::PathBuf;
@@ -33,8 +33,8 @@ pub fn node(roots: &Roots, name: &str) -> PathBuf {
     roots.dev.join("mapper").join(name)
 }
 
-/// Makes a device of one target; the work around it takes it away again when it fails. What is
-/// below the target may be on its way: a missing device is tried again until the deadline.
+/// Makes a device of one target. When the work fails later, its undo removes the device. The device
+/// below the target may not have appeared yet, so a missing one is tried again until the deadline.
 pub fn create(
     undo: &mut Undo<'_>,
     roots: &Roots,
@@ -44,7 +44,7 @@ pub fn create(
     deadline: Instant,
 ) -> Result<PathBuf, Failure> {
     let kernel = undo.kernel();
-    // Not the parameters: a key may be among them.
+    // The error leaves the parameters out, because a key may be among them.
     let failed = |what: &str, error: io::Error| {
         Failure::unspecified(format!(
             "cannot {what} the {} device {name}: {error}",
@@ -76,7 +76,7 @@ fn is_coming(error: &io::Error) -> bool {
     )
 }
 
-/// Takes a device and its node away. One that is not there is a success.
+/// Removes a device and its node. A missing one is a success.
 pub fn remove(kernel: &dyn Kernel, roots: &Roots, name: &str) -> io::Result<()> {
     let mut attempt = 1;
     loop {
@@ -98,7 +98,7 @@ pub fn remove(kernel: &dyn Kernel, roots: &Roots, name: &str) -> io::Result<()> 
     }
 }
 
-/// Takes away what an Add has made, the uppermost first.
+/// Removes what an Add has made, the uppermost first.
 pub fn remove_all(kernel: &dyn Kernel, roots: &Roots, names: &[String]) -> Result<(), Failure> {
     for name in names.iter().rev() {
         remove(kernel, roots, name).map_err(|error| {

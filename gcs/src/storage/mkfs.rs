@@ -1,6 +1,6 @@
-//! The command `mkfs.ext4`, as far as a host uses it: it has the template of its scratch disks
-//! made by `mkfs.ext4 -q -E lazy_itable_init=0,nodiscard -O ^has_journal,sparse_super2,^resize_inode
-//! /dev/<x>` (protocol section 11.4).
+//! The command `mkfs.ext4`, as far as a host uses it. The host makes the template of its scratch
+//! disks by `mkfs.ext4 -q -E lazy_itable_init=0,nodiscard -O
+//! ^has_journal,sparse_super2,^resize_inode /dev/<x>` (protocol section 11.4).
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -8,8 +8,8 @@ use std::path::PathBuf;
 
 use super::formatter::make_ext4;
 
-/// Options of mke2fs(8) with a value. What they change is how, not what: all but the journal is
-/// as it is here in any case.
+/// Options of mke2fs(8) with a value. They are accepted and ignored: except for the journal, the
+/// file system is the same in any case.
 const WITH_VALUE: &[u8] = b"bCdEeGgIiJLMmNOorTtUz";
 const SWITCHES: &[u8] = b"DFjKqSvc";
 

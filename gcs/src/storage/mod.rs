@@ -1,9 +1,9 @@
 //! Disks, persistent memory, layers and directories of the utility VM.
 //!
-//! Everything here blocks and therefore runs inside a task child, never in the loop; only
-//! [`MountTable`] lives in PID 1. A change is a transaction: what a failed request made is
-//! undone, what was there before stays. What a task does it notes before, so that its supervisor
-//! can have it undone also when the task was killed.
+//! Everything here blocks, so it runs in the child of a task and never in the loop. Only
+//! [`MountTable`] lives in PID 1. A change is a transaction: what a failed request has made is
+//! undone, and what was there before stays. A task notes each step before it takes it, so that its
+//! supervisor can have the steps undone when the task was killed.
 #![allow(clippy::disallowed_methods)] // Runs only inside task children, which may block.
 
 use std::path::PathBuf;
@@ -49,7 +49,7 @@ pub use table::MountTable;
 use undo::Undo;
 pub use undo::{make_directory, replay};
 
-/// Where the kernel shows its devices; tests put a tree of their own there.
+/// Where the kernel shows its devices. Tests use a tree of their own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Roots {
     pub sys: PathBuf,

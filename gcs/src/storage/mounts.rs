@@ -1,5 +1,5 @@
-//! What all mounts share: propagation, and taking a mount and its directory away
-//! (protocol section 7, general mount helper rules).
+//! What all mounts share: propagation, and the removal of a mount and its directory (protocol
+//! section 7).
 
 use std::io;
 use std::path::Path;
@@ -11,7 +11,7 @@ use super::path::mount_point;
 use super::{mapper, Roots};
 use crate::error::Failure;
 
-/// The only options of the host that take effect (P-254); `ReadOnly` alone decides the rest.
+/// The only options of the host that take effect (P-254). For the rest `ReadOnly` decides.
 const PROPAGATION: [(&str, MsFlags); 8] = [
     ("shared", MsFlags::MS_SHARED),
     ("rshared", MsFlags::MS_SHARED.union(MsFlags::MS_REC)),
@@ -23,7 +23,7 @@ const PROPAGATION: [(&str, MsFlags); 8] = [
     ("runbindable", MsFlags::MS_UNBINDABLE.union(MsFlags::MS_REC)),
 ];
 
-/// So many mounts on top of each other are taken away (protocol section 12.3).
+/// The most stacked mounts that are unmounted (protocol section 12.3).
 const STACKED: usize = 5;
 
 /// Applies the propagation options among `options` in their order, each by a call of its own.
@@ -49,13 +49,13 @@ pub fn propagate(kernel: &dyn Kernel, target: &Path, options: &[String]) -> Resu
     Ok(())
 }
 
-/// Takes away what an Add has mounted at `mount_path`, with its mapped devices. Does not need
-/// the device. Nothing there, or an empty path: success.
+/// Removes what an Add has mounted at `mount_path`, with its mapped devices. The device itself is
+/// not needed. An empty path, or one without a mount, is a success.
 pub fn remove(roots: &Roots, mount_path: &str, mappings: &[String]) -> Result<(), Failure> {
     remove_with(&Linux, roots, mount_path, mappings)
 }
 
-/// Takes mapped devices away, the last one first, of which some may be gone.
+/// Removes mapped devices in reverse order. Some may be gone already.
 pub fn remove_mappings(roots: &Roots, mappings: &[String]) -> Result<(), Failure> {
     mapper::remove_all(&Linux, roots, mappings)
 }
@@ -70,7 +70,7 @@ pub(super) fn remove_with(
         return Ok(());
     };
     let removed = match path.symlink_metadata() {
-        // In the place of a mount: the link to a block device.
+        // The link to a block device that stands for a mount.
         Ok(found) if found.is_symlink() => kernel.remove_node(&path).map_err(|error| {
             Failure::unspecified(format!("cannot remove the link {path:?}: {error}"))
         }),
@@ -79,8 +79,8 @@ pub(super) fn remove_with(
     removed.and_then(|()| mapper::remove_all(kernel, roots, mappings))
 }
 
-/// Unmounts `path` and removes the directory. Not there or not mounted is a success (P-252);
-/// a directory that turns out not to be empty stays: what is in it was there before the mount.
+/// Unmounts `path` and removes the directory. A missing or unmounted path is a success (P-252). A
+/// directory that is not empty stays, because its content was there before the mount.
 pub fn unmount_and_remove(kernel: &dyn Kernel, path: &Path) -> Result<(), Failure> {
     for _ in 0..STACKED {
         match kernel.unmount(path) {

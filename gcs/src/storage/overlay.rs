@@ -25,7 +25,7 @@ pub struct Upper {
     pub work: PathBuf,
 }
 
-/// How the layers are told to the kernel: the first way it understands is taken.
+/// The ways to pass layers to the kernel. The first one that it understands is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum OptionForm {
     /// One option for each layer (Linux 6.7): any number, any names.
@@ -36,7 +36,7 @@ enum OptionForm {
     Classic,
 }
 
-/// Mounts it. The error carries what the kernel said, if it said anything.
+/// Mounts it. The error has the kernel's own message if there is one.
 pub fn mount(overlay: &Overlay) -> Result<(), Failure> {
     let mut said = String::new();
     let mut refused = Errno::EINVAL;
@@ -53,7 +53,8 @@ pub fn mount(overlay: &Overlay) -> Result<(), Failure> {
             Ok(()) => return Ok(()),
             Err(error) => refused = error,
         }
-        // An option it does not know or finds too long; no such calls (Linux before 5.2).
+        // The kernel does not know the option or finds it too long, or lacks these calls (Linux
+        // before 5.2).
         if !matches!(refused, Errno::EINVAL | Errno::E2BIG | Errno::ENOSYS) {
             break;
         }
@@ -103,7 +104,7 @@ fn configure(context: &FsContext, overlay: &Overlay, way: OptionForm) -> nix::Re
     }
     match &overlay.upper {
         Some(Upper { upper, work }) => {
-            // A backslash escapes here too, other than in `lowerdir+`.
+            // Unlike in `lowerdir+`, a backslash escapes here too.
             context.set(c"upperdir", &text(&escaped(upper, b"\\"))?)?;
             context.set(c"workdir", &text(&escaped(work, b"\\"))?)
         }
@@ -113,7 +114,7 @@ fn configure(context: &FsContext, overlay: &Overlay, way: OptionForm) -> nix::Re
 
 fn classic(overlay: &Overlay) -> nix::Result<()> {
     let (flags, data) = classic_options(overlay);
-    // The kernel cuts the data off at a page without a word.
+    // The kernel silently cuts the data off at a page.
     if data.len() >= 4096 {
         return Err(Errno::E2BIG);
     }

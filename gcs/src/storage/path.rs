@@ -13,8 +13,8 @@ pub enum PathError {
     Nul,
 }
 
-/// The shortest equal path by words alone: no `.`, `..` or doubled slashes, as the records of
-/// mounted paths are kept. Symbolic links are not looked at.
+/// The shortest equal path, without `.`, `..` and doubled slashes, in which form mounted paths are
+/// recorded. Symbolic links are not followed.
 pub fn clean(path: &Path) -> Result<PathBuf, PathError> {
     if !path.is_absolute() {
         return Err(PathError::NotAbsolute);

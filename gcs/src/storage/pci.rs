@@ -17,8 +17,8 @@ use crate::uevent::{self, Device, Matcher, Uevent};
 /// How long one may take to appear.
 pub const ARRIVAL: Duration = Duration::from_secs(60);
 
-/// The directory of the function with this VMBus instance in `/sys`; waits for it (P-277). For
-/// work that blocks anyway.
+/// The directory in `/sys` of the function with this VMBus instance. Blocks until it appears
+/// (P-277), for work that blocks anyway.
 pub fn find_until(roots: &Roots, instance: &str, deadline: Instant) -> Result<PathBuf, Failure> {
     let started = Instant::now();
     let function = ExpectedFunction::new(roots, instance)?;
@@ -27,7 +27,7 @@ pub fn find_until(roots: &Roots, instance: &str, deadline: Instant) -> Result<Pa
     found.ok_or_else(|| function.absent(started.elapsed()))
 }
 
-/// A function that the host has assigned, on its way.
+/// A function that the host has assigned and that may not have appeared yet.
 #[derive(Debug, Clone)]
 pub struct ExpectedFunction {
     instance: String,
@@ -75,7 +75,7 @@ impl ExpectedFunction {
         Ok(Self { instance, place })
     }
 
-    /// Its directory in `/sys` if it is there by now.
+    /// Its directory in `/sys` if it is there.
     pub fn look(&self) -> Result<Option<PathBuf>, Failure> {
         match &self.place {
             PciLocation::VmBus { directory } => look(directory),

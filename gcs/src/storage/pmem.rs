@@ -22,9 +22,9 @@ const SECTOR: u64 = 512;
 pub struct Pmem {
     pub device: u32,
     pub mount_path: String,
-    /// None is the whole device.
+    /// `None` for the whole device.
     pub part: Option<Part>,
-    /// The layer carries a hash tree, which is to be checked.
+    /// Whether the layer is checked against the hash tree on it.
     pub verified: bool,
 }
 
@@ -44,7 +44,7 @@ impl Pmem {
     }
 }
 
-/// A device that the host has attached, on its way.
+/// A device that the host has attached and that may not have appeared yet.
 #[derive(Debug, Clone)]
 pub struct ExpectedPmem {
     roots: Roots,
@@ -63,7 +63,7 @@ impl ExpectedPmem {
         self.roots.dev.join(format!("pmem{}", self.device))
     }
 
-    /// The device node if it is there by now.
+    /// The device node if it is there.
     pub fn look(&self) -> Result<Option<PathBuf>, Failure> {
         let node = self.node();
         match fs::metadata(&node) {
@@ -100,7 +100,7 @@ impl Device for ExpectedPmem {
     }
 }
 
-/// What can be told without the device.
+/// Checks what can be known without the device.
 ///
 /// # Errors
 /// No path, or a part that cannot be one.
@@ -110,7 +110,7 @@ pub fn check(pmem: &Pmem) -> Result<(), Failure> {
         .map_err(|failure| failure.during(format_args!("adding {}", pmem.source())))
 }
 
-/// Mounts the device read-only. None: it is not there yet, and nothing was done.
+/// Mounts the device read-only. `None` when it is not there yet and nothing was done.
 pub fn add(
     expected: &ExpectedPmem,
     pmem: &Pmem,
@@ -119,7 +119,7 @@ pub fn add(
     add_with(&Linux, journal, expected, pmem, Instant::now() + ARRIVAL)
 }
 
-/// `deadline`: for what is made of the device.
+/// `deadline` is for devices that are made from this one.
 pub(super) fn add_with(
     kernel: &dyn Kernel,
     journal: &Journal,
@@ -217,8 +217,8 @@ fn mount(
     })
 }
 
-/// File systems that can be read without a copy in memory (DAX), where device, part and size of
-/// blocks allow it. That they do not is known only by trying.
+/// File systems that can be read without a copy in memory (DAX) if device, part and block size
+/// allow it. Only a try shows whether they do.
 const DIRECT: [&str; 2] = ["ext4", "xfs"];
 
 fn is_direct(roots: &Roots, device: u32) -> bool {
@@ -226,7 +226,7 @@ fn is_direct(roots: &Roots, device: u32) -> bool {
     fs::read_to_string(roots.sys.join(flag)).is_ok_and(|text| text.trim() == "1")
 }
 
-/// Hosts make layers of ext4 only; for what is not known the kernel may have a better word.
+/// Hosts make layers of ext4 only. For an unknown type the kernel's error may say more.
 fn detect(source: &Path) -> Result<&'static str, Failure> {
     let found = filesystem::detect(source)
         .map_err(|error| Failure::unspecified(format!("cannot read {source:?}: {error}")))?;

@@ -46,14 +46,14 @@ impl fmt::Display for Source {
     }
 }
 
-/// What an Add has mounted; all that Remove needs, so the device may be gone by then (P-252,
+/// What an Add has mounted. It is all that Remove needs, so the device may be gone by then (P-252,
 /// P-253).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     pub source: Source,
     /// Cleaned; none when the host named no path.
     pub mount_path: Option<PathBuf>,
-    /// None when nothing had to be looked for.
+    /// `None` when no device had to be found.
     pub device: Option<PathBuf>,
     pub filesystem: String,
     pub read_only: bool,

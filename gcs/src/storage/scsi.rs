@@ -18,8 +18,8 @@ pub const CONTROLLERS: [&str; 4] = [
     "305891a9-b251-5dfe-91a2-c25d9212275b",
 ];
 
-/// Linux's number of the controller with the host's index. Does not wait. Where none of the
-/// four VMBus instances exists (QEMU, an older VM definition) the index is the number.
+/// Linux's number for the controller with the host's index. Does not wait. When none of the four
+/// VMBus instances exists (QEMU, an older VM definition), the index is the number.
 pub fn host_number(roots: &Roots, controller: u8) -> Result<u32, Failure> {
     let Some(guid) = CONTROLLERS.get(usize::from(controller)) else {
         return Err(Failure::unspecified(format!(
@@ -56,7 +56,7 @@ pub struct Address {
 }
 
 impl Address {
-    /// As it stands in the names of mapped devices (protocol section 7.1).
+    /// The form that the names of mapped devices have (protocol section 7.1).
     pub fn name(self) -> String {
         format!("contr{}-lun{}-p{}", self.host, self.lun, self.partition)
     }
@@ -67,13 +67,13 @@ impl Address {
             .join(format!("bus/scsi/devices/{}:0:0:{}", self.host, self.lun))
     }
 
-    /// Whether the kernel has made the disk by now; it may not be ready. Does not block.
+    /// Whether the kernel has made the disk. It may not be ready. Does not block.
     fn is_announced(self, roots: &Roots) -> bool {
         let disks = names(&self.directory(roots).join("block")).unwrap_or_default();
         disks.iter().any(|disk| roots.dev.join(disk).exists())
     }
 
-    /// Has the kernel ask the disk for its size again; whether it could.
+    /// Makes the kernel ask the disk for its size again. Returns whether it did.
     fn rescan(self, roots: &Roots) -> bool {
         let file = self.directory(roots).join("rescan");
         let file = fs::OpenOptions::new().write(true).open(file);
@@ -103,7 +103,8 @@ impl Address {
                 )))
             }
         };
-        // Its size could not be asked for: the host changes what is plugged in while it comes.
+        // The kernel could not read its size, because the host changes what is plugged in at the
+        // same time.
         let size = block.join(disk).join("size");
         let is_empty = || fs::read_to_string(&size).is_ok_and(|text| text.trim() == "0");
         if is_empty() && (!self.rescan(roots) || is_empty()) {
@@ -129,7 +130,7 @@ impl Address {
     }
 }
 
-/// A disk or partition that the host has attached, on its way (P-244).
+/// A disk or partition that the host has attached and that may not have appeared yet (P-244).
 #[derive(Debug, Clone)]
 pub struct ExpectedDisk {
     pub(super) roots: Roots,
@@ -188,8 +189,8 @@ impl Device for ExpectedDisk {
     }
 }
 
-/// SCSIDevice Remove (section 7.2): tells the kernel to let go of the disk before the host
-/// takes it away. A disk that is gone already is a success (P-255).
+/// SCSIDevice Remove (section 7.2): makes the kernel forget the disk before the host unplugs it. A
+/// disk that is gone already is a success (P-255).
 pub fn remove(roots: &Roots, controller: u8, lun: u8) -> Result<(), Failure> {
     let address = Address {
         host: host_number(roots, controller)?,
@@ -197,7 +198,7 @@ pub fn remove(roots: &Roots, controller: u8, lun: u8) -> Result<(), Failure> {
         partition: 0,
     };
     let delete = address.directory(roots).join("delete");
-    // Not created: on a tree without the file a write must not make one.
+    // The file is not created, because a made-up tree without it must stay as it is.
     let written = fs::OpenOptions::new()
         .write(true)
         .open(&delete)

@@ -1,8 +1,7 @@
-//! What is mounted where: the memory of PID 1 about disks, persistent memory and directories of
-//! the host, so that a path is used once and Remove needs nothing but the path (P-251 to P-253).
+//! What is mounted where. PID 1 remembers disks, persistent memory and directories of the host, so
+//! that a path is used once and Remove needs only the path (P-251 to P-253).
 //!
-//! Requests run as tasks while others go on, so a path is also taken while its Add or Remove
-//! runs.
+//! Requests run as tasks side by side, so a path is also taken while its Add or Remove runs.
 
 use std::collections::btree_map::Entry;
 use std::collections::BTreeMap;
@@ -48,7 +47,7 @@ impl MountTable {
         }
     }
 
-    /// After an Add: keeps its record, or gives the path free again when it failed.
+    /// After an Add: keeps its record, or frees the path when the Add has failed.
     pub fn end_add(&mut self, mount_path: &str, added: Option<Record>) {
         let Ok(Some(path)) = mount_point(mount_path) else {
             return;

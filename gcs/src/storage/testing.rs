@@ -22,8 +22,8 @@ use super::Roots;
 use crate::error::Failure;
 use crate::uevent::{EventSource, Next, Uevent};
 
-/// Runs `body` in a private mount namespace. The namespace belongs to a new thread, so other
-/// tests see nothing of it. Without the right to do so: skipped, and said.
+/// Runs `body` in a private mount namespace. The namespace belongs to a new thread, so other tests
+/// see nothing of it. Without the right to do so, the test is skipped and says so.
 pub fn in_mount_namespace(name: &str, body: impl FnOnce() + Send) {
     std::thread::scope(|scope| {
         let run = scope.spawn(|| {

@@ -1,8 +1,8 @@
-//! Removal of a directory tree that a container may have written: scratch directories,
-//! bundles, what a failed Create leaves (protocol section 6.11).
+//! Removes a directory tree that a container may have written: a scratch directory, a bundle, or
+//! what a failed Create has left (protocol section 6.11).
 //!
-//! What must hold: data behind a mount is never deleted, bind mounts of the same file system
-//! included (P-229); no symbolic link is followed; depth costs neither stack nor descriptors.
+//! Data below a mount is never deleted, not even below a bind mount of the same file system
+//! (P-229). No symbolic link is followed. Depth costs neither stack nor descriptors.
 
 use std::ffi::{CStr, CString, OsStr};
 use std::io;
@@ -31,8 +31,8 @@ pub fn unmount_below(path: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Unmounts what is mounted at or below `path`, then removes it with everything inside.
-/// Already gone or empty: success (P-232). Stops at the first thing that cannot be removed.
+/// Unmounts what is mounted at or below `path`, then removes it with everything inside. A missing
+/// or empty path is a success (P-232). Stops at the first thing that cannot be removed.
 pub fn remove(path: &Path) -> Result<(), Failure> {
     let Some(target) = resolve(path)? else {
         return Ok(());
@@ -89,8 +89,8 @@ fn resolve(path: &Path) -> Result<Option<ResolvedPath>, Failure> {
     Ok(Some(ResolvedPath { parent, name, full }))
 }
 
-/// One pass in reverse order is enough unless mounts were moved; a pass that frees nothing
-/// ends the loop, so it is bounded by the number of mounts.
+/// One pass in reverse order is enough unless mounts were moved. A pass that frees nothing ends the
+/// loop, so the number of mounts bounds it.
 fn unmount_resolved(path: &Path) -> Result<(), Failure> {
     loop {
         let points = mount_points_below(path).map_err(|error| {
@@ -142,8 +142,8 @@ fn identity(directory: impl AsFd) -> nix::Result<(u64, u64)> {
     fstat(directory).map(|stat| (stat.st_dev, stat.st_ino))
 }
 
-/// Removes `name` in `parent` with all that is below it. Two descriptors are open at any
-/// depth: the way back up is `..`, checked against the directory one came from.
+/// Removes `name` in `parent` with all that is below it. Two descriptors are open at any depth. The
+/// way back up is `..`, which must be the directory that the walk came from.
 fn remove_at(parent: OwnedFd, name: &CStr) -> Result<(), (CString, Errno)> {
     let mut here = parent;
     // The directories being emptied: name, and the identity of the one it lies in.
@@ -173,7 +173,7 @@ fn remove_at(parent: OwnedFd, name: &CStr) -> Result<(), (CString, Errno)> {
         if next.is_none() {
             let up = nix::fcntl::openat(&here, c"..", DIRECTORY, Mode::empty()).map_err(at)?;
             if identity(&up).map_err(at)? != *origin {
-                // Somebody moved the directory; going on would remove elsewhere.
+                // Somebody has moved the directory, and going on would remove files elsewhere.
                 return Err(at(Errno::ESTALE));
             }
             here = up;
@@ -182,8 +182,8 @@ fn remove_at(parent: OwnedFd, name: &CStr) -> Result<(), (CString, Errno)> {
     }
 }
 
-/// Removes everything in the directory that goes at once; gives the first sub-directory that
-/// has to be emptied before it, or none when the directory is empty.
+/// Removes every entry that can be removed at once. Returns the first sub-directory that has to be
+/// emptied first, or `None` when the directory is empty.
 fn empty(directory: &OwnedFd) -> Result<Option<CString>, (Option<CString>, Errno)> {
     let own = nix::fcntl::openat(directory, c".", DIRECTORY, Mode::empty())
         .map_err(|error| (None, error))?;

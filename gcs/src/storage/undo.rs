@@ -1,4 +1,4 @@
-//! A change of several steps that happens whole or not at all.
+//! A change of several steps that happens completely or not at all.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,19 +13,18 @@ use super::overlay::Overlay;
 use super::{mapper, tree, Roots};
 use crate::error::Failure;
 
-/// Another request may take away a directory that it made and did not need, just before this one
-/// makes one in it.
+/// Another request may remove a directory that it has made, just before this one makes one inside.
 const ATTEMPTS: usize = 10;
 
-/// How one step is taken back. That it did not happen, or was taken back, does no harm.
+/// How one step is undone. It does no harm when the step did not happen or was undone already.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum UndoStep {
     RemoveDirectory(PathBuf),
-    /// What the kernel has put into it goes as well.
+    /// Also removes what the kernel has put into it.
     RemoveTree(PathBuf),
     Unmount {
         path: PathBuf,
-        /// So many mounts were there before.
+        /// The number of mounts that were there before.
         below: usize,
     },
     Unmap(Roots, String),
@@ -46,7 +45,7 @@ impl UndoStep {
             Self::Unlink { path, to } => {
                 let result = match std::fs::read_link(path) {
                     Ok(found) if found == *to => kernel.remove_node(path),
-                    // Not made, or no link of ours.
+                    // The link was not made, or it is not this request's.
                     _ => Ok(()),
                 };
                 (path.clone(), result)
@@ -57,7 +56,7 @@ impl UndoStep {
             }
             Self::RemoveDirectory(path) => {
                 let result = match kernel.rmdir(path) {
-                    // Somebody else uses it by now, or has removed it.
+                    // Somebody else uses it now, or has removed it.
                     Err(error)
                         if matches!(
                             error.kind(),
@@ -79,8 +78,8 @@ fn unmount(kernel: &dyn Kernel, path: &Path, below: usize) -> io::Result<()> {
     (0..more).try_for_each(|_| kernel.unmount(path))
 }
 
-/// What has been done so far. Dropped without [`Undo::run`] having succeeded (a panic), it
-/// takes everything back too.
+/// What has been done so far. When it is dropped before [`Undo::run`] has succeeded (a panic), it
+/// undoes everything too.
 pub struct Undo<'k> {
     kernel: &'k dyn Kernel,
     journal: &'k Journal,
@@ -88,9 +87,9 @@ pub struct Undo<'k> {
 }
 
 impl<'k> Undo<'k> {
-    /// Runs `work`. When it fails, its steps are taken back, last one first; what cannot be
-    /// taken back is added to the message. When the process is killed meanwhile, the journal
-    /// tells another what to take back: [`replay`]. After a success it still does.
+    /// Runs `work`. When it fails, its steps are undone in reverse order, and a step that cannot be
+    /// undone is added to the message. When the process is killed, another one undoes the steps in
+    /// the journal ([`replay`]); this is so after a success too.
     pub fn run<T>(
         kernel: &'k dyn Kernel,
         journal: &'k Journal,
@@ -129,7 +128,7 @@ impl<'k> Undo<'k> {
         done
     }
 
-    /// What is mounted at the target already stays.
+    /// A mount that is already at the target stays.
     pub fn mount(&mut self, mount: Mount<'_>) -> io::Result<()> {
         let step = self.unmount_later(mount.target)?;
         self.step(step, |kernel| kernel.mount(mount))
@@ -146,7 +145,8 @@ impl<'k> Undo<'k> {
         let made_here =
             |step: &UndoStep| matches!(step, UndoStep::RemoveDirectory(path) if path == target);
         let below = match self.steps.iter().any(made_here) {
-            // Nothing can be mounted on it, and reading the table takes longer than a mount.
+            // The directory is new, so nothing is mounted on it, and reading the table takes longer
+            // than a mount.
             true => 0,
             false => mounts_at(target)?,
         };
@@ -170,8 +170,8 @@ impl<'k> Undo<'k> {
         self.step(step, |kernel| kernel.link(to, path))
     }
 
-    /// Takes the newest step back while the work goes on: a mapped device that was needed for a
-    /// moment only.
+    /// Undoes the newest step while the work goes on, for a mapped device that was needed only for
+    /// a moment.
     pub fn step_back(&mut self) -> io::Result<()> {
         let Some(newest) = self.steps.last() else {
             return Ok(());
@@ -272,8 +272,8 @@ pub fn make_directory(journal: &Journal, path: &Path, mode: u32) -> io::Result<(
     Linux.mkdir(path, mode).inspect_err(|_| journal.gone())
 }
 
-/// Takes back what is noted in the journal of a task that was killed, or that failed at
-/// something which consists of several works.
+/// Undoes what is noted in the journal of a task that was killed, or that has failed in one of
+/// several `Undo`s.
 pub fn replay(journal: &Journal) -> Result<(), Failure> {
     replay_with(&Linux, journal)
 }

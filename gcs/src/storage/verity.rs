@@ -1,6 +1,6 @@
-//! dm-verity: a layer that is checked against its hash tree, every block as it is read
-//! (protocol section 7.5). The tree lies behind the ext4 file system that it is about, and
-//! begins with a superblock of its own.
+//! dm-verity: every block of a layer is checked against a hash tree when it is read (protocol
+//! section 7.5). The tree lies after the layer's ext4 file system and begins with a superblock of
+//! its own.
 
 use std::fs::File;
 use std::io;
@@ -59,7 +59,7 @@ pub struct HashTree {
     algorithm: String,
     blocks: u64,
     salt: Vec<u8>,
-    /// Of the whole tree; the name of the layer's contents.
+    /// The digest of the whole tree, which identifies the layer's contents.
     digest: String,
 }
 
@@ -83,7 +83,7 @@ impl HashTree {
             .copied()
             .take_while(|b| *b != 0)
             .collect();
-        // The digest is made here, and only by this one.
+        // The digest is computed here, and only with SHA-256.
         if algorithm != b"sha256" {
             let name = String::from_utf8_lossy(&algorithm);
             return unsupported(format!("algorithm {name:?}, and only sha256 is known"));
@@ -125,7 +125,7 @@ impl HashTree {
         self.blocks * (BLOCK as u64 / SECTOR)
     }
 
-    /// The tree begins one block behind its superblock.
+    /// The tree begins one block after its superblock.
     fn parameters(&self, device: &Path) -> String {
         let device = device.display();
         let salt = match self.salt.as_slice() {
@@ -176,8 +176,8 @@ pub fn read(device: &Path) -> Result<HashTree, Failure> {
     HashTree::parse(superblock, root, size).map_err(refused)
 }
 
-/// Makes `<prefix>-<digest>`, a device that gives an I/O error for every block that is not what
-/// the tree says. Name and node come back.
+/// Makes `<prefix>-<digest>`, a device that gives an I/O error for every block that does not match
+/// the tree. Returns its name and node.
 pub fn create(
     undo: &mut Undo<'_>,
     roots: &Roots,
@@ -218,7 +218,8 @@ pub mod testing {
         bytes
     }
 
-    /// Writes an ext4 file system with a superblock and a root of hashes behind it; the digest.
+    /// Writes an ext4 file system, and after it a superblock and a root of hashes. Returns the
+    /// digest.
     pub fn layer(device: &Path) -> String {
         let file = File::options().write(true).open(device).unwrap();
         let size = 8_u64 << 20;
