@@ -1,19 +1,19 @@
-//! The discipline of the clock: looks at the host's clock in, corrections and news for the log
-//! out. Pure, so that it can be tried against any clock.
+//! The discipline of the clock: samples of the host's clock in, corrections and log records out. It
+//! is pure, so that tests can try it against any clock.
 //!
-//! Holds: a look is acted on at once, however long ago the last one was (a VM that was paused
-//! does not know it); a look that says nothing changes nothing; trouble is news once, when it
-//! begins, and once more when it is over.
+//! A sample is acted on at once, however old the last one is, because a VM does not know that it
+//! was paused. A failed sample changes nothing. A fault is logged once when it begins, and once
+//! when it is over.
 
 use std::time::Duration;
 
-/// Between two looks: what a pause of the VM left behind is made up for within it.
+/// The time between two samples, within which the clock is right again after a pause of the VM.
 pub const EVERY: Duration = Duration::from_secs(2);
-/// After looks that said nothing they become rarer, up to this.
+/// The longest time between two samples after failed ones.
 const RAREST: Duration = Duration::from_secs(60);
-/// `makestep 0.1`: what is more is made up for at once. Nanoseconds.
+/// A larger offset is corrected at once, as chrony does with `makestep 0.1`. Nanoseconds.
 const STEP: u64 = 100_000_000;
-/// Where the host's clock can stand: from the year 2000 to 2200, seconds since 1970.
+/// The times that the host's clock can show: from the year 2000 to 2200, in seconds since 1970.
 const SANE: std::ops::Range<i64> = 946_684_800..7_258_118_400;
 const SECOND: i64 = 1_000_000_000;
 
@@ -26,11 +26,11 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// `host`: seconds and nanoseconds that it said. `before` and `after`: our clock, in
-    /// nanoseconds, around the look.
+    /// `host` is the host's time in seconds and nanoseconds. `before` and `after` are the guest's
+    /// time around the sample, in nanoseconds.
     ///
     /// # Errors
-    /// No clock that goes says that.
+    /// No working clock shows this time.
     pub fn new(host: (i64, i64), before: i64, after: i64) -> Result<Self, Fault> {
         let (seconds, nanos) = host;
         if !SANE.contains(&seconds) || !(0..SECOND).contains(&nanos) {
@@ -43,7 +43,7 @@ impl Sample {
         })
     }
 
-    /// How to make up for what the clocks differ by.
+    /// How to correct the difference of the clocks.
     fn correction(self) -> Option<Correction> {
         // The host's clock was read at some moment in between.
         let most = self.host.saturating_sub(self.before);
@@ -62,14 +62,14 @@ impl Sample {
     }
 }
 
-/// Why a look said nothing.
+/// Why a sample has failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
     /// There is no clock, or it cannot be read: with the reason.
     Gone(String),
-    /// It shows no time that can be.
+    /// It shows an impossible time.
     Nonsense,
-    /// It shows the very time that it showed before.
+    /// It shows the same time as before.
     Stalled,
 }
 
@@ -83,22 +83,22 @@ impl std::fmt::Display for Fault {
     }
 }
 
-/// How an offset is made up for; the numbers say by how much our clock is behind.
+/// How an offset is corrected. The numbers say by how much the guest's clock is behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Correction {
     Slew { micros: i64 },
     Step { nanos: i64 },
 }
 
-/// What is worth a line in the log.
+/// What is worth a record in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum News {
     Trouble(Fault),
-    /// The trouble is over.
+    /// The fault is over.
     Well,
 }
 
-/// What a look comes to.
+/// What a sample results in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
     pub correction: Option<Correction>,
@@ -107,12 +107,12 @@ pub struct Verdict {
     pub pause: Duration,
 }
 
-/// What has to be kept from look to look.
+/// The state between samples.
 #[derive(Debug, Default)]
 pub struct Discipline {
     /// What the host's clock showed last.
     last: Option<i64>,
-    /// Looks that said nothing, since the last that did, and what was told about them.
+    /// How many samples have failed since the last good one, and the fault that was logged.
     trouble: Option<(u32, Fault)>,
 }
 

@@ -1,13 +1,13 @@
-//! Keeps the clock in step with the host's (protocol.md 10.7, P-306).
+//! Keeps the clock in step with the host's (protocol 10.7, P-306).
 //!
 //! ```text
 //! PTP device (Hyper-V, KVM) ─┐
 //! port of the host, by flag ─┴→ source: a look ─→ discipline: pure ─→ slew or step, log
 //! ```
 //!
-//! Small offsets are made up for slowly, large ones (after the host slept, or the VM was paused)
-//! at once. No clock is no fault: it is told once and looked for now and then, since devices
-//! come late and go.
+//! A small offset is corrected slowly, and a large one (after the host slept or the VM was paused)
+//! at once. A missing clock is no fault. It is logged once and looked for from time to time,
+//! because devices come late and go.
 
 mod discipline;
 pub mod source;
@@ -24,9 +24,9 @@ use discipline::{Correction, Discipline, Fault, News, Sample};
 pub struct Clock {
     source: TimeSource,
     discipline: Discipline,
-    /// When there is something to do; never while the host is asked.
+    /// When there is something to do. `None` while the host is being asked.
     next: Option<Instant>,
-    /// The clock was set forward, which nobody has taken note of yet.
+    /// Whether the clock was set forward since the last [`Clock::take_leap`].
     leapt: bool,
 }
 
@@ -54,15 +54,16 @@ impl Clock {
         self.next
     }
 
-    /// Time may have passed that this machine knows nothing of: the next look is now. Nothing
-    /// that is under way is done twice.
+    /// Time may have passed without this machine, so the next sample is due now. A sample that is
+    /// in progress is not taken twice.
     pub fn hurry(&mut self, now: Instant) {
         if let Some(next) = &mut self.next {
             *next = now.min(*next);
         }
     }
 
-    /// Does what is due. `Some`: the host is to be asked at this port, for [`Clock::heard`].
+    /// Does what is due. `Some`: the caller asks the host at this port and passes the answer to
+    /// [`Clock::heard`].
     pub fn due(&mut self, now: Instant) -> Option<u32> {
         self.next.take_if(|at| *at <= now)?;
         if let TimeSource::Searching = self.source {
@@ -75,12 +76,12 @@ impl Clock {
             }
         }
         match &mut self.source {
-            // Just found one, or told that there is none.
+            // A device was just found, or its absence logged.
             TimeSource::Searching => {}
             TimeSource::Device(device) => {
                 let look = source::look(device);
                 if let Err(Fault::Gone(_)) = look {
-                    // Another may come, or the same again.
+                    // Another device may appear, or the same one again.
                     self.source = TimeSource::Searching;
                 }
                 self.judge(look, now);
@@ -133,8 +134,8 @@ impl Clock {
         }
     }
 
-    /// Whether the clock was set forward since the last call: time has passed, perhaps, that this
-    /// machine did not live through.
+    /// Whether the clock was set forward since the last call. Then time may have passed in which
+    /// this machine did not run.
     pub fn take_leap(&mut self) -> bool {
         std::mem::take(&mut self.leapt)
     }

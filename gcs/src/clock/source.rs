@@ -17,7 +17,7 @@ use crate::transport::{self, Dialer};
 const DEVICES: &str = "/sys/class/ptp";
 /// What `clock_name` of a hypervisor's device holds, the best first: Hyper-V, KVM.
 const NAMES: [&str; 2] = ["hyperv\n", "KVM virtual PTP\n"];
-/// Within it the host answers at its port; a longer look would say little.
+/// How long the host may take to answer at its port. A slower answer would be too inexact.
 pub const ASK_LIMIT: Duration = Duration::from_secs(5);
 const SECOND: i64 = 1_000_000_000;
 
@@ -43,7 +43,7 @@ pub fn open(device: &str) -> io::Result<File> {
     File::open(Path::new("/dev").join(device))
 }
 
-/// Looks at the clock of a PTP device. Does not wait: the hypervisor keeps it in memory.
+/// Reads the clock of a PTP device. Does not wait, because the hypervisor keeps it in memory.
 ///
 /// # Errors
 /// The device is gone, or shows no time.
@@ -58,7 +58,8 @@ pub fn look(device: &File) -> Result<Sample, Fault> {
     Sample::new((host.tv_sec(), host.tv_nsec()), before, after)
 }
 
-/// What an [`ask`] found: the host's time, and ours before and after. Nanoseconds since 1970.
+/// The result of [`ask`]: the host's time, and the guest's time before and after. Nanoseconds since
+/// 1970.
 pub type Answer = (u64, i64, i64);
 
 /// Asks the host at a port of its own (`-time-port`): it writes the nanoseconds since 1970 as
@@ -78,14 +79,14 @@ pub fn ask(dialer: &Dialer, port: u32) -> Result<Answer, Failure> {
     ask().map_err(|error| Failure::unspecified(format!("asking at port {port}: {error}")))
 }
 
-/// The look that an answer, or none, makes.
+/// The sample, or the fault, that an answer results in.
 pub fn heard(answer: Result<Answer, Failure>) -> Result<Sample, Fault> {
     let (nanos, before, after) = answer.map_err(|failure| Fault::Gone(failure.message))?;
     let nanos = i64::try_from(nanos).map_err(|_| Fault::Nonsense)?;
     Sample::new((nanos / SECOND, nanos % SECOND), before, after)
 }
 
-/// Our clock, in nanoseconds since 1970.
+/// The guest's clock, in nanoseconds since 1970.
 fn ours() -> nix::Result<i64> {
     let now: TimeSpec = clock_gettime(ClockId::CLOCK_REALTIME)?;
     Ok(now

@@ -1,5 +1,5 @@
-//! Severities and line formats, under the names that the host's command line and its log reader
-//! use (protocol.md 10.4).
+//! Severities and line formats, under the names that the host's command line and its log reader use
+//! (protocol 10.4).
 
 use std::str::FromStr;
 

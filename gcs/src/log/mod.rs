@@ -6,12 +6,12 @@
 //!                                    → /dev/kmsg: everything while there is no sink, else errors
 //! ```
 //!
-//! Each record has the ids of the request it is about ([`Scope`]). Lines of children come back by
-//! the kernel log ([`crate::kmsg`]) and have them too.
+//! Each record has the ids of the request that it is about ([`Scope`]). Records of children come
+//! through the kernel log ([`crate::kmsg`]) and have them too.
 //!
-//! What must hold: nothing but whole lines of the chosen format reaches the sink (P-301), a
-//! forked child never writes to it (P-302), and no record is ever waited for. The state belongs
-//! to the one thread; other threads (tests) have their own.
+//! Only whole lines of the chosen format reach the sink (P-301). A forked child never writes to it
+//! (P-302). Nothing waits for a record to be written. The state belongs to the one thread; other
+//! threads, which only tests have, have their own.
 
 mod level;
 mod record;
@@ -39,8 +39,9 @@ use crate::prot::{MessageId, SequenceId};
 use ring::Ring;
 use serde_json::Value;
 
-/// Begins this process's lines in the kernel log. The kmsg reader leaves its own process's lines
-/// out and takes those of the others: task children, the engine's helper, PID 1 before a shell.
+/// The tag at the beginning of this process's lines in the kernel log. The kmsg reader leaves out
+/// the lines of its own process and takes those of others: children of tasks, the engine's helper,
+/// PID 1 beside a shell.
 pub(crate) fn tag() -> String {
     format!("gcs[{}]", std::process::id())
 }
@@ -52,19 +53,19 @@ const RING_BYTES: usize = 128 << 10;
 struct Backend;
 
 struct LogState {
-    /// The process that may write to the sink; a fork's child is another.
+    /// The pid of the process that may write to the sink. A forked child has another one.
     owner: u32,
     level: Level,
     format: Format,
     scrubs: bool,
     ring: Ring,
-    /// Number of the first record that no sink has had yet.
+    /// The number of the first record that no sink has got yet.
     unsent: u64,
     sink: Option<Sink>,
     kmsg: Option<File>,
-    /// Whether this process is not PID 1, which reads its lines in the kernel log.
+    /// Whether this process is a child, whose lines PID 1 reads in the kernel log.
     is_child: bool,
-    /// Whether somebody else flushes the sink, once for many records.
+    /// Whether the caller flushes the sink, once for many records.
     batched: bool,
     /// Whether the security policy keeps records inside the VM.
     muted: bool,
@@ -89,8 +90,9 @@ impl LogState {
 
     fn take(&mut self, record: Record) {
         if std::process::id() != self.owner {
-            // A task child: the sink's lines would tangle with the owner's, and its descriptor
-            // may be closed or another by now. The kernel log is safe; PID 1 reads it there.
+            // This is the child of a task. Its lines would mix with those of the sink's owner, and
+            // the descriptor may be closed or reused. The kernel log is safe, and PID 1 reads the
+            // line there.
             if self.kmsg.is_some() && record.level <= self.level && !self.muted {
                 write_kmsg(None, &record, true);
             }
@@ -103,7 +105,7 @@ impl LogState {
             note_dropped(sink, self.format);
             sink.push(number, &record.line(self.format));
         }
-        // The console gets all while there is no sink, then what is grave.
+        // While there is no sink the console gets everything, and later only errors.
         let grave = !sent || record.level <= Level::Error;
         if record.origin == Origin::Ours && wanted && grave {
             if let Some(kmsg) = &mut self.kmsg {
@@ -122,12 +124,13 @@ impl LogState {
     fn flush(&mut self) {
         let Some(sink) = &mut self.sink else { return };
         let flushed = sink.flush().and_then(|()| {
-            // Said as soon as there is room, not with the next record.
+            // The number of lost lines is reported as soon as there is room, and not only with the
+            // next record.
             note_dropped(sink, self.format);
             sink.flush()
         });
         if let Err(error) = flushed {
-            // What the reader did not get is for the next one.
+            // The next reader gets what this one did not.
             self.unsent = sink.unsent().unwrap_or(self.ring.next());
             self.sink = None;
             let mut record = Record::new(Level::Error, "the log connection is lost".into());
@@ -165,8 +168,8 @@ fn note_dropped(sink: &mut Sink, format: Format) {
     }
 }
 
-/// One write per line, so that lines of several writers never interleave. The kernel log has no
-/// reader to wait for; a refused line has no better place to go.
+/// One write per line, so that lines of several writers never interleave. Writing to the kernel log
+/// never waits for a reader, and a line that it refuses is lost.
 fn write_kmsg(kept: Option<&mut File>, record: &Record, for_pid_1: bool) {
     let line = if for_pid_1 {
         record.kmsg_json(&tag())
@@ -184,8 +187,8 @@ thread_local! {
     static STATE: RefCell<LogState> = RefCell::new(LogState::new());
 }
 
-/// A record made while another is being written (from within a formatter, say) is let go:
-/// the log must never be the reason for a panic.
+/// A record that is made while another one is being written, for example in a formatter, is
+/// dropped. The log must never cause a panic.
 fn with_state<R>(f: impl FnOnce(&mut LogState) -> R) -> Option<R> {
     STATE
         .try_with(|state| state.try_borrow_mut().ok().map(|mut state| f(&mut state)))
@@ -209,8 +212,8 @@ impl log::Log for Backend {
     }
 }
 
-/// Starts the log: from here on records are kept in the ring. The first call in the process
-/// decides; another backend that is installed already stays.
+/// Starts the log. From here on records are kept in the ring. When another backend is installed
+/// already, it stays.
 pub fn init() {
     static BACKEND: Backend = Backend;
     if log::set_logger(&BACKEND).is_ok() {
@@ -219,8 +222,8 @@ pub fn init() {
     with_state(|state| state.owner = std::process::id());
 }
 
-/// Sets what goes to the sink and in which form. The ring keeps at least `Info`, because what
-/// led to a panic is wanted whatever the host asked for.
+/// Sets which records go to the sink, and in which form. The ring keeps at least `Info`, so that a
+/// panic can show what led to it, whatever level the host asked for.
 pub fn configure(level: Level, format: Format) {
     with_state(|state| {
         state.level = level;
@@ -229,13 +232,13 @@ pub fn configure(level: Level, format: Format) {
     log::set_max_level(level.max(Level::Info).filter());
 }
 
-/// Keeps the values of environments and annotations out of the log from now on, or no more.
+/// Sets whether the values of environments and annotations are kept out of the log.
 pub fn scrub(scrubs: bool) {
     with_state(|state| state.scrubs = scrubs);
 }
 
-/// What a helper of ours, which is this program started anew, has to know of the log, as an argument for
-/// its command line.
+/// What a helper, which is this program started again, has to know about the log, as an argument
+/// for its command line.
 #[must_use]
 pub fn bequest() -> String {
     let level = with_state(|state| state.level).unwrap_or(Level::Warning);
@@ -247,8 +250,8 @@ pub fn bequest() -> String {
     Value::Object(members).to_string()
 }
 
-/// Makes this process one whose log goes to PID 1 by way of the kernel log, at the level and about
-/// the request that `bequest` says; without one, at level warning.
+/// Sends the log of this process to PID 1 through the kernel log, at the level and for the request
+/// that `bequest` names. Without a bequest the level is warning.
 pub fn inherit(bequest: Option<&str>) {
     let read = bequest.and_then(|text| serde_json::from_str::<Value>(text).ok());
     let members = read.as_ref().and_then(Value::as_object);
@@ -259,7 +262,7 @@ pub fn inherit(bequest: Option<&str>) {
     std::mem::forget(members.map(|members| Scope::inherited(members).enter()));
 }
 
-/// Records a request as it came, when records of level trace are wanted at all.
+/// Records a request as it was received, if records of level trace are enabled.
 pub fn request(message: MessageId, sequence: SequenceId, payload: &[u8]) {
     if log::log_enabled!(log::Level::Trace) {
         let scrubs = with_state(|state| state.scrubs).unwrap_or(true);
@@ -285,8 +288,8 @@ pub fn open_kmsg() -> std::io::Result<()> {
     Ok(())
 }
 
-/// Sends the log there from now on, beginning with the records that no sink has had. A sink
-/// that fails later is dropped by itself; the ring and the kernel log go on.
+/// Sends the log to `fd` from now on, beginning with the records that no sink has got yet. A sink
+/// that fails later is dropped, and the ring and the kernel log go on.
 ///
 /// # Errors
 /// When the descriptor cannot be looked at.
@@ -307,30 +310,30 @@ pub fn wants_write() -> bool {
     with_state(|state| state.sink.as_ref().is_some_and(Sink::wants_write)).unwrap_or(false)
 }
 
-/// Leaves it to the caller to [`flush`], as the service's loop does at the end of each turn: so
-/// that answers leave before the lines about them, and those in one piece.
+/// Leaves the [`flush`] to the caller. The service's loop does it at the end of each turn, so that
+/// answers leave before the lines about them, and the lines in one write.
 pub fn batch(batched: bool) {
     with_state(|state| state.batched = batched);
     flush();
 }
 
-/// While muted, records go to the ring alone and are never sent: the security policy denies log
-/// output.
+/// While muted, records go only to the ring and are never sent, because the security policy denies
+/// log output.
 pub fn mute(muted: bool) {
     with_state(|state| state.muted = muted);
 }
 
-/// Writes what the sink takes now; never waits.
+/// Writes what the sink accepts now. Never waits.
 pub fn flush() {
     with_state(LogState::flush);
 }
 
-/// Takes a ready-made record, whatever the facade's filter says.
+/// Logs a finished record, whatever the facade's filter says.
 pub fn emit(record: Record) {
     with_state(|state| state.take(record));
 }
 
-/// A record that tells why the service ends; goes out at every `-loglevel` but `panic`.
+/// Logs why the service ends, at every `-loglevel` except `panic`.
 pub fn fatal(message: std::fmt::Arguments<'_>) {
     emit(Record::new(Level::Fatal, message.to_string()));
 }

@@ -15,7 +15,7 @@ const TEXT_MAX: usize = 8 << 10;
 /// The kernel refuses longer writes to `/dev/kmsg` (`LOG_LINE_MAX`), prefix included.
 const KMSG_MAX: usize = 900;
 
-/// Where a record comes from; kernel messages never go back to the kernel.
+/// Where a record comes from. Messages of the kernel are never written back to its log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
     Ours,
@@ -29,7 +29,7 @@ pub struct Record {
     pub message: String,
     /// Free members of the JSON line; never named `level`, `msg` or `time`.
     pub fields: Vec<(String, Value)>,
-    /// The request it is about; its ids are members too, where no field has their name.
+    /// The request that it is about. Its ids are members too, unless a field has the same name.
     pub scope: Scope,
     pub origin: Origin,
 }
@@ -117,11 +117,11 @@ impl Record {
         line
     }
 
-    /// The same with message and fields as JSON, for PID 1 to read back ([`crate::kmsg`]). What
-    /// does not fit costs the end of the message; fields that leave too little for it are left
-    /// out, but for those of the request.
+    /// The same with message and fields as JSON, for PID 1 to read back ([`crate::kmsg`]). The end
+    /// of a message that does not fit is cut off. Fields that leave too little room for the message
+    /// are left out, except for those of the request.
     pub(crate) fn kmsg_json(&self, tag: &str) -> String {
-        /// Room that the message has at least.
+        /// The room that the message has at least.
         const MESSAGE: usize = 200;
         let mut record = self.clone();
         truncate(&mut record.message, KMSG_MAX);
@@ -150,7 +150,7 @@ impl Record {
     }
 
     fn kmsg_head(&self, tag: &str) -> String {
-        /// Facility "daemon" of syslog(3), so that readers tell us from the kernel.
+        /// Facility "daemon" of syslog(3), which distinguishes these lines from the kernel's.
         const DAEMON: u8 = 3 << 3;
         format!("<{}>{tag}: ", DAEMON | self.level.priority())
     }

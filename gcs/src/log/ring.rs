@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 
 use super::record::Record;
 
-/// The records that are to be sent are numbered from 0 in the order of their making; a number is
-/// never used twice. Those that are kept here alone have the number of the next one.
+/// The records to be sent are numbered from 0 in the order of their creation, and no number is used
+/// twice. A record that is only kept here has the number of the next one.
 #[derive(Debug)]
 pub struct Ring {
     records: VecDeque<NumberedRecord>,
@@ -34,8 +34,8 @@ impl Ring {
         }
     }
 
-    /// Keeps the record and lets the oldest go until the bounds hold; the newest always stays.
-    /// `is_sent`: it is for the sink too, now or later.
+    /// Keeps the record and drops the oldest ones until the bounds hold. The newest always stays.
+    /// `is_sent`: the sink gets it too, now or later.
     pub fn push(&mut self, record: Record, is_sent: bool) {
         self.bytes += weight(&record);
         self.records.push_back(NumberedRecord {
@@ -80,7 +80,7 @@ impl Ring {
     }
 }
 
-/// What a record costs, roughly: its texts and a share for the rest.
+/// The approximate size of a record: its texts and a constant for the rest.
 fn weight(record: &Record) -> usize {
     let fields = record.fields.iter().map(|(name, value)| {
         32 + name.len()

@@ -1,4 +1,4 @@
-//! What the work at hand is for: the request that the records made meanwhile are about.
+//! The request that the current work is for, and that its log records are about.
 //!
 //! ```text
 //! frame ─ Scope::of(request).enter() ─ handler ─ records
@@ -6,8 +6,8 @@
 //!             └ inherited by a forked child; to the engine's helper as an argument
 //! ```
 //!
-//! Must hold: a scope ends with the guard of its [`Scope::enter`], also by a panic, so no record
-//! is ever told of a request that it is not about.
+//! A scope ends with the guard of its [`Scope::enter`], also in a panic. So no record names a
+//! request that it is not about.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -26,7 +26,7 @@ pub struct RequestIds {
     sequence: SequenceId,
     container: String,
     activity: String,
-    /// Trace and span of the host's, as 32 and 16 hexadecimal digits (protocol.md 3.3).
+    /// Trace and span of the host, as 32 and 16 hexadecimal digits (protocol 3.3).
     span: Option<(String, String)>,
 }
 
@@ -49,19 +49,19 @@ impl Scope {
         })))
     }
 
-    /// The one entered last and not left yet.
+    /// The scope that was entered last and not left yet.
     pub fn current() -> Self {
         CURRENT
             .try_with(|current| current.borrow().clone())
             .unwrap_or_default()
     }
 
-    /// Makes it the current one until the guard goes.
+    /// Makes it the current scope until the guard is dropped.
     pub fn enter(&self) -> Entered {
         Entered(CURRENT.replace(self.clone()))
     }
 
-    /// The request of a parent process, from its [`Scope::fields`]; none from an empty map.
+    /// The request of a parent process, from its [`Scope::fields`]. An empty map is no request.
     pub(super) fn inherited(fields: &Map<String, Value>) -> Self {
         let text = |name| Some(fields.get(name)?.as_str()?.to_owned());
         let request = || {
@@ -95,7 +95,7 @@ impl Scope {
     }
 }
 
-/// Restores the scope before when it goes.
+/// Restores the previous scope when it is dropped.
 #[must_use]
 #[derive(Debug)]
 pub struct Entered(Scope);
@@ -106,8 +106,8 @@ impl Drop for Entered {
     }
 }
 
-/// An id as records show it: short, and of signs that no form has to escape, so that a record of
-/// a child always has room for them.
+/// An id as records show it. It is short and has only characters that no form has to escape, so
+/// that a record of a child always has room for it.
 fn cut(id: &str) -> String {
     let plain = |c: char| match c {
         '"' | '\\' => '?',

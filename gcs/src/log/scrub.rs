@@ -1,5 +1,5 @@
-//! Requests as they go to the log at level trace, with `-scrub-logs` without the values of
-//! environments and annotations (P-308).
+//! Requests in the form for the log at level trace. With `-scrub-logs` the values of environments
+//! and annotations are left out (P-308).
 
 use serde_json::Value;
 
@@ -7,8 +7,8 @@ const HIDDEN: &str = "<scrubbed>";
 /// Members that hold a document as text.
 const INNER: [&str; 3] = ["ContainerConfig", "ProcessParameters", "Query"];
 
-/// A request's payload as one line of JSON, documents inside it opened up. What is not JSON is
-/// not shown: nobody knows what is in it.
+/// A request's payload as one line of JSON, in which embedded documents are objects. A payload that
+/// is not JSON is not shown, because it could hold anything.
 pub fn document(payload: &[u8], scrubbed: bool) -> String {
     let Ok(mut document) = serde_json::from_slice::<Value>(payload) else {
         return format!("{} bytes that are not JSON", payload.len());

@@ -1,8 +1,8 @@
-//! Where log lines leave: a descriptor that is never waited for, with a bounded queue before it.
+//! Where log lines go: a descriptor that nothing waits for, with a bounded queue before it.
 //!
-//! Lines go out whole or not at all, because the host stops reading at the first thing that is
-//! not JSON (P-301). A reader that stalls costs records, never time; how many is said when it
-//! reads again.
+//! Lines go out whole or not at all, because the host stops reading at the first thing that is not
+//! JSON (P-301). A reader that stalls costs records and never time. When it reads again, a record
+//! says how many were lost.
 
 use std::collections::VecDeque;
 use std::io;
@@ -15,7 +15,7 @@ use nix::sys::socket::{send, MsgFlags};
 use nix::sys::stat::{fstat, SFlag};
 use nix::unistd::write;
 
-/// Bytes that wait for a slow reader at most.
+/// The most bytes that wait for a slow reader.
 const PENDING_MAX: usize = 256 << 10;
 /// A pipe that polls writable takes this much without blocking (pipe(7), `PIPE_BUF`).
 const PIECE: usize = 4096;
@@ -37,13 +37,13 @@ pub struct Sink {
     pending: VecDeque<u8>,
     /// The lines in `pending`, the first one perhaps in part.
     lines: VecDeque<QueuedLine>,
-    /// How many lines had no room since that was last told, and the number of the first one.
+    /// How many lines had no room since the last report, and the number of the first one.
     dropped: Option<(u64, u64)>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct QueuedLine {
-    /// Of its record, or of the first record that it stands for.
+    /// The number of its record, or of the first record that it stands for.
     number: u64,
     /// Bytes not yet written.
     left: usize,
@@ -83,8 +83,8 @@ impl Sink {
         waiting.or(self.dropped.map(|(_, first)| first))
     }
 
-    /// Lines that had to go since the last [`Sink::take_dropped`] that found room, and the number
-    /// of the first of them.
+    /// How many lines were dropped since the last [`Sink::take_dropped`] that found room, and the
+    /// number of the first one.
     pub fn take_dropped(&mut self, room: usize) -> Option<(u64, u64)> {
         let fits = self.pending.len() + room <= PENDING_MAX;
         self.dropped.take_if(|_| fits)
@@ -119,7 +119,7 @@ impl Sink {
             }
         }
         if self.pending.is_empty() {
-            // A burst must not stay resident for ever.
+            // The memory of a burst must not stay in use for ever.
             self.pending.shrink_to(PIECE);
             self.lines.shrink_to(PIECE / size_of::<QueuedLine>());
         }

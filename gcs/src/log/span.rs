@@ -1,14 +1,15 @@
-//! Work with a beginning and an end, told in one record at its end: what a timeline is made of.
+//! Work with a beginning and an end, which is logged as one record at its end. Timelines are made
+//! of these records.
 //!
-//! Members, beside those of the request: `span` (what kind of work), `start_us` (the machine's
-//! uptime at its beginning) and `took_us`, all of one clock with the `boot:` record.
+//! Besides the members of the request a record has `span` (the kind of work), `start_us` (the
+//! machine's uptime at its beginning) and `took_us`, by the clock of the `boot:` record.
 
 use std::time::Duration;
 
 use super::time::{micros, uptime};
 use super::{emit, Level, Record};
 
-/// Work under way.
+/// Work in progress.
 #[derive(Debug, Clone, Copy)]
 pub struct Span {
     began: Duration,
@@ -19,7 +20,7 @@ impl Span {
         Self { began: uptime() }
     }
 
-    /// Tells it at level debug, about the request that is current now.
+    /// Logs it at level debug, for the request that is current now.
     pub fn end(self, kind: &str, what: &str, add: impl FnOnce(&mut Record)) {
         if !log::log_enabled!(log::Level::Debug) {
             return;
@@ -27,7 +28,8 @@ impl Span {
         let mut record = Record::new(Level::Debug, what.to_owned());
         record.field("span", kind);
         record.field("start_us", micros(self.began));
-        // Of rounded times, so that work within other work also is within it when told.
+        // The times are rounded first, so that work inside other work is inside it in the records
+        // too.
         let took = micros(uptime()).saturating_sub(micros(self.began));
         record.field("took_us", took);
         add(&mut record);

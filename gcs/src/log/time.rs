@@ -1,5 +1,6 @@
-//! The two times of a record: the wall clock as text, RFC 3339 in UTC with nanoseconds, which is
-//! the only form that the host's log reader takes (protocol.md 10.4), and the machine's uptime.
+//! The two times of a record: the wall clock and the machine's uptime. The wall clock is text by
+//! RFC 3339 in UTC with nanoseconds, the only form that the host's log reader takes (protocol
+//! 10.4).
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -7,7 +8,7 @@ use nix::time::{clock_gettime, ClockId};
 
 /// Time since the machine's start, including the time that it was suspended.
 pub fn uptime() -> Duration {
-    // Fails on no kernel that has epoll.
+    // Every kernel with epoll has this clock.
     clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)
 }
 

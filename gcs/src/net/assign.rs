@@ -1,5 +1,5 @@
-//! Moves adapters into a container's network namespace and sets them up there (7.8). Blocks, and
-//! leaves the process in the other namespace: for a task that ends with it.
+//! Moves adapters into a container's network namespace and sets them up there (7.8). It blocks and
+//! leaves the process in the other namespace, so it is for a task that ends afterwards.
 
 use std::fs::{self, File};
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,7 +19,7 @@ use super::plan::{addressing, plan, NetworkStep};
 use super::settings::{self, Adapter};
 use crate::error::Failure;
 
-/// An adapter to be moved now, with what depends on the others of its namespace.
+/// An adapter to be moved, with the settings that depend on the other adapters of its namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Assignment {
     pub adapter: Adapter,
@@ -27,7 +27,7 @@ pub struct Assignment {
     pub table: Option<u32>,
 }
 
-/// What a DHCP server said about names, for an adapter it gave the address of.
+/// The DNS settings that a DHCP server sent with the address of an adapter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Leased {
     /// Of the adapter.
@@ -48,17 +48,18 @@ struct Ready<'a> {
 }
 
 /// Looks for the interfaces of all adapters, then moves each into the network namespace of process
-/// `pid` and sets it up. `sys` is where sysfs is mounted. None: one is not there yet, and nothing
-/// was done.
+/// `pid` and sets it up. `sys` is where sysfs is mounted. `None` when an interface is not there yet
+/// and nothing was done.
 ///
 /// # Errors
-/// What failed for which adapter. All that were moved are moved back then.
+/// What has failed, and for which adapter. All adapters that were moved are moved back.
 pub fn assign(
     sys: &Path,
     assignments: &[Assignment],
     pid: i32,
 ) -> Result<Option<Vec<Leased>>, Failure> {
-    // At once: the number of a process that is gone can be another's soon.
+    // The namespace is opened first, because another process may soon have the pid of one that is
+    // gone.
     let there = namespace(&format!("/proc/{pid}/ns/net"), "of the container")?;
     let here = namespace("/proc/self/ns/net", "of the VM")?;
     let mut ready = Vec::new();
@@ -138,8 +139,8 @@ fn look<'a>(sys: &Path, assignment: &'a Assignment) -> Result<Option<Ready<'a>>,
     }))
 }
 
-/// Takes the interface down and moves it. It keeps its name unless another has that there: both
-/// namespaces count from `eth0`.
+/// Sets the interface down and moves it. It keeps its name unless an interface there has it, since
+/// both namespaces count from `eth0`.
 fn move_in(outside: &mut Netlink, adapter: &Ready<'_>, there: &OwnedFd) -> Result<String, Failure> {
     let index = adapter.index;
     let name = free_name(&adapter.name);
@@ -246,8 +247,8 @@ pub(super) fn change(index: u32, step: &NetworkStep) -> Option<(NetlinkRequest<'
     })
 }
 
-/// `one_table`: the kernel has no policy routing for IPv6, so that its routes are all in one
-/// table, where those of several adapters meet.
+/// `one_table`: the kernel has no policy routing for IPv6. All its routes are then in one table,
+/// where those of several adapters may collide.
 pub(super) fn apply(
     inside: &mut Netlink,
     index: u32,
@@ -272,7 +273,8 @@ pub(super) fn apply(
     }
 }
 
-/// So that a failed request can be repeated. What cannot go back comes with the namespace's end.
+/// Moves the adapter back, so that a failed request can be repeated. One that cannot be moved
+/// returns when the namespace ends.
 fn move_back(inside: &mut Netlink, adapter: &Ready<'_>, name: &str, here: &OwnedFd) {
     let back = if_nametoindex(name).and_then(|index| {
         inside.request(NetlinkRequest::Link { index, up: false })?;

@@ -1,7 +1,7 @@
 //! From an adapter's id to the name of its interface: by the VMBus instance in sysfs (7.8).
 //!
-//! A VM that has no VMBus at all (QEMU) knows its adapters by their MAC addresses instead; on
-//! Hyper-V those stay what they are there, informational.
+//! A VM without VMBus (QEMU) finds its adapters by their MAC addresses instead. On Hyper-V the
+//! addresses are informational.
 
 use std::fs;
 use std::io;
@@ -15,7 +15,7 @@ use crate::uevent::{Device, Matcher, Uevent};
 /// How long an adapter that the host has attached may take to appear (7.8).
 pub const ARRIVAL: Duration = Duration::from_secs(5);
 
-/// An adapter that the host has attached, on its way (P-273).
+/// An adapter that the host has attached and that may not have appeared yet (P-273).
 #[derive(Debug, Clone)]
 pub struct ExpectedInterface {
     /// Of the adapter.
@@ -28,7 +28,7 @@ pub struct ExpectedInterface {
 enum InterfaceLocation {
     /// The directory of the VMBus device.
     VmBus(PathBuf),
-    /// The same; a PCI function below it has the interface.
+    /// The same, but a PCI function below it has the interface.
     Pci(PathBuf),
     /// Among all interfaces, the one with this address.
     Mac(PathBuf, String),
@@ -56,7 +56,7 @@ impl ExpectedInterface {
         }
     }
 
-    /// The name of the interface if it is there by now.
+    /// The name of the interface if it is there.
     ///
     /// # Errors
     /// There are several.
@@ -66,7 +66,7 @@ impl ExpectedInterface {
     }
 }
 
-/// An interface came, or the bus device it belongs to.
+/// An interface has appeared, or the bus device that it belongs to.
 impl Matcher for ExpectedInterface {
     fn is_match(&self, event: &Uevent) -> bool {
         matches!(event.subsystem.as_str(), "net" | "vmbus" | "pci")
@@ -74,7 +74,8 @@ impl Matcher for ExpectedInterface {
 }
 
 impl Device for ExpectedInterface {
-    /// Always looked for in a task: the kernel shows an address only when nobody changes one.
+    /// It is always looked for in a task, because reading an address blocks while another one is
+    /// being changed.
     fn is_announced(&self) -> bool {
         true
     }
@@ -116,7 +117,7 @@ impl InterfaceLocation {
         }
     }
 
-    /// The interface if it is there by now.
+    /// The interface if it is there.
     fn look(&self) -> Result<Option<String>, Failure> {
         let found = match self {
             Self::VmBus(device) => names(&device.join("net"))?,
@@ -160,7 +161,7 @@ fn pci_function(device: &Path) -> Result<Option<PathBuf>, Failure> {
     Ok(None)
 }
 
-/// What a directory has, in order; nothing when it is not there.
+/// The names in a directory, in order. Empty when it does not exist.
 fn names(directory: &Path) -> Result<Vec<String>, Failure> {
     let list = || -> io::Result<Vec<String>> {
         let mut names = Vec::new();

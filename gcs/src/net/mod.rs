@@ -8,8 +8,8 @@
 //! an address lent by DHCP ── lease ── prolonged, given back, asked for again
 //! ```
 //!
-//! `device` and `assign` block: they run in tasks, and what enters another network namespace is
-//! a task's own process.
+//! `device` and `assign` block, so they run in tasks. Only the process of a task enters another
+//! network namespace.
 
 pub mod assign;
 pub mod device;

@@ -34,7 +34,7 @@ pub enum NetlinkRequest<'a> {
         index: u32,
         mtu: u32,
     },
-    /// The interface is called `name` there.
+    /// The interface gets the name `name` there.
     Move {
         index: u32,
         namespace: BorrowedFd<'a>,
@@ -44,7 +44,7 @@ pub enum NetlinkRequest<'a> {
         index: u32,
         address: Prefix,
     },
-    /// What comes from the address is routed by the table.
+    /// Packets from the address are routed by the table.
     Rule {
         from: IpAddr,
         priority: u32,
@@ -59,15 +59,15 @@ pub struct RouteRequest {
     pub index: u32,
     pub destination: Prefix,
     pub next_hop: Option<IpAddr>,
-    /// The next hop is on the link though no net of the link has it.
+    /// Whether the next hop is on the link although it is in no subnet of the link.
     pub on_link: bool,
     pub metric: u32,
     pub table: u32,
 }
 
 impl NetlinkRequest<'_> {
-    /// The whole message; the kernel answers it by an acknowledgement with this number. `undo`:
-    /// the address, rule or route is taken away again.
+    /// The whole message. The kernel answers with an acknowledgement that has this number. `undo`
+    /// removes the address, rule or route instead.
     pub fn encode(&self, sequence: u32, undo: bool) -> Vec<u8> {
         let message = match (undo, self.message()) {
             (true, message) => inverse(message),
@@ -132,8 +132,8 @@ fn address_message(index: u32, address: Prefix) -> AddressMessage {
     message.header.prefix_len = address.length;
     message.header.index = index;
     if address.ip.is_ipv6() {
-        // An address that is still being probed for duplicates cannot be used; the host gives
-        // each out once.
+        // Probing for duplicates is off, because an address cannot be used meanwhile and the host
+        // assigns each only once.
         message.header.flags = AddressHeaderFlags::Nodad;
     }
     message.attributes = vec![
@@ -189,7 +189,7 @@ fn route_message(route: RouteRequest) -> RouteMessage {
     message
 }
 
-/// What takes away what the message makes.
+/// The message that removes what this one makes.
 fn inverse(message: RouteNetlinkMessage) -> RouteNetlinkMessage {
     match message {
         RouteNetlinkMessage::NewAddress(message) => RouteNetlinkMessage::DelAddress(message),
@@ -199,7 +199,7 @@ fn inverse(message: RouteNetlinkMessage) -> RouteNetlinkMessage {
     }
 }
 
-/// The byte-wide member for the table, of which the attribute is the whole.
+/// The table number in the one-byte member. The attribute has the whole number.
 fn short_table(table: u32) -> u8 {
     u8::try_from(table).unwrap_or(libc::RT_TABLE_COMPAT)
 }
@@ -225,8 +225,8 @@ fn link(index: u32, attributes: Vec<LinkAttribute>) -> LinkMessage {
     message
 }
 
-/// A conversation with the kernel about the network namespace in which it was begun. Blocks, if
-/// only for what the change takes: for tasks.
+/// A socket to the kernel for the network namespace in which it was opened. Requests block until
+/// the change is made, so it is for tasks.
 pub struct Netlink {
     socket: OwnedFd,
     sequence: u32,
@@ -247,7 +247,7 @@ impl Netlink {
         })
     }
 
-    /// Has the change made.
+    /// Makes the change.
     ///
     /// # Errors
     /// What the kernel answers.
@@ -255,7 +255,7 @@ impl Netlink {
         self.converse(request, false)
     }
 
-    /// Has an address, a rule or a route taken away again.
+    /// Removes an address, a rule or a route.
     ///
     /// # Errors
     /// What the kernel answers; `EADDRNOTAVAIL`, `ENOENT` or `ESRCH` when it is not there.
@@ -280,9 +280,9 @@ impl Netlink {
     }
 }
 
-/// What a message says about the request of this number; none for any other message. By hand
-/// (`struct nlmsghdr` and `nlmsgerr` of netlink(7)): to read whole messages, code for all that
-/// rtnetlink can say would be in the guest, a quarter of a megabyte.
+/// The result for the request with this number; `None` for any other message. It reads `struct
+/// nlmsghdr` and `nlmsgerr` (netlink(7)) itself, because the parser for all messages of rtnetlink
+/// would add a quarter of a megabyte to the guest.
 fn acknowledgement(bytes: &[u8], sequence: u32) -> Option<Result<(), Errno>> {
     let header = bytes.first_chunk::<20>()?;
     let [_, _, _, _, kind @ .., _, _, _, _] = header.first_chunk::<10>()?;

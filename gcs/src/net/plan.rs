@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::settings::{Adapter, Prefix, Route};
 use crate::error::Failure;
 
-/// Main table: where routes are looked for that no rule sends elsewhere.
+/// The main table, which is used unless a rule names another.
 const MAIN: u32 = libc::RT_TABLE_MAIN as u32;
-/// Before the rules of the kernel, which are 0 (local addresses) and 32766 (main).
+/// Between the kernel's own rules, which are 0 (local addresses) and 32766 (main).
 const RULE_PRIORITY: u32 = 5;
 const METRIC: u32 = 1;
 const LOW_METRIC: u32 = 500;
@@ -23,7 +23,7 @@ const LEAST_MTU_V6: u32 = 1280;
 pub enum NetworkStep {
     Mtu(u32),
     Up,
-    /// Addresses and routes are asked for; they are the steps of [`addressing`] then.
+    /// Addresses and routes come from DHCP. They then are the steps of [`addressing`].
     Dhcp,
     Address(Prefix),
     Rule {
@@ -34,7 +34,7 @@ pub enum NetworkStep {
     Route {
         destination: Prefix,
         next_hop: Option<IpAddr>,
-        /// The next hop is in none of the adapter's nets: it is on the link all the same.
+        /// Whether the next hop is in no subnet of the adapter and is on the link all the same.
         on_link: bool,
         metric: u32,
         table: u32,
@@ -101,7 +101,7 @@ pub fn addressing(addresses: &[Prefix], routes: &[Route], table: Option<u32>) ->
             }
         }
         let routes = routes.iter().filter(|r| r.destination.ip.is_ipv4() == v4);
-        // What is on the link first: next hops may be there.
+        // Routes on the link come first, because they may lead to next hops.
         let (on_link, via): (Vec<&Route>, Vec<&Route>) =
             routes.partition(|route| route.next_hop.is_none());
         let mut nets = addresses.to_vec();
@@ -129,7 +129,7 @@ fn step(route: &Route, nets: &[Prefix], table: Option<u32>) -> NetworkStep {
     }
 }
 
-/// Every interface has the net `fe80::/64`.
+/// Every interface has the subnet `fe80::/64`.
 fn is_link_local(ip: IpAddr) -> bool {
     matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
 }

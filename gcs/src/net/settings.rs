@@ -1,7 +1,7 @@
-//! An adapter's settings as the host sends them, parsed: from here on every address is one.
+//! Parses an adapter's settings from the host. From here on every address is a valid one.
 //!
-//! Two shapes arrive (7.8 and 12.3): one address of each family with a gateway, or lists of
-//! addresses and routes. Both become the same lists.
+//! The settings have two shapes (7.8 and 12.3): one address of each family with a gateway, or lists
+//! of addresses and routes. Both become the same lists.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -25,9 +25,9 @@ pub struct Prefix {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Route {
     pub destination: Prefix,
-    /// None: everything there is on the link.
+    /// `None` when the destination is on the link.
     pub next_hop: Option<IpAddr>,
-    /// None: the host leaves it to the guest.
+    /// `None` when the host leaves it to the guest.
     pub metric: Option<u32>,
 }
 
@@ -38,7 +38,7 @@ pub enum LowMetric {
     AsGivenForTheFirst(bool),
     /// As given.
     AsGiven(bool),
-    /// Every adapter but the first has it (`PolicyBasedRouting`).
+    /// Every adapter except the first has it (`PolicyBasedRouting`).
     AllButTheFirst,
 }
 
@@ -62,7 +62,7 @@ pub struct Adapter {
     pub mac: Option<[u8; 6]>,
     /// The adapter is a PCI function below the VMBus instance.
     pub vpci: bool,
-    /// None at all: DHCP finds some.
+    /// Empty for DHCP.
     pub addresses: Vec<Prefix>,
     pub routes: Vec<Route>,
     pub low_metric: LowMetric,
@@ -197,7 +197,7 @@ fn any(v4: bool) -> Prefix {
     Prefix { ip, length: 0 }
 }
 
-/// An address, or none where the text says so.
+/// An address, or `None` where the text stands for none.
 fn address(name: &str, text: &str) -> Result<Option<IpAddr>, String> {
     match text {
         "" | NIL => Ok(None),
@@ -226,7 +226,7 @@ fn prefix(ip: IpAddr, length: u8, name: &str) -> Result<Prefix, String> {
     Ok(Prefix { ip, length })
 }
 
-/// `ADDRESS/LENGTH`; without a length the one address.
+/// `ADDRESS/LENGTH`. Without a length it is the single address.
 fn net(text: &str) -> Result<Prefix, String> {
     const NAME: &str = "DestinationPrefix";
     let wrong = || format!("{NAME} is not an address with a prefix length");
@@ -286,7 +286,8 @@ impl Prefix {
     }
 }
 
-/// Six bytes in hexadecimal, by `-` or `:`. Informational, so what is none is none.
+/// Six bytes in hexadecimal with `-` or `:` between them. The address is informational, so an
+/// invalid one is ignored.
 pub(super) fn mac(text: &str) -> Option<[u8; 6]> {
     let bytes: Vec<u8> = text
         .split(['-', ':'])

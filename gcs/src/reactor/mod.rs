@@ -1,9 +1,9 @@
 //! Readiness and time for the one loop: descriptors with derived interest, and deadlines.
 //!
-//! Level triggered: what one turn leaves behind is seen in the next. Tokens never repeat, so an
-//! event of a descriptor that was closed in the same batch names nothing and falls out.
-//! A registration must be ended before its descriptor is closed: a forked child may still hold
-//! a copy, and epoll follows the open file, not the number.
+//! It is level triggered, so the next turn sees what one turn has left. Tokens never repeat, so an
+//! event of a descriptor that was closed in the same batch is ignored. A registration must be ended
+//! before its descriptor is closed, because a forked child may still hold a copy, and epoll follows
+//! the open file and not the number.
 
 mod timer;
 
@@ -16,7 +16,8 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 
 pub use timer::{TimerKey, Timers};
 
-/// What an owner wants to hear of a descriptor; neither means silence, also of hang-ups.
+/// The events of a descriptor that its owner wants. With neither there are no events, not even
+/// hang-ups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Interest {
     pub read: bool,
@@ -58,7 +59,8 @@ pub struct Poller<S> {
     sources: HashMap<u64, S>,
 }
 
-/// Events handled in one turn; more wait for the next, so that no source starves the others.
+/// The most events handled in one turn. The rest waits for the next turn, so that no source starves
+/// the others.
 const EVENTS_PER_TURN: usize = 64;
 
 impl<S: Copy> Poller<S> {

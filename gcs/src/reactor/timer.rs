@@ -36,7 +36,7 @@ impl<T> Timers<T> {
         key
     }
 
-    /// Takes a deadline back; one that fired already is none.
+    /// Cancels a deadline. `None` when it has fired already.
     pub fn cancel(&mut self, key: TimerKey) -> Option<T> {
         self.pending.remove(&key)
     }

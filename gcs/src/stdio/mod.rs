@@ -7,9 +7,9 @@
 //! stderr  pipe ──► connection      a broken connection: go on reading, drop what comes
 //! ```
 //!
-//! A process is complete when it was reaped *and* its [`Relay`] is done: that is what makes
-//! output arrive before the exit is reported (P-157). What a stream waits for is derived from
-//! its state, never toggled. A slow reader is not an error, only a close or reset is.
+//! A process is complete when it is reaped *and* its [`Relay`] is done. This is why output arrives
+//! before the exit is reported (P-157). What a stream waits for is derived from its state and never
+//! toggled. A slow reader is no error; only a close or a reset is one.
 
 mod pipe;
 mod relay;

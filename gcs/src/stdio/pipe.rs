@@ -24,7 +24,7 @@ pub fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 
 fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-    // A smaller pipe works too; it is what a user without privilege gets at times.
+    // A smaller pipe works too. A user without privileges may get one.
     fcntl(&read, FcntlArg::F_SETPIPE_SZ(PIPE_SIZE as i32)).ok();
     Ok((read, write))
 }

@@ -28,7 +28,7 @@ struct Watched {
 #[derive(Default)]
 pub struct Relay {
     streams: [Option<Watched>; 3],
-    /// Connections that carry nothing but are closed with the rest (a terminal's stderr).
+    /// Connections that carry nothing and are closed with the others (the stderr of a terminal).
     pub idle: Vec<OwnedFd>,
     /// The terminal of the process, for its size.
     pub terminal: Option<OwnedFd>,
@@ -43,7 +43,7 @@ impl Relay {
         });
     }
 
-    /// One step of the stream that became ready, then the new interest.
+    /// Does one step of the stream that became ready, then registers its new interest.
     pub fn advance<S: Copy>(
         &mut self,
         kind: StreamKind,
@@ -62,7 +62,7 @@ impl Relay {
         self.watch(poller, source)
     }
 
-    /// Tells the kernel what is awaited now, and lets finished streams go.
+    /// Registers what is awaited now, and drops finished streams.
     pub fn watch<S: Copy>(
         &mut self,
         poller: &mut Poller<S>,
@@ -90,8 +90,8 @@ impl Relay {
         Ok(())
     }
 
-    /// Looks again at a terminal that nobody had open; whether there was one, and so whether to
-    /// come again.
+    /// Looks again at a terminal that nobody had open. Returns whether there is one, so that the
+    /// caller has to come again.
     pub fn look_again<S: Copy>(
         &mut self,
         poller: &mut Poller<S>,
@@ -105,7 +105,7 @@ impl Relay {
         Ok(hung_up)
     }
 
-    /// The process was reaped: ends its stdin and lets its output run dry.
+    /// The process was reaped. Ends its stdin and lets the rest of its output arrive.
     pub fn finish<S: Copy>(
         &mut self,
         poller: &mut Poller<S>,
@@ -117,12 +117,12 @@ impl Relay {
         self.watch(poller, source)
     }
 
-    /// Whether every stream is at its end; then dropping the relay loses nothing.
+    /// Whether every stream is at its end, so that dropping the relay loses nothing.
     pub fn is_done(&self) -> bool {
         self.streams.iter().all(Option::is_none)
     }
 
-    /// Closes everything at once, whatever was still to be moved.
+    /// Closes everything at once. Bytes that were not moved yet are lost.
     pub fn abandon<S: Copy>(mut self, poller: &mut Poller<S>) -> io::Result<()> {
         for Watched {
             stream,

@@ -19,21 +19,21 @@ pub enum Side {
 
 /// A stream between the host and a process.
 pub trait Stream {
-    /// What is awaited of one side; derived from the state.
+    /// What is awaited of one side, derived from the state.
     fn interest(&self, side: Side) -> Interest;
     /// The descriptor of one side, while it is open.
     fn fd(&self, side: Side) -> Option<BorrowedFd<'_>>;
-    /// One step after readiness was reported. Returns a descriptor that is no longer needed:
-    /// the caller ends its registration, then closes it.
+    /// Does one step after readiness was reported. Returns a descriptor that is not needed any
+    /// more. The caller ends its registration and then closes it.
     #[must_use]
     fn advance(&mut self) -> Option<(Side, OwnedFd)>;
     /// The process was reaped.
     fn finish(&mut self);
-    /// Looks again at a terminal that nobody had open; whether there was one.
+    /// Looks again at a terminal that nobody had open. Returns whether there is one.
     fn look_again(&mut self) -> bool {
         false
     }
-    /// Whether all that has to arrive has arrived.
+    /// Whether everything has arrived that has to.
     fn is_done(&self) -> bool;
     /// The state and the bytes moved, for the state dump.
     fn describe(&self) -> String;
@@ -43,7 +43,7 @@ pub trait Stream {
 #[derive(Debug)]
 pub struct Input {
     connection: OwnedFd,
-    /// Gone once the process cannot or need not be given more.
+    /// `None` once the process cannot or need not get more.
     process: Option<OwnedFd>,
     transfer: Transfer,
     terminal: bool,
@@ -54,9 +54,10 @@ pub struct Input {
 enum InputState {
     /// Moving; waits for the side named.
     Flow(Side),
-    /// The process closed its end: what the host still sends is dropped, so that it can finish.
+    /// The process has closed its end. What the host still sends is dropped, so that the host can
+    /// finish.
     Discard,
-    /// The host closed its end; the connection stays open until the process ended.
+    /// The host has closed its end. The connection stays open until the process ends.
     Ended,
     Done,
 }
@@ -110,7 +111,7 @@ impl Stream for Input {
                         self.state = InputState::Flow(Side::Process);
                         None
                     }
-                    // A terminal hears nothing of an end of file: no ^D is made up for it.
+                    // A terminal does not learn of the end of file, because no ^D is made up.
                     TransferStep::SourceEnd | TransferStep::SourceFailed(_) => {
                         self.state = InputState::Ended;
                         if self.terminal {
@@ -138,7 +139,7 @@ impl Stream for Input {
         }
     }
 
-    /// The process ended: tells the host that nobody reads any more.
+    /// The process has ended. Tells the host that nobody reads any more.
     fn finish(&mut self) {
         // Fails when the host closed already.
         shutdown(self.connection.as_raw_fd(), Shutdown::Read).ok();
@@ -158,7 +159,8 @@ impl Stream for Input {
 #[derive(Debug)]
 pub struct Output {
     process: OwnedFd,
-    /// None when the stream was not asked for or its connection broke: output is dropped.
+    /// `None` when the stream was not asked for or its connection is broken. Output is then
+    /// dropped.
     connection: Option<OwnedFd>,
     transfer: Transfer,
     terminal: bool,
@@ -170,10 +172,9 @@ pub struct Output {
 enum OutputState {
     /// Moving; waits for the side named.
     Flow(Side),
-    /// Nobody has the terminal open now; someone may open it again while the process lives, and
-    /// epoll cannot tell.
+    /// Nobody has the terminal open. A process may open it again, of which epoll gives no event.
     HungUp,
-    /// All is written; the host's close tells that it has read it.
+    /// All bytes are written. The host closes its end after it has read them.
     HalfClosed,
     Done,
 }
@@ -270,7 +271,7 @@ impl Stream for Output {
         }
     }
 
-    /// The process was reaped. Pipes end by themselves when their last writer is gone.
+    /// The process was reaped. A pipe ends by itself when its last writer is gone.
     fn finish(&mut self) {
         self.exited = true;
         if self.state == OutputState::HungUp {

@@ -8,10 +8,10 @@ use nix::fcntl::{splice, SpliceFFlags};
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::unistd::{read, write};
 
-/// Bytes moved in one step at most: one turn of the loop serves every stream once.
+/// The most bytes that one step moves, so that one turn of the loop serves every stream.
 pub const STEP: usize = PIPE_SIZE;
-/// Size of the pipes between a process and its relay: with the usual 64 KiB the two take turns
-/// four times as often. Pages are only held while there is something in them.
+/// Size of the pipes between a process and its relay. With the usual 64 KiB the two would take
+/// turns four times as often. Pages are only in use while they hold bytes.
 pub const PIPE_SIZE: usize = 256 * 1024;
 
 /// How one step ended.
@@ -27,7 +27,7 @@ pub enum TransferStep {
     SinkFailed(Errno),
 }
 
-/// Which end is a pipe; decides whose error an error is.
+/// Which end is a pipe. This decides which end an error belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PipeEnd {
     Source,
@@ -106,7 +106,7 @@ impl Transfer {
     }
 }
 
-/// `None`: the kernel cannot splice these two.
+/// `None` when the kernel cannot splice these two.
 fn splice_once(
     pipe: PipeEnd,
     source: BorrowedFd<'_>,
@@ -121,7 +121,7 @@ fn splice_once(
             TransferStep::Moved
         }
         Err(Errno::EINVAL) => return None,
-        // EAGAIN does not tell which end is not ready.
+        // EAGAIN does not say which end is not ready.
         Err(Errno::EAGAIN | Errno::EINTR) if readable(source) => TransferStep::SinkFull,
         Err(Errno::EAGAIN | Errno::EINTR) => TransferStep::SourceEmpty,
         Err(errno) if pipe == PipeEnd::Source || errno == Errno::EPIPE => {
@@ -133,7 +133,7 @@ fn splice_once(
 
 fn readable(fd: BorrowedFd<'_>) -> bool {
     let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
-    // A zero time-out: asks, never waits.
+    // A zero time-out asks without waiting.
     matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
 }
 

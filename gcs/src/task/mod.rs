@@ -1,9 +1,9 @@
-//! Work that may block, done in a child that can be killed: mounts, formatting, the container
-//! engine. One channel brings the result back; the reaper brings the end.
+//! Work that may block, such as mounts, formatting and the container engine. It is done in a child
+//! that can be killed. One channel brings the result back, and the reaper brings the end.
 //!
-//! Two kinds share that shape. A *fork* runs a closure of this program: cheap, for a few system
-//! calls. A *helper* is this program started again under another name: it inherits nothing, so
-//! the container engine can do what it likes with its process.
+//! There are two kinds. A *fork* runs a closure of this program; it is cheap and suits a few system
+//! calls. A *helper* is this program started again under another name. It inherits nothing, so the
+//! container engine can do what it likes with its process.
 
 use std::ffi::CString;
 use std::io::{self, Write};
@@ -21,12 +21,12 @@ use crate::error::Failure;
 use crate::sys::channel::receive;
 use crate::sys::process::{self, ExitStatus, Program};
 
-/// A result larger than this is a defect of the task, which then fails. The prepared spec of a
-/// Create comes this way, so it must hold the largest request (P-007), and its own wrapping.
+/// A task with a larger result is defective and fails. The prepared spec of a Create comes this
+/// way, so the limit must allow for the largest request (P-007) and its wrapping.
 const RESULT_LIMIT: usize = MAX_FROM_HOST as usize + (1 << 20);
 
-/// Kept and used again: a new one would have to be cleared, and every page touched after a fork is
-/// one to be copied.
+/// Bytes of the buffer for results. It is reused, because a new one would have to be cleared, and
+/// every page that is touched after a fork is copied.
 pub const BUFFER: usize = 64 * 1024;
 
 /// Environment of helpers and of PID 1's program (P-293).
@@ -35,15 +35,16 @@ pub const SERVICE_PATH: &str = "PATH=/sbin:/usr/sbin:/bin:/usr/bin";
 /// A child at work.
 pub struct Running {
     pub pid: Pid,
-    /// Readable when there is (a part of) a result; end of file when there will be no more.
+    /// It is readable when there is a part of a result, and at end of file when no more will come.
     pub channel: OwnedFd,
 }
 
-/// Ends the result of a fork, so that nobody has to wait for the end of its process. JSON has none.
+/// Ends the result of a fork, so that nobody has to wait for the end of the process. The JSON never
+/// contains it.
 const END: u8 = b'\n';
 
-/// Runs `job` in a forked child, which has no descriptors but `keep`. Its result is read back by
-/// [`decode`].
+/// Runs `job` in a forked child, which has only the descriptors in `keep`. [`decode`] reads its
+/// result.
 pub fn fork<T: Serialize>(
     keep: &[BorrowedFd<'_>],
     job: impl FnOnce() -> Result<T, Failure>,
@@ -64,9 +65,9 @@ pub fn fork<T: Serialize>(
     Ok(Running { pid, channel: ours })
 }
 
-/// Starts this program again as `applet`: descriptors 0..2 are `stdio`, 3 a memory file with
-/// `order` as JSON, 4 the channel, on which it sends one datagram; before it perhaps a blank with
-/// a descriptor. Its one argument says what its log is about.
+/// Starts this program again as `applet`. Its descriptors 0 to 2 are `stdio`, 3 is a memory file
+/// with `order` as JSON, and 4 is the channel. On the channel it sends one datagram, and before
+/// that perhaps a blank with a descriptor. Its one argument says what its log is about.
 pub fn helper<T: Serialize>(
     applet: &str,
     order: &T,
@@ -74,7 +75,7 @@ pub fn helper<T: Serialize>(
 ) -> io::Result<Running> {
     let (ours, theirs) = channel(SockType::SeqPacket)?;
     let mut file = std::fs::File::from(memfd_create(c"order", MFdFlags::MFD_CLOEXEC)?);
-    // In one write: a spec has hundreds of tokens.
+    // It is written at once, because a spec has hundreds of tokens.
     file.write_all(&serde_json::to_vec(order)?)?;
     io::Seek::rewind(&mut file)?;
     let [stdin, stdout, stderr] = stdio;
@@ -88,14 +89,15 @@ pub fn helper<T: Serialize>(
         controlling_terminal: false,
         dumps_core: false,
     })?;
-    // An exec of our own file that fails ends the child without a report; that is told below.
+    // When the exec of this program's own file fails, the child ends without a report, which
+    // becomes an error below.
     drop(status);
     Ok(Running { pid, channel: ours })
 }
 
 fn channel(kind: SockType) -> io::Result<(OwnedFd, OwnedFd)> {
     let (ours, theirs) = socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC)?;
-    // Only our end: the child may wait.
+    // Only this end does not block; the child may wait.
     crate::sys::channel::set_nonblocking(ours.as_fd(), true)?;
     Ok((ours, theirs))
 }
@@ -104,7 +106,7 @@ fn send_all(fd: &OwnedFd, bytes: &[u8]) -> io::Result<()> {
     std::fs::File::from(fd.try_clone()?).write_all(bytes)
 }
 
-/// What came over a channel so far.
+/// What has arrived over a channel so far.
 #[derive(Default)]
 pub struct Received {
     pub bytes: Vec<u8>,
@@ -114,13 +116,13 @@ pub struct Received {
 /// Whether more can come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Channel {
-    /// So many bytes came.
+    /// This many bytes have arrived.
     Open(usize),
     Ended,
 }
 
 impl Received {
-    /// Whether the result of a fork is all there; helpers do not say.
+    /// Whether the result of a fork is complete. For a helper this is not known.
     pub fn is_whole(&self) -> bool {
         self.bytes.last() == Some(&END)
     }

@@ -1,6 +1,6 @@
-//! The dial policy of protocol section 1.1 as a state machine: ports in the order given, one
-//! after another; `ETIMEDOUT` is tried again after a pause, ten attempts at most; any other
-//! error ends the dial at once (P-016, P-150).
+//! The dial policy of protocol section 1.1 as a state machine. Ports are dialled in the given
+//! order, one after another (P-150). After `ETIMEDOUT` a port is tried again after a pause, ten
+//! times at most; any other error ends the dial at once (P-016).
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,8 +14,8 @@ use super::{connect_outcome, Connecting, Dialer};
 const ATTEMPTS: u32 = 10;
 /// Pause after a connect that timed out.
 pub const RETRY_PAUSE: Duration = Duration::from_millis(100);
-/// A connect that is neither refused nor accepted for this long has failed. The kernel's own
-/// limit for vsock is two seconds; this one holds where it has none.
+/// A connect has failed when it is neither refused nor accepted for this long. The kernel's own
+/// limit for vsock is two seconds; other sockets have none.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 /// Why a port could not be reached.
@@ -27,7 +27,7 @@ pub struct DialFailure {
 }
 
 enum DialState {
-    /// To be begun, at once or at the given time.
+    /// The connect is to be begun, at once or at the given time.
     Idle(Option<Instant>),
     Connecting {
         fd: OwnedFd,
@@ -35,7 +35,7 @@ enum DialState {
     },
 }
 
-/// A dial of several ports on its way; dropping it closes what was opened.
+/// A dial of several ports in progress. Dropping it closes what was opened.
 pub struct Dial {
     dialer: Dialer,
     ports: Vec<u32>,
@@ -124,10 +124,10 @@ impl Dial {
     }
 }
 
-/// Connects to one port and waits for it: in a task, or before there is anything else to serve.
+/// Connects to one port and waits for it. This is for a task, or for the time before the loop runs.
 ///
 /// # Errors
-/// The port cannot be reached, or not by then.
+/// The port cannot be reached, or not within `limit`.
 pub fn connect_within(dialer: &Dialer, port: u32, limit: Instant) -> io::Result<OwnedFd> {
     let mut dial = Dial::new(dialer.clone(), vec![port]);
     let mut ready = false;

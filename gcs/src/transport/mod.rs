@@ -18,7 +18,7 @@ pub const BRIDGE_PORT: u32 = 0x4000_0000;
 /// Reaches the host's ports.
 #[derive(Debug, Clone)]
 pub enum Dialer {
-    /// The host as vsock knows it. Only inside a utility VM: elsewhere CID 2 is a stranger.
+    /// The host by vsock. It is only for a utility VM; on other machines CID 2 is not the host.
     Vsock,
     /// Port P is the Unix socket `<prefix>_P`.
     Unix { prefix: PathBuf },
@@ -27,7 +27,7 @@ pub enum Dialer {
 /// A connect that was begun.
 pub enum Connecting {
     Done(OwnedFd),
-    /// Writable when decided; `SO_ERROR` tells how.
+    /// It becomes writable when the connect is decided, and `SO_ERROR` says how.
     Pending(OwnedFd),
 }
 
