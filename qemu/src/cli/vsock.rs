@@ -38,7 +38,7 @@ impl Vsock {
         } = self;
         // A signal ends the tool at once; these are then in the way of the next one.
         uvm::private_dir::remove_at_exit([socket.clone(), uds.clone()]);
-        uvm_vsock::command(DeviceConfig {
+        uvm_vsock::serve(DeviceConfig {
             socket,
             uds,
             cid,

@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
 
 use super::*;
+use crate::credit::BUFFER;
 use crate::faults::{Fault, Faults};
 
 const KEY: Key = Key {

@@ -3,7 +3,7 @@
 //! All counters run modulo 2³². The guest may send [`BUFFER`] bytes beyond what we have passed on
 //! and told it of; we may send what it announced beyond what it has taken.
 
-use super::packet::Header;
+use crate::packet::Header;
 
 /// Receive buffer advertised to the guest, per connection, in bytes.
 pub const BUFFER: usize = 256 * 1024;

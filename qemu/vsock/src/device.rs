@@ -19,8 +19,8 @@ use vmm_sys_util::event::{
     new_event_consumer_and_notifier, EventConsumer, EventFlag, EventNotifier,
 };
 
-use super::muxer::Muxer;
-use super::packet::{Header, HEADER_LEN};
+use crate::muxer::Muxer;
+use crate::packet::{Header, HEADER_LEN};
 
 const RX: usize = 0;
 const TX: usize = 1;

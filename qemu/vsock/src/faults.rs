@@ -3,7 +3,9 @@
 /// Which way bytes flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
+    /// What the guest writes.
     GuestToHost,
+    /// What the guest reads.
     HostToGuest,
 }
 
@@ -14,14 +16,32 @@ pub enum Fault {
     Refuse,
     /// Leave the guest's connect unanswered; it times out.
     Ignore,
-    /// After `bytes` in `direction`: close the Unix socket and end the connection in order.
-    Drop { direction: Direction, bytes: u64 },
-    /// After `bytes` in `direction`: reset towards the guest, close the Unix socket.
-    Reset { direction: Direction, bytes: u64 },
-    /// After `bytes` in `direction`: move nothing more that way, close nothing.
-    Stall { direction: Direction, bytes: u64 },
-    /// Move at most this many bytes per read and write of the Unix socket (at least one).
-    Short { bytes: usize },
+    /// Close the Unix socket and end the connection in order.
+    Drop {
+        /// Which bytes are counted.
+        direction: Direction,
+        /// So many pass before.
+        bytes: u64,
+    },
+    /// Reset the connection towards the guest, and close the Unix socket.
+    Reset {
+        /// Which bytes are counted.
+        direction: Direction,
+        /// So many pass before.
+        bytes: u64,
+    },
+    /// Move nothing more in the direction, and close nothing.
+    Stall {
+        /// Which bytes are counted, and stopped.
+        direction: Direction,
+        /// So many pass before.
+        bytes: u64,
+    },
+    /// Move little per read and write of the Unix socket.
+    Short {
+        /// At most so many, at least one.
+        bytes: usize,
+    },
 }
 
 /// Faults per port: the port dialled, on the host for guest-initiated connections and in the
@@ -38,15 +58,16 @@ impl Faults {
         self
     }
 
+    /// Whether connections to `port` are refused.
     pub fn refuses(&self, port: u32) -> bool {
         self.rules.contains(&(port, Fault::Refuse))
     }
 
-    pub(super) fn ignores(&self, port: u32) -> bool {
+    pub(crate) fn ignores(&self, port: u32) -> bool {
         self.rules.contains(&(port, Fault::Ignore))
     }
 
-    pub(super) fn plan(&self, port: u32) -> Plan {
+    pub(crate) fn plan(&self, port: u32) -> Plan {
         let rules = self.rules.iter().filter(|(p, _)| *p == port);
         let mut plan = Plan::default();
         for (_, fault) in rules {
@@ -71,7 +92,7 @@ impl Faults {
 
 /// What to do when a limit is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Action {
+pub(crate) enum Action {
     Drop,
     Reset,
     Stall,
@@ -79,7 +100,7 @@ pub(super) enum Action {
 
 /// Bytes that may still pass before `action`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limit {
+pub(crate) struct Limit {
     left: u64,
     action: Action,
 }
@@ -92,7 +113,7 @@ impl Limit {
 
 /// The faults of one connection.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Plan {
+pub(crate) struct Plan {
     to_host: Option<Limit>,
     to_guest: Option<Limit>,
     short: Option<usize>,

@@ -1,4 +1,5 @@
-//! A virtio-vsock device of our own, spoken to by QEMU over vhost-user.
+//! A virtio-vsock device in user space, which QEMU drives over vhost-user. It needs neither root nor
+//! `/dev/vhost-vsock`, and gives each port of the host side a Unix socket.
 //!
 //! ```text
 //! guest ── virtqueues ── device ── packets ── muxer ── connection ── Unix streams ── host
@@ -14,6 +15,32 @@
 //! QEMU wants shared memory and a chardev: `-object memory-backend-memfd,id=mem0,size=M,share=on
 //! -machine q35,memory-backend=mem0 -m M -chardev socket,id=vs0,path=SOCKET
 //! -device vhost-user-vsock-pci,chardev=vs0`.
+//!
+//! ```no_run
+//! use std::os::unix::net::UnixListener;
+//! use uvm_vsock::{host_socket, Device, DeviceConfig, Faults};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let config = DeviceConfig {
+//!     socket: "/tmp/vhost.sock".into(),
+//!     uds: "/tmp/vsock".into(),
+//!     cid: 3,
+//!     faults: Faults::default(),
+//! };
+//! // The guest's connect to port 1024 of the host comes here.
+//! let listener = UnixListener::bind(host_socket(&config.uds, 1024))?;
+//! let device = Device::start(config)?;
+//! // … start QEMU with /tmp/vhost.sock …
+//! let (stream, _) = listener.accept()?;
+//! # drop(stream);
+//! device.stop()?;
+//! # Ok(()) }
+//! ```
+//!
+//! `examples/echo.rs` is a whole program. Sources: the virtio specification 1.2, section 5.10 (socket
+//! device); QEMU's vhost-user specification; Firecracker's `docs/vsock.md` for the sockets.
+
+#![warn(missing_docs)]
 
 mod connection;
 mod credit;
@@ -58,7 +85,7 @@ pub struct DeviceConfig {
     pub socket: PathBuf,
     /// The Unix socket of host-to-guest clients, and the prefix of the host's ports.
     pub uds: PathBuf,
-    /// The guest's context id, 3 to 2³²−2.
+    /// The guest's context id, 3 to 2³²−2: vsock(7) gives 0 to 2 and 2³²−1 meanings of their own.
     pub cid: u64,
     /// What shall go wrong, for tests.
     pub faults: Faults,
@@ -67,17 +94,32 @@ pub struct DeviceConfig {
 /// Why a device does not start or did not end well.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The context id of the configuration is none that a guest can have.
     #[error("vsock: {cid} cannot be a guest's context id, use 3 to 4294967294")]
-    Cid { cid: u64 },
+    Cid {
+        /// As configured.
+        cid: u64,
+    },
+    /// One of the two sockets cannot be bound.
     #[error("vsock: cannot listen on {}: {source}", path.display())]
-    Listen { path: PathBuf, source: io::Error },
-    #[error("vsock: cannot {what}: {source}")]
-    System {
-        what: &'static str,
+    Listen {
+        /// The socket.
+        path: PathBuf,
+        /// What the kernel said.
         source: io::Error,
     },
+    /// A system call failed that only fails on a machine that has run out of something.
+    #[error("vsock: cannot {what}: {source}")]
+    System {
+        /// What was to be done, as an infinitive.
+        what: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// QEMU did what vhost-user does not have; the text is the daemon's.
     #[error("vsock: vhost-user with QEMU failed: {0}")]
     VhostUser(String),
+    /// A defect of the device.
     #[error("vsock: the device thread panicked")]
     Panicked,
 }
@@ -88,8 +130,11 @@ type Shared = Arc<Mutex<Backend>>;
 pub struct Device;
 
 impl Device {
-    /// Binds both sockets and serves one QEMU in the background. Errors come at once when a
-    /// socket cannot be bound, and later from [`DeviceHandle::wait`].
+    /// Binds both sockets and serves one QEMU in the background.
+    ///
+    /// # Errors
+    /// [`Error::Cid`], and [`Error::Listen`] when a socket cannot be bound. What fails later is told
+    /// by [`DeviceHandle::wait`].
     pub fn start(config: DeviceConfig) -> Result<DeviceHandle, Error> {
         if !(3..u64::from(u32::MAX)).contains(&config.cid) {
             return Err(Error::Cid { cid: config.cid });
@@ -146,13 +191,18 @@ struct Stop {
 }
 
 impl DeviceHandle {
-    /// Ends the device, after bytes already taken from the guest were read by the host, or 1 s.
+    /// Ends the device once the host side has read all bytes that were already taken from the
+    /// guest, or after 1 s.
     pub fn stop(mut self) -> Result<(), Error> {
         self.ask_to_stop();
         self.join()
     }
 
     /// Waits until QEMU has gone and the device with it.
+    ///
+    /// # Errors
+    /// [`Error::VhostUser`] when QEMU broke the vhost-user protocol, [`Error::System`] when this
+    /// machine ran out of something; QEMU's leaving is none.
     pub fn wait(mut self) -> Result<(), Error> {
         self.join()
     }
@@ -292,8 +342,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// `uvm vsock`: serves one QEMU in the foreground, until it has gone.
-pub fn command(config: DeviceConfig) -> Result<(), Error> {
+/// Serves one QEMU in the foreground, until it has gone.
+pub fn serve(config: DeviceConfig) -> Result<(), Error> {
     log::info!(
         "vsock: waiting for QEMU on {}, guest {} behind {}",
         config.socket.display(),

@@ -56,7 +56,7 @@ fn is_stale(path: &Path) -> bool {
     matches!(UnixStream::connect(path), Err(e) if e.kind() == ErrorKind::ConnectionRefused)
 }
 
-/// Where a guest's connect to host `port` goes.
+/// The Unix socket to which the guest's connect to `port` of the host goes: `UDS_PORT`.
 pub fn host_socket(uds: &Path, port: u32) -> PathBuf {
     let mut path = OsString::from(uds);
     path.push(format!("_{port}"));

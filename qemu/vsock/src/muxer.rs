@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 use nix::poll::{poll, PollFd, PollFlags};
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
-use super::connection::{Broken, Connection};
-use super::faults::Faults;
-use super::listener::{dial, host_socket, BoundSocket, Dial, Hello};
-use super::packet::{Header, Key, Op, HOST_CID, SHUTDOWN_BOTH, TYPE_STREAM};
-use super::stream::{Interest, Poller, Ready};
-use super::table::{State, Table};
+use crate::connection::{Broken, Connection};
+use crate::faults::Faults;
+use crate::listener::{dial, host_socket, BoundSocket, Dial, Hello};
+use crate::packet::{Header, Key, Op, HOST_CID, SHUTDOWN_BOTH, TYPE_STREAM};
+use crate::stream::{Interest, Poller, Ready};
+use crate::table::{State, Table};
 
 const LISTENER: u64 = 0;
 const RETRY_TIMER: u64 = 1;
@@ -331,10 +331,10 @@ impl Muxer {
                 self.table.promote(id, make);
                 self.update(id);
             }
-            Ok(Some(_)) => self.forget(id),
+            Ok(Some(_)) => drop(self.table.remove(id)),
             Err(e) => {
                 log::warn!("vsock: a client of {}: {e}", self.uds.display());
-                self.forget(id);
+                self.table.remove(id);
             }
         }
     }
@@ -349,7 +349,7 @@ impl Muxer {
                 let key = connection.key();
                 self.table.expect_reset(key);
             }
-            self.forget(id);
+            self.table.remove(id);
         } else {
             if connection.has_packet() {
                 self.table.enqueue(id);
@@ -374,10 +374,6 @@ impl Muxer {
             log::debug!("vsock: {key:?} reset: {why}");
             self.reply(TYPE_STREAM, key);
         }
-        self.forget(id);
-    }
-
-    fn forget(&mut self, id: u64) {
         self.table.remove(id);
     }
 

@@ -8,10 +8,10 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::unix::net::UnixStream;
 
-use super::connection::Connection;
-use super::listener::Hello;
-use super::packet::Key;
-use super::stream::Interest;
+use crate::connection::Connection;
+use crate::listener::Hello;
+use crate::packet::Key;
+use crate::stream::Interest;
 
 /// Streams at once, in all states; more are refused.
 pub const MAX_STREAMS: usize = 4096;
