@@ -67,54 +67,54 @@ fn closed(shared: &Shared, number: u32, end: End) {
     }
 }
 
+/// Takes a frame of the guest. An error is a breach, told with the frame.
 fn take(shared: &Shared, frame: &Frame, is_strict: bool) -> Result<(), String> {
-    let named = wire::name(frame.message);
-    let what = || format!("{named} with id {}", frame.id);
-    if frame.message == wire::NOTIFICATION {
-        let members = strict::notification(&frame.payload)
-            .map_err(|e| format!("{}: {e}{}", what(), quote(&frame.payload)))?;
-        if frame.id != 0 {
-            return Err(format!("{}: a notification has id 0", what()));
+    let taken = match frame.message {
+        wire::NOTIFICATION => take_notification(shared, frame),
+        message if wire::is_response(message) => take_response(shared, frame, is_strict),
+        _ => Err("a guest sends only responses and notifications".into()),
+    };
+    taken.map_err(|breach| {
+        let (name, id) = (wire::name(frame.message), frame.id);
+        format!("{name} with id {id}: {breach}")
+    })
+}
+
+fn take_notification(shared: &Shared, frame: &Frame) -> Result<(), String> {
+    let members = strict::notification(&frame.payload)
+        .map_err(|e| format!("{e}{}", quote(&frame.payload)))?;
+    if frame.id != 0 {
+        return Err("a notification has id 0".into());
+    }
+    let id = members.get("ContainerId").and_then(Value::as_str);
+    let id = id.unwrap_or_default().to_owned();
+    shared.update(|state| match state.containers.get_mut(&id) {
+        None => Err(format!("this host created no container {id:?}")),
+        Some(Some(_)) => Err(format!("the second one for container {id:?}")),
+        Some(slot) => {
+            *slot = Some(Notification {
+                container: id.clone(),
+                members,
+                at: Instant::now(),
+            });
+            Ok(())
         }
-        let id = members
-            .get("ContainerId")
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned();
-        return shared.update(|state| match state.containers.get_mut(&id) {
-            None => Err(format!("{}: this host created no container {id:?}", what())),
-            Some(Some(_)) => Err(format!("{}: the second one for container {id:?}", what())),
-            Some(slot) => {
-                *slot = Some(Notification {
-                    container: id.clone(),
-                    members,
-                    at: Instant::now(),
-                });
-                Ok(())
-            }
-        });
-    }
-    if !wire::is_response(frame.message) {
-        return Err(format!(
-            "{}: a guest sends only responses and notifications",
-            what()
-        ));
-    }
+    })
+}
+
+fn take_response(shared: &Shared, frame: &Frame, is_strict: bool) -> Result<(), String> {
     shared.update(|state| {
-        let Some(call) = state
-            .calls
-            .get_mut(&frame.id)
-            .filter(|call| call.answer.is_none())
-        else {
-            return Err(format!("{}: no call with this id is outstanding", what()));
+        let call = state.calls.get_mut(&frame.id);
+        let Some(call) = call.filter(|call| call.answer.is_none()) else {
+            return Err("no call with this id is outstanding".into());
         };
         if frame.message != wire::response_to(call.message) {
             let asked = wire::name(call.message);
-            return Err(format!("{}: the call with this id was a {asked}", what()));
+            return Err(format!("the call with this id was a {asked}"));
         }
         let span = call.span;
         let judged = strict::response(Rpc::of(call.message), &frame.payload)
-            .map_err(|e| format!("{}: {e}{}", what(), quote(&frame.payload)));
+            .map_err(|e| format!("{e}{}", quote(&frame.payload)));
         let (members, judgement) = match judged {
             Ok(members) => (members, Ok(())),
             // A tolerated answer still answers the call, if it can be read at all.

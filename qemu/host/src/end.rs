@@ -22,25 +22,49 @@ pub enum End {
     Stopped,
 }
 
+/// Why a call failed. Each says what was being done.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
+    /// The run ended before the answer came.
     #[error("{doing}: {end}")]
-    Ended { doing: String, end: End },
+    Ended {
+        /// What was being done.
+        doing: String,
+        /// Why the run ended.
+        end: End,
+    },
+    /// The answer may still come.
     #[error("{doing}: no answer within {after:?}")]
-    Timeout { doing: String, after: Duration },
-    /// The guest answered with a failure; `result` is the HRESULT as it came.
+    Timeout {
+        /// What was being done.
+        doing: String,
+        /// The limit that was given.
+        after: Duration,
+    },
+    /// The guest answered with a failure.
     #[error("{doing}: the guest refused with {:#010x}: {message}", *result as u32)]
     Refused {
+        /// What was asked for.
         doing: String,
+        /// The HRESULT as it came (protocol 3.1).
         result: i32,
+        /// `ErrorMessage`, or the text of the first error record.
         message: String,
     },
     /// The answer is well-formed, but a host cannot work with it.
     #[error("{doing}: {detail}")]
-    Unusable { doing: String, detail: String },
+    Unusable {
+        /// What was asked for.
+        doing: String,
+        /// What is wrong with the answer.
+        detail: String,
+    },
+    /// A system call of this side failed.
     #[error("{doing}: {source}")]
     Io {
+        /// What was being done.
         doing: String,
+        /// What the kernel said.
         source: std::io::Error,
     },
 }

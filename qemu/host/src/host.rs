@@ -13,9 +13,11 @@ use crate::ports::{Ports, Transport};
 use crate::state::{Shared, Tail};
 use crate::trace::Recorder;
 
-/// The well-known ports (protocol.md 1.1).
+/// The port at which the guest gets 512 random bytes (protocol 1.1).
 pub const ENTROPY_PORT: u32 = 1;
+/// The port to which the guest writes its log (protocol 1.1).
 pub const LOG_PORT: u32 = 109;
+/// The port of the bridge (protocol 1.1).
 pub const BRIDGE_PORT: u32 = 0x4000_0000;
 const FIRST_STDIO_PORT: u32 = 0x4000_0001;
 /// What the guest gets at the entropy port.
@@ -26,15 +28,31 @@ const WRITE_LIMIT: Duration = Duration::from_secs(120);
 /// Gets each log record of the guest, on the thread that reads them.
 pub type LogSink = Box<dyn FnMut(&Record) + Send>;
 
+/// What a host is made of.
 pub struct HostConfig {
+    /// How the guest's dials arrive.
     pub transport: Transport,
-    /// End the run where a real host drops the bridge.
+    /// End the run where a real host drops the bridge (protocol 1.7).
     pub strict: bool,
+    /// Hears the guest's log.
     pub log_sink: Option<LogSink>,
-    /// How long the entropy connection stays open behind its bytes; a real host closes at once.
+    /// How long the entropy connection stays open after its bytes; a real host closes it at once.
     pub entropy_hold: Duration,
     /// Notes requests, and what the guest's log says of its work.
     pub trace: Recorder,
+}
+
+impl HostConfig {
+    /// A strict host that keeps its guest's log to itself and takes no notes.
+    pub fn new(transport: Transport) -> Self {
+        Self {
+            transport,
+            strict: true,
+            log_sink: None,
+            entropy_hold: Duration::ZERO,
+            trace: Recorder::default(),
+        }
+    }
 }
 
 /// When the guest's connections came, from the start of the listeners.
@@ -42,8 +60,11 @@ pub struct HostConfig {
 pub struct Connected {
     /// When the listeners were there.
     pub started: Instant,
+    /// The entropy was given; `None` for a guest that never asked.
     pub entropy: Option<Duration>,
+    /// The log channel was opened; `None` for a guest that never did.
     pub log: Option<Duration>,
+    /// The bridge was opened.
     pub bridge: Duration,
 }
 

@@ -6,19 +6,36 @@ use std::io::Read;
 use serde_json::{Map, Value};
 
 /// How bad a record is; the names of protocol.md 10.4.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
+    /// The guest panics.
     Panic,
+    /// The program ends.
     Fatal,
+    /// Something failed.
     Error,
-    #[value(alias = "warn")]
+    /// Something is odd.
     Warning,
+    /// What it does.
     Info,
+    /// How it does it.
     Debug,
+    /// Everything.
     Trace,
 }
 
 impl Level {
+    /// From the worst on.
+    pub const ALL: [Self; 7] = [
+        Self::Panic,
+        Self::Fatal,
+        Self::Error,
+        Self::Warning,
+        Self::Info,
+        Self::Debug,
+        Self::Trace,
+    ];
+
     /// In any letter case, as the host's parser has it.
     pub fn parse(name: &str) -> Option<Self> {
         Some(match name.to_ascii_lowercase().as_str() {
@@ -33,6 +50,7 @@ impl Level {
         })
     }
 
+    /// As records have it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Panic => "panic",
@@ -49,9 +67,11 @@ impl Level {
 /// One record of the guest's log.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Record {
+    /// How bad it is.
     pub level: Level,
     /// RFC 3339, as it came; empty when the record has none.
     pub time: String,
+    /// What it says.
     pub message: String,
     /// It had level, time and message: a host does without, a guest sends them (P-301).
     pub complete: bool,

@@ -24,6 +24,7 @@ pub enum Transport {
 }
 
 impl Transport {
+    /// The Unix socket of a port: `<base>_<port>`.
     pub fn socket_of(base: &Path, port: u32) -> PathBuf {
         let mut name = base.as_os_str().to_owned();
         name.push(format!("_{port}"));
@@ -106,6 +107,10 @@ pub struct Ports {
 }
 
 impl Ports {
+    /// Starts the thread that accepts for all ports. None is open yet.
+    ///
+    /// # Errors
+    /// This machine has no descriptors or threads left.
     pub fn new(transport: Transport) -> io::Result<Self> {
         let (waker, woken) = UnixStream::pair()?;
         waker.set_nonblocking(true)?;

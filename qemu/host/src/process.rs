@@ -93,11 +93,13 @@ impl Launch {
         self.open_stdin()
     }
 
+    /// Standard output is not connected: the process has `/dev/null`.
     pub fn without_stdout(mut self) -> Self {
         self.stdout = false;
         self
     }
 
+    /// Standard error is not connected: the process has `/dev/null`.
     pub fn without_stderr(mut self) -> Self {
         self.stderr = false;
         self
@@ -111,6 +113,7 @@ impl Launch {
         self
     }
 
+    /// The working directory, for processes of the VM.
     pub fn cwd(self, directory: &str) -> Self {
         self.parameter("WorkingDirectory", directory.into())
     }
@@ -204,6 +207,7 @@ pub struct Process {
     container: String,
     /// In the VM's own pid namespace.
     pub pid: u32,
+    /// The host's ends of its streams.
     pub stdio: Stdio,
     waiting: Pending,
 }
@@ -211,8 +215,11 @@ pub struct Process {
 /// What a process said and how it ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
+    /// The exit code: 128 + n after signal n.
     pub code: u32,
+    /// All of standard output.
     pub stdout: Vec<u8>,
+    /// All of standard error; empty for a process with a terminal.
     pub stderr: Vec<u8>,
     /// Both streams came to their end; else something in the guest still holds them.
     pub complete: bool,
@@ -224,6 +231,7 @@ impl Output {
         String::from_utf8_lossy(&self.stdout).into_owned()
     }
 
+    /// Standard error as text.
     pub fn error_text(&self) -> String {
         String::from_utf8_lossy(&self.stderr).into_owned()
     }
@@ -242,10 +250,18 @@ impl Process {
         self.waiting.is_ready()
     }
 
+    /// Sends it a signal, by its Linux number.
+    ///
+    /// # Errors
+    /// The guest refuses it for a process that has exited.
     pub fn signal(&self, signal: i32) -> Result<(), HostError> {
         self.host.signal(&self.container, self.pid, signal)
     }
 
+    /// Tells its terminal its size, in characters.
+    ///
+    /// # Errors
+    /// The guest refuses it for a process without a terminal, or that has exited.
     pub fn resize(&self, rows: u16, columns: u16) -> Result<(), HostError> {
         self.host.resize(&self.container, self.pid, rows, columns)
     }

@@ -21,8 +21,11 @@ const CHUNK: usize = 64 << 10;
 /// The host's ends of a process's streams. `None`: not asked for, or taken.
 #[derive(Debug, Default)]
 pub struct Stdio {
+    /// To standard input.
     pub stdin: Option<UnixStream>,
+    /// From standard output, or a terminal.
     pub stdout: Option<UnixStream>,
+    /// From standard error.
     pub stderr: Option<UnixStream>,
 }
 

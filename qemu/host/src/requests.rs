@@ -21,9 +21,13 @@ const PROTOCOL: u64 = 4;
 /// Settings of a MappedVirtualDisk (protocol.md 7.1).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MappedVirtualDisk {
+    /// The SCSI controller, from 0 to 3.
     pub controller: u8,
+    /// The LUN at the controller, from 0 to 63.
     pub lun: u8,
+    /// Where the guest mounts it.
     pub mount_path: String,
+    /// Mount it read-only.
     pub read_only: bool,
     /// `ext4` or `xfs`: format the disk when it holds something else.
     pub ensure_filesystem: Option<String>,
@@ -153,6 +157,7 @@ impl Host {
         self.modify("SecurityPolicy", "Add", json!({}))
     }
 
+    /// Has a disk mounted that is plugged in, or about to be: a guest waits some seconds for it.
     pub fn add_disk(&self, disk: &MappedVirtualDisk) -> Result<(), HostError> {
         let mut settings = json!({
             "MountPath": disk.mount_path, "Lun": disk.lun, "Controller": disk.controller,
@@ -200,6 +205,7 @@ impl Host {
         self.modify("CombinedLayers", "Add", settings)
     }
 
+    /// Has the overlay at `root` unmounted.
     pub fn remove_layers(&self, root: &str) -> Result<(), HostError> {
         self.modify(
             "CombinedLayers",
@@ -247,6 +253,7 @@ impl Host {
         self.create_document(container, &config)
     }
 
+    /// Start. It starts nothing: the first process comes with [`Host::init`] (protocol 4.3).
     pub fn start(&self, container: &str) -> Result<(), HostError> {
         self.call(Rpc::Start, container, json!({})).map(drop)
     }
@@ -258,11 +265,13 @@ impl Host {
         self.send_doing(Rpc::WaitForProcess, container, body, doing)
     }
 
+    /// Sends a process a signal, by its Linux number (protocol 4.6).
     pub fn signal(&self, container: &str, pid: u32, signal: i32) -> Result<(), HostError> {
         let body = json!({"ProcessId": pid, "Options": {"Signal": signal}});
         self.call(Rpc::SignalProcess, container, body).map(drop)
     }
 
+    /// Tells the terminal of a process its size, in characters (protocol 4.7).
     pub fn resize(
         &self,
         container: &str,
@@ -291,6 +300,7 @@ impl Host {
             .map(drop)
     }
 
+    /// DeleteContainerState: the guest forgets the container and its directories (protocol 4.12).
     pub fn delete(&self, container: &str) -> Result<(), HostError> {
         self.call(Rpc::DeleteContainerState, container, json!({}))
             .map(drop)

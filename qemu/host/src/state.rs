@@ -20,6 +20,7 @@ const KEPT_RECORDS: usize = 1000;
 pub struct Answer {
     /// The type of its frame.
     pub message: u32,
+    /// Its JSON, byte for byte.
     pub payload: Vec<u8>,
     /// The payload read as a host reads it: known members by their canonical names, no nulls.
     pub members: Map<String, Value>,
@@ -56,8 +57,11 @@ pub(crate) struct Call {
 /// An exit notification as it came.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Notification {
+    /// Whose exit it tells.
     pub container: String,
+    /// All of it: `Type`, `Result` and more (protocol 4.13).
     pub members: Map<String, Value>,
+    /// When it came.
     pub at: Instant,
 }
 
@@ -91,6 +95,7 @@ pub(crate) struct State {
 /// The last records of the guest's log, from a number on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tail {
+    /// In their order.
     pub records: Vec<Record>,
     /// The number of the record that comes next.
     pub next: u64,

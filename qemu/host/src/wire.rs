@@ -20,22 +20,36 @@ pub const NOTIFICATION: u32 = 0x3010_0101;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum Rpc {
+    /// `prot.ContainerCreate`, protocol 4.2.
     Create = 0x1010_0101,
+    /// `prot.MessageBase`, protocol 4.3.
     Start = 0x1010_0201,
+    /// `prot.MessageBase`, protocol 4.8.
     ShutdownGraceful = 0x1010_0301,
+    /// `prot.MessageBase`, protocol 4.8.
     ShutdownForced = 0x1010_0401,
+    /// `prot.ContainerExecuteProcess`, protocol 4.4.
     ExecuteProcess = 0x1010_0501,
+    /// `prot.ContainerWaitForProcess`, protocol 4.5.
     WaitForProcess = 0x1010_0601,
+    /// `prot.ContainerSignalProcess`, protocol 4.6.
     SignalProcess = 0x1010_0701,
+    /// `prot.ContainerResizeConsole`, protocol 4.7.
     ResizeConsole = 0x1010_0801,
+    /// `prot.ContainerGetProperties`, protocol 4.9.
     GetProperties = 0x1010_0901,
+    /// `prot.ContainerModifySettings`, protocol 4.10.
     ModifySettings = 0x1010_0a01,
+    /// `prot.NegotiateProtocol`, protocol 4.1.
     NegotiateProtocol = 0x1010_0b01,
+    /// `prot.DumpStacksRequest`, protocol 4.11.
     DumpStacks = 0x1010_0c01,
+    /// `prot.DeleteContainerStateRequest`, protocol 4.12.
     DeleteContainerState = 0x1010_0d01,
 }
 
 impl Rpc {
+    /// Every one.
     pub const ALL: [Self; 13] = [
         Self::Create,
         Self::Start,
@@ -64,6 +78,7 @@ pub fn response_to(request: u32) -> u32 {
     (request & !KIND) | RESPONSE
 }
 
+/// Whether a frame of this type answers a request.
 pub fn is_response(message: u32) -> bool {
     message & KIND == RESPONSE
 }
@@ -85,12 +100,16 @@ pub fn name(message: u32) -> String {
 /// One whole frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
+    /// Its type: request, response or notification, and which.
     pub message: u32,
+    /// That of the request and of its answer; 0 for a notification.
     pub id: u64,
+    /// JSON, without a byte order mark or a NUL at its end.
     pub payload: Vec<u8>,
 }
 
 impl Frame {
+    /// Header and payload as they go over the bridge.
     pub fn to_bytes(&self) -> Vec<u8> {
         let size = u32::try_from(HEADER + self.payload.len()).unwrap_or(u32::MAX);
         let mut bytes = Vec::with_capacity(HEADER + self.payload.len());
@@ -101,21 +120,37 @@ impl Frame {
         bytes
     }
 
+    /// Writes it whole. Blocks as `to` does.
     pub fn write(&self, to: &mut impl Write) -> io::Result<()> {
         to.write_all(&self.to_bytes())
     }
 }
 
+/// Why no frame can be read. The bridge is of no more use after it.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
     /// The stream ended inside a frame.
     #[error("the stream ended inside a frame, {got} of {want} bytes in")]
-    Cut { got: usize, want: usize },
+    Cut {
+        /// Bytes that came.
+        got: usize,
+        /// Bytes that the frame has.
+        want: usize,
+    },
+    /// The size is none that a host takes (protocol 1.3).
     #[error(
         "{} with id {id} has the size {size}; a host takes 16 to 65536 bytes, header included",
         name(*.message)
     )]
-    Size { message: u32, id: u64, size: u32 },
+    Size {
+        /// The type in the header.
+        message: u32,
+        /// The id in the header.
+        id: u64,
+        /// The size in the header.
+        size: u32,
+    },
+    /// The bridge failed.
     #[error("reading a frame failed: {0}")]
     Io(#[from] io::Error),
 }

@@ -215,7 +215,7 @@ pub struct Logs {
     #[arg(long, short)]
     follow: bool,
     /// Only from this level on
-    #[arg(long, value_enum, default_value = "trace", value_name = "LEVEL")]
+    #[arg(long, default_value = "trace", value_name = "LEVEL", value_parser = super::options::level())]
     log_level: Level,
     /// As they came, one JSON object per line
     #[arg(long)]

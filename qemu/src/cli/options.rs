@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::Args;
 use image::disk;
 use image::verity::Facts;
@@ -54,7 +55,7 @@ pub struct VmOptions {
     pub form: BootForm,
     /// Show the guest's log records from this level on, on stderr; warnings of its kernel from
     /// `info` on
-    #[arg(long, value_enum, default_value = "warning", value_name = "LEVEL")]
+    #[arg(long, default_value = "warning", value_name = "LEVEL", value_parser = level())]
     pub log_level: Level,
     /// Keep the serial console in this file
     #[arg(long, value_name = "FILE")]
@@ -234,6 +235,16 @@ fn trace_file(path: &str) -> Result<Recorder, String> {
 }
 
 /// The kernel's warnings here are about QEMU's machine, so they count as information.
+/// A level by its name; `warn` is a name of `warning`.
+pub(super) fn level() -> impl TypedValueParser<Value = Level> {
+    let names = Level::ALL.map(|level| match level {
+        Level::Warning => PossibleValue::new(level.name()).alias("warn"),
+        _ => PossibleValue::new(level.name()),
+    });
+    let parser = PossibleValuesParser::new(names);
+    parser.map(|name| Level::parse(&name).expect("its own names and `warn` are names of levels"))
+}
+
 fn shown(record: &Record, from: Level) -> bool {
     let of_kernel = record.fields.contains_key("kmsg");
     // The guest lets go of a disk before QEMU unplugs it, as hosts have it, and QEMU's word about

@@ -5,7 +5,6 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use serde_json::{json, Value};
 use uvm_host::wire::{self, Frame, Rpc};
@@ -87,13 +86,9 @@ pub fn pair<T: Send + 'static>(
     behave: impl FnOnce(FakeGuest) -> T + Send + 'static,
 ) -> (Host, JoinHandle<T>) {
     let base = dir.join("vsock");
-    let transport = Transport::Unix(base.clone());
     let host = Host::listen(HostConfig {
-        transport,
         strict,
-        log_sink: None,
-        trace: uvm_host::trace::Recorder::default(),
-        entropy_hold: Duration::ZERO,
+        ..HostConfig::new(Transport::Unix(base.clone()))
     })
     .unwrap();
     let guest = std::thread::spawn(move || behave(FakeGuest::boot(&base)));
