@@ -13,7 +13,7 @@ use uvm_host::Host;
 const LONG: Duration = Duration::from_secs(120);
 const NEGOTIATE: u32 = 0x1010_0b01;
 
-/// Where we do better than the reference, and how (protocol.md section 13).
+/// Where we do better than the reference, and how (protocol 13).
 const DEVIATIONS: &[(&str, i64)] = &[];
 
 struct Exchange {

@@ -1,5 +1,5 @@
 //! The forms that a Windows host boots the shipped root file system in, by its own kernel lines
-//! (protocol.md 10.3): each negotiates and runs a container, and a root that was changed does not.
+//! (protocol 10.3): each negotiates and runs a container, and a root that was changed does not.
 
 mod common;
 

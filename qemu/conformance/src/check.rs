@@ -107,7 +107,7 @@ impl<T> Expected<T> for Option<T> {
     }
 }
 
-/// The codes of `Result` (protocol.md 3.1).
+/// The codes of `Result` (protocol 3.1).
 pub mod codes {
     pub const NOT_IMPLEMENTED: u32 = 0x8000_4001;
     pub const FAIL: u32 = 0x8000_4005;

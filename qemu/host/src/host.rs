@@ -227,7 +227,7 @@ impl Host {
     }
 
     /// Drops the bridge, as a host does that is restarted while its VM lives on. Requests on
-    /// their way stay outstanding: a guest may answer them on the next bridge (protocol.md 12.1).
+    /// their way stay outstanding: a guest may answer them on the next bridge (protocol 12.1).
     /// The guest's dials are refused until [`Self::accept_bridge`].
     pub fn drop_bridge(&self) {
         let bridge = self.shared().update(|state| {

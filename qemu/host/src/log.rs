@@ -1,11 +1,11 @@
 //! The log channel (port 109): a stream of JSON objects, checked as the host checks it
-//! (protocol.md 10.4). The first thing that is not a record ends the parsing for good.
+//! (protocol 10.4). The first thing that is not a record ends the parsing for good.
 
 use std::io::Read;
 
 use serde_json::{Map, Value};
 
-/// How bad a record is; the names of protocol.md 10.4.
+/// How bad a record is; the names of protocol 10.4.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// The guest panics.

@@ -13,7 +13,7 @@ use crate::wire::Rpc;
 
 /// The dials precede the answer, so a stream is there or about to be.
 const STREAM_LIMIT: Duration = Duration::from_secs(30);
-/// For processes of the VM itself (protocol.md 11.4).
+/// For processes of the VM itself (protocol 11.4).
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A process about to be started. Standard output and error are connected unless declined,

@@ -1,4 +1,4 @@
-//! The requests, typed (protocol.md 4 and 7). Each waits for its answer; `send` does not.
+//! The requests, typed (protocol 4 and 7). Each waits for its answer; `send` does not.
 
 use std::time::Duration;
 
@@ -14,11 +14,11 @@ use crate::wire::Rpc;
 pub const UVM_ID: &str = "00000000-0000-0000-0000-000000000000";
 /// Every request carries it, as the shim's do.
 const ACTIVITY: &str = "00000000-0000-0000-0000-000000000000";
-/// Answers of everything but WaitForProcess come within this (protocol.md 11.1).
+/// Answers of everything but WaitForProcess come within this (protocol 11.1).
 pub const RPC_LIMIT: Duration = Duration::from_secs(300);
 const PROTOCOL: u64 = 4;
 
-/// Settings of a MappedVirtualDisk (protocol.md 7.1).
+/// Settings of a MappedVirtualDisk (protocol 7.1).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MappedVirtualDisk {
     /// The SCSI controller, from 0 to 3.

@@ -1,4 +1,4 @@
-//! What a real host's decoder takes and what makes it drop the bridge (protocol.md 1.7, 2).
+//! What a real host's decoder takes and what makes it drop the bridge (protocol 1.7, 2).
 //!
 //! Payload bytes in, a checked `Value` with canonical member names out, or the words for a
 //! report. The rules are those of Go's decoder: names in any letter case, null leaves the

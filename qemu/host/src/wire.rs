@@ -1,4 +1,4 @@
-//! Frames and message numbers as the host sees them (protocol.md 1.2 and 1.3).
+//! Frames and message numbers as the host sees them (protocol 1.2 and 1.3).
 //!
 //! Written apart from `gcs::bridge` on purpose: this side judges the guest, and a mistake shared
 //! with the guest would go unseen.
@@ -212,7 +212,7 @@ mod tests {
             payload: b"{}".to_vec(),
         };
         let bytes = frame.to_bytes();
-        // The example of protocol.md 1.2.
+        // The example of protocol 1.2.
         assert_eq!(
             hex::encode(&bytes),
             "01021010120000000700000000000000".to_owned() + "7b7d"

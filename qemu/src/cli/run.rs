@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Args;
+use serde_json::Value;
 
 use crate::control::{Known, Server, Urge};
 use crate::exit::start_failure;
@@ -16,10 +17,10 @@ use uvm::container::{self, Container, Rootfs};
 use uvm::network;
 use uvm::volume::Volume;
 use uvm::Uvm;
-use uvm_host::HostError;
+use uvm_host::{HostError, Process};
 use uvm_images::{Cache, Image};
 use uvm_vm::network::Nic;
-use uvm_vm::profile::Forward;
+use uvm_vm::profile::{Forward, Profile};
 
 use super::exec::relay;
 use super::owner::{power_off, OwnerOptions};
@@ -134,14 +135,7 @@ fn forward(text: &str) -> Result<Forward, String> {
 
 impl Run {
     pub fn run(mut self) -> anyhow::Result<ExitCode> {
-        let on_terminal = self.container.terminal;
-        if on_terminal {
-            terminal::check()?;
-            let env = &mut self.container.env;
-            if !env.iter().any(|variable| variable.starts_with("TERM=")) {
-                env.push(format!("TERM={}", terminal::kind()));
-            }
-        }
+        self.name_terminal()?;
         let progress = Progress::new();
         progress::log_to_stderr(&progress, self.vm.log_filter());
         let id = uuid::Uuid::new_v4().to_string();
@@ -162,16 +156,7 @@ impl Run {
         let program = spec["process"]["args"][0].as_str().map(str::to_owned);
         let program = program.context("the image has no command: give one after `--`")?;
 
-        let options = &mut self.container;
-        let volumes = std::mem::take(&mut options.volume).into_iter();
-        let volumes: Vec<Volume> = volumes.chain(std::mem::take(&mut options.disk)).collect();
-
-        let inside = options.attach_dir.take();
-        let disks = image.layers.len() + 1 + volumes.len() + usize::from(inside.is_some());
-        profile.controllers = u8::try_from(disks.div_ceil(LUNS).min(CONTROLLERS))?;
-        profile.forwards = std::mem::take(&mut self.container.publish);
-        let net = self.container.net || !profile.forwards.is_empty();
-        profile.nics = net.into();
+        let net = self.fit(&mut profile, &image)?;
         let vm = Arc::new(self.vm.boot_profile(profile, &progress)?);
         if net {
             // The pod's namespace, which the host's network service would name.
@@ -180,36 +165,13 @@ impl Run {
             vm.modify("Network", "Add", network::settings(Nic::new(0), &namespace))?;
         }
         let stage = trace.stage("attaching disks and shares");
-        let bytes = self.container.scratch_size << 20;
-        let container = mount(&vm, &cache, &image, &id, bytes)?;
-        let (mut attachments, mut mounts) = (Vec::new(), Vec::new());
-        for (number, volume) in volumes.iter().enumerate() {
-            let (attachment, mount) = volume.attach(&vm, &id, number)?;
-            attachments.push(attachment);
-            mounts.push(mount);
-        }
-        let mut attach_dir = None;
-        if let Some(inside) = inside {
-            let (dir, attachment) = AttachDir::attach(&vm, &cache, &id, inside)?;
-            attachments.push(attachment);
-            mounts.push(dir.mount());
-            attach_dir = Some(dir);
-        }
-        if let Some(all) = spec["mounts"].as_array_mut() {
-            all.extend(mounts);
+        let (container, storage) = self.mount(&vm, &cache, &image, &id)?;
+        if let Some(mounts) = spec["mounts"].as_array_mut() {
+            mounts.extend(storage.mounts);
         }
         drop(stage);
         let stage = trace.stage("running the container");
-        let created = container.create(&spec).and_then(|()| container.start());
-        let started = created.and_then(|()| {
-            let launch = container.init();
-            match (on_terminal, self.container.no_stdin) {
-                (true, _) => launch.open_stdin().without_stderr().start(),
-                (false, true) => launch.start(),
-                (false, false) => launch.open_stdin().start(),
-            }
-        });
-        let process = match started {
+        let process = match self.start(&container, &spec) {
             Ok(process) => process,
             Err(e @ HostError::Refused { .. }) => {
                 progress.line(&format!("uvm: {program} cannot be run: {e}"));
@@ -220,19 +182,85 @@ impl Run {
         let known = Known {
             id: id.clone(),
             process: spec["process"].take(),
-            attach_dir,
+            attach_dir: storage.attach_dir,
         };
         let host = vm.host().clone();
         let on_stop = move |urge| host.shutdown(&id, urge == Urge::Pressed);
         let server = self.owner.serve("run", &vm, vec![known], on_stop)?;
-        let code = relay(process, on_terminal)?;
+        let code = relay(process, self.container.terminal)?;
         drop(stage);
         let _stage = trace.stage("stopping");
         // The exit code is known; nothing from here on may change it.
-        if let Err(e) = leave(&vm, server, container, attachments) {
+        if let Err(e) = leave(&vm, server, container, storage.attachments) {
             log::warn!("the VM was not left in good order: {e:#}");
         }
         Ok(exit_code(code))
+    }
+
+    /// Gives the container a `TERM` of this terminal's, unless one was chosen.
+    fn name_terminal(&mut self) -> anyhow::Result<()> {
+        if !self.container.terminal {
+            return Ok(());
+        }
+        terminal::check()?;
+        let env = &mut self.container.env;
+        if !env.iter().any(|variable| variable.starts_with("TERM=")) {
+            env.push(format!("TERM={}", terminal::kind()));
+        }
+        Ok(())
+    }
+
+    /// Gives the VM room for the container's disks, and adapters if it is to have a network; says
+    /// which.
+    fn fit(&mut self, profile: &mut Profile, image: &Image) -> anyhow::Result<bool> {
+        let options = &mut self.container;
+        // An attach directory and the scratch are disks, too.
+        let own = 1 + usize::from(options.attach_dir.is_some());
+        let disks = image.layers.len() + options.volume.len() + options.disk.len() + own;
+        profile.controllers = u8::try_from(disks.div_ceil(LUNS).min(CONTROLLERS))?;
+        profile.forwards = std::mem::take(&mut options.publish);
+        let net = options.net || !profile.forwards.is_empty();
+        profile.nics = net.into();
+        Ok(net)
+    }
+
+    /// Mounts the container's root, and attaches what it gets besides.
+    fn mount(
+        &self,
+        vm: &Uvm,
+        cache: &Cache,
+        image: &Image,
+        id: &str,
+    ) -> anyhow::Result<(Container, Storage)> {
+        let options = &self.container;
+        let scratch = vm.dir().join("scratch.ext4");
+        cache.scratch(options.scratch_size << 20, &scratch)?;
+        let rootfs = Rootfs::plug(vm, id, &scratch, &image.layer_files())?;
+        let container = Container::mount(vm.host(), id, rootfs)?;
+        let mut storage = Storage::default();
+        for (number, volume) in options.volume.iter().chain(&options.disk).enumerate() {
+            let (attachment, mount) = volume.attach(vm, id, number)?;
+            storage.attachments.push(attachment);
+            storage.mounts.push(mount);
+        }
+        if let Some(inside) = &options.attach_dir {
+            let (dir, attachment) = AttachDir::attach(vm, cache, id, inside.clone())?;
+            storage.attachments.push(attachment);
+            storage.mounts.push(dir.mount());
+            storage.attach_dir = Some(dir);
+        }
+        Ok((container, storage))
+    }
+
+    fn start(&self, container: &Container, spec: &Value) -> Result<Process, HostError> {
+        container.create(spec)?;
+        container.start()?;
+        let launch = container.init();
+        match (self.container.terminal, self.container.no_stdin) {
+            (true, _) => launch.open_stdin().without_stderr().start(),
+            (false, true) => launch.start(),
+            (false, false) => launch.open_stdin().start(),
+        }
     }
 
     fn process(&mut self) -> anyhow::Result<uvm_images::Process> {
@@ -257,6 +285,16 @@ impl Run {
     }
 }
 
+/// What a container has besides its root file system.
+#[derive(Default)]
+struct Storage {
+    /// In the order in which they were made; they go in the other.
+    attachments: Vec<Attachment>,
+    /// For its spec.
+    mounts: Vec<Value>,
+    attach_dir: Option<AttachDir>,
+}
+
 /// What is written is on the disks and directories of this machine when it returns.
 fn leave(
     vm: &Uvm,
@@ -279,17 +317,4 @@ fn leave(
 /// wanted, it is named (`sh -c '…'`).
 fn split(option: &str, line: &str) -> anyhow::Result<Vec<String>> {
     shlex::split(line).with_context(|| format!("{option}: a quotation is not closed in {line:?}"))
-}
-
-fn mount(
-    vm: &Uvm,
-    cache: &Cache,
-    image: &Image,
-    id: &str,
-    scratch_bytes: u64,
-) -> anyhow::Result<Container> {
-    let scratch = vm.dir().join("scratch.ext4");
-    cache.scratch(scratch_bytes, &scratch)?;
-    let rootfs = Rootfs::plug(vm, id, &scratch, &image.layer_files())?;
-    Ok(Container::mount(vm.host(), id, rootfs)?)
 }

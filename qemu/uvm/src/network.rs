@@ -1,4 +1,4 @@
-//! What a Windows host would send for an adapter of the VM's network (protocol.md 7.8), except that
+//! What a Windows host would send for an adapter of the VM's network (protocol 7.8), except that
 //! the adapter is known by its MAC address where there is no VMBus.
 
 use serde_json::{json, Value};

@@ -162,16 +162,7 @@ impl Server {
             }
             // Tgetattr
             24 => {
-                let file = file.ok_or(EBADF)?;
-                answer.u64(0x7ff);
-                answer.qid(file);
-                answer.u32(if file { 0o100_644 } else { 0o040_755 });
-                answer.u64(0); // owner, group
-                let size = if file { self.length() } else { 4096 };
-                for value in [1, 0, size, 4096, 8] {
-                    answer.u64(value); // links, device, size, block size, blocks
-                }
-                (0..10).for_each(|_| answer.u64(0)); // times, generation, version
+                answer.attributes(file.ok_or(EBADF)?, self.length());
             }
             // Tlopen
             12 => {
@@ -180,19 +171,8 @@ impl Server {
             }
             // Tread: offset, count
             116 => {
-                let (offset, count) = (fields.u64(), fields.u32());
-                let rest = self.length().saturating_sub(offset);
-                // Not more than the client has asked for.
-                let count = rest.min(u64::from(count)) as u32;
-                answer.u32(count);
                 self.note(|seen| seen.reads += 1);
-                match self.zeros {
-                    Some(_) => answer.0.resize(answer.0.len() + count as usize, 0),
-                    None => {
-                        let data = CONTENT.get(offset as usize..).unwrap_or_default();
-                        answer.0.extend(&data[..count as usize]);
-                    }
-                }
+                self.read(fields.u64(), fields.u32(), answer);
             }
             // Treaddir: at its end
             40 => answer.u32(0),
@@ -201,6 +181,23 @@ impl Server {
             _ => return Err(EOPNOTSUPP),
         }
         Ok(kind + 1)
+    }
+}
+
+impl Server {
+    /// Bytes of the file from `offset` on, at most `count`.
+    fn read(&self, offset: u64, count: u32, answer: &mut Message) {
+        let rest = self.length().saturating_sub(offset);
+        // Not more than the client has asked for.
+        let count = rest.min(u64::from(count)) as u32;
+        answer.u32(count);
+        match self.zeros {
+            Some(_) => answer.0.resize(answer.0.len() + count as usize, 0),
+            None => {
+                let data = CONTENT.get(offset as usize..).unwrap_or_default();
+                answer.0.extend(&data[..count as usize]);
+            }
+        }
     }
 }
 
@@ -256,6 +253,19 @@ impl Message {
     fn text(&mut self, text: &str) {
         self.u16(text.len() as u16);
         self.0.extend(text.as_bytes());
+    }
+
+    /// Of Rgetattr: the file is `length` bytes long.
+    fn attributes(&mut self, file: bool, length: u64) {
+        self.u64(0x7ff);
+        self.qid(file);
+        self.u32(if file { 0o100_644 } else { 0o040_755 });
+        self.u64(0); // owner, group
+        let size = if file { length } else { 4096 };
+        for value in [1, 0, size, 4096, 8] {
+            self.u64(value); // links, device, size, block size, blocks
+        }
+        (0..10).for_each(|_| self.u64(0)); // times, generation, version
     }
 
     fn qid(&mut self, file: bool) {

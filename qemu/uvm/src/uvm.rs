@@ -17,7 +17,7 @@ use crate::pmem::PmemDevices;
 use crate::private_dir::PrivateDir;
 use crate::scsi::ScsiDisks;
 
-/// A real host gives entropy, log and bridge this long (protocol.md 11.1).
+/// A real host gives entropy, log and bridge this long (protocol 11.1).
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
 /// Power-off takes some 30 ms; the guest may sync for a few seconds.
 const POWER_OFF_LIMIT: Duration = Duration::from_secs(60);

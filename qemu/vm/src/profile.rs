@@ -37,7 +37,7 @@ pub enum VsockWish {
     None,
 }
 
-/// The two forms of protocol.md 10.3.
+/// The two forms of protocol 10.3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum BootForm {
     /// `/bin/vsockexec -e 109 /bin/gcs ...`
@@ -70,7 +70,7 @@ impl ColdDisk {
     }
 }
 
-/// What the kernel mounts as its root; protocol.md 10.3 has a form of the kernel line for each.
+/// What the kernel mounts as its root; protocol 10.3 has a form of the kernel line for each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Root {
     /// Unpacked into memory.

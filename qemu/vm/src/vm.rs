@@ -41,18 +41,7 @@ impl Vm {
         console_log: &Path,
         on_end: impl Fn(VmEnd) + Send + Sync + 'static,
     ) -> Result<Self, VmError> {
-        if !matches!(profile.root, Some(Root::Uefi { .. })) {
-            readable("kernel", &profile.kernel)?;
-        }
-        if let Some(root) = &profile.root {
-            let (what, files) = root.files();
-            files
-                .into_iter()
-                .try_for_each(|file| readable(what, file))?;
-        }
-        for disk in &profile.disks {
-            readable("disk", &disk.path)?;
-        }
+        all_readable(profile)?;
         let file = File::create(console_log).map_err(VmError::start(format!(
             "creating the console log {}",
             console_log.display()
@@ -142,6 +131,23 @@ impl Vm {
     pub fn kill(&self) {
         self.keeper.kill();
     }
+}
+
+/// QEMU's own words for a file that is not there do not say what it was for.
+fn all_readable(profile: &Profile) -> Result<(), VmError> {
+    if !matches!(profile.root, Some(Root::Uefi { .. })) {
+        readable("kernel", &profile.kernel)?;
+    }
+    if let Some(root) = &profile.root {
+        let (what, files) = root.files();
+        for file in files {
+            readable(what, file)?;
+        }
+    }
+    for disk in &profile.disks {
+        readable("disk", &disk.path)?;
+    }
+    Ok(())
 }
 
 fn readable(what: &'static str, path: &Path) -> Result<(), VmError> {

@@ -9,6 +9,7 @@ mod kinds;
 mod names;
 mod negotiate;
 mod network;
+mod nics;
 mod policy;
 mod process;
 mod properties;

@@ -1,6 +1,6 @@
 //! The files of a pod that name it and its servers, from the adapters of its network namespace.
 
-use super::network::{add, know, sandbox, with_nics};
+use super::nics::{add, know, sandbox, with_nics};
 use super::{Area, Scenario};
 use crate::{codes, not_run, refused, same, Checked, Container, Guest};
 use uvm::network;

@@ -7,15 +7,14 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
 use std::time::{Duration, Instant};
 
-use serde_json::{json, Value};
+use serde_json::json;
 
+use super::nics::{add, configured, in_vm, interface, member, running, sandbox, with_nics};
 use super::{Area, Scenario};
-use crate::{
-    codes, contains, not_run, refused, same, that, Checked, Container, Guest, Lab, Plan, LIMIT,
-};
-use uvm::network::{self, join};
+use crate::{codes, contains, not_run, refused, same, that, Checked, Container, LIMIT};
+use uvm::network;
 use uvm_host::wire::Rpc;
-use uvm_host::{HostError, UVM_ID};
+use uvm_host::UVM_ID;
 use uvm_vm::network::{Nic, HOST, HOST_V6};
 
 pub const AREA: Area = Area {
@@ -27,89 +26,6 @@ pub const AREA: Area = Area {
 /// What a guest may take to say that an adapter does not appear (7.8), with room for a busy
 /// machine.
 const ARRIVAL: Duration = Duration::from_secs(5);
-const KIND: &str = "io.kubernetes.cri.container-type";
-
-/// A VM of the scenario's own with adapters.
-pub(super) fn with_nics(lab: &Lab, nics: u8) -> Checked<Guest> {
-    lab.boot(|boot| boot.profile.nics = nics)
-}
-
-/// Network Add of an adapter that is there. A guest may not find it without VMBus.
-pub(super) fn add(vm: &Guest, settings: Value) -> Checked {
-    let refusal = match vm.modify("Network", "Add", settings) {
-        Ok(()) => return Ok(()),
-        Err(refusal) => refusal,
-    };
-    let here = vm.sh("test -d /sys/bus/vmbus && echo yes || echo no")?;
-    // Ours says so if it does not find one; any other may only know the bus.
-    let ours = vm.sh("test /init -ef /bin/gcs && echo yes || echo no")?;
-    match (&refusal, here.as_str(), ours.as_str()) {
-        (HostError::Refused { .. }, "no", "no") => Err(not_run(format!(
-            "this guest finds no adapter in a VM without VMBus: {refusal}"
-        ))),
-        _ => Err(refusal.into()),
-    }
-}
-
-/// Makes a namespace known. That the adapter is not found may be: it was added all the same.
-pub(super) fn know(vm: &Guest, settings: Value) -> Checked {
-    match add(vm, settings) {
-        Err(crate::Stop::NotRun { .. }) => Ok(()),
-        outcome => outcome,
-    }
-}
-
-/// A container in the namespace: it waits for its input to end unless told otherwise.
-fn member<'g>(vm: &'g Guest, namespace: &str) -> Plan<'g> {
-    vm.container("cat").edit(|spec| join(spec, namespace))
-}
-
-pub(super) fn sandbox<'g>(vm: &'g Guest, namespace: Option<&str>) -> Plan<'g> {
-    vm.container("cat").edit(|spec| {
-        spec["annotations"] = json!({KIND: "sandbox"});
-        if let Some(namespace) = namespace {
-            join(spec, namespace);
-        }
-    })
-}
-
-/// A running container in the namespace, with its program.
-fn running<'g>(vm: &'g Guest, namespace: &str) -> Checked<(Container<'g>, uvm_host::Process)> {
-    let container = member(vm, namespace).create()?;
-    let process = container.init().open_stdin().start()?;
-    Ok((container, process))
-}
-
-/// The interface with the adapter's address, in a container.
-fn interface(container: &Container<'_>, nic: Nic) -> Checked<String> {
-    let mac = nic.mac();
-    container.sh(&format!(
-        "grep -l {mac} /sys/class/net/*/address | cut -d/ -f5 | grep ."
-    ))
-}
-
-/// What the host gave an adapter, as a container has it: its two addresses, its IPv4 routes. What
-/// the network adds by itself, by router advertisements above all, comes and goes when it likes.
-fn configured(container: &Container<'_>, nic: Nic) -> Checked<Vec<String>> {
-    let name = interface(container, nic)?;
-    let addresses = container.sh(&format!("ip addr show dev {name}"))?;
-    let given = [format!("{}/24", nic.ipv4()), format!("{}/64", nic.ipv6())];
-    let words = addresses.split_whitespace().map(str::to_owned);
-    let mut all: Vec<String> = words.filter(|word| given.contains(word)).collect();
-    let routes = container.sh(&format!("ip -4 route show dev {name}"))?;
-    all.extend(routes.lines().map(|route| route.trim().to_owned()));
-    all.sort();
-    Ok(all)
-}
-
-/// How many interfaces with the adapter's address the VM itself has.
-fn in_vm(vm: &Guest, nic: Nic) -> Checked<String> {
-    let mac = nic.mac();
-    vm.sh(&format!(
-        "cat /sys/class/net/*/address | grep -c {mac}; true"
-    ))
-}
-
 /// A listener on this machine that answers a line with another.
 fn listener(on: IpAddr) -> Checked<u16> {
     let listener = TcpListener::bind((on, 0))

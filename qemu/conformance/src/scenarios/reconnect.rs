@@ -1,4 +1,4 @@
-//! The bridge is lost and found again (protocol.md 12.1). A guest that ends with its bridge, as
+//! The bridge is lost and found again (protocol 12.1). A guest that ends with its bridge, as
 //! v0.12.3 does, keeps the first line, and the others do not apply to it.
 
 use serde_json::{json, Value};

@@ -1,4 +1,4 @@
-//! The retired V1 schema (protocol.md 8). A guest without it refuses the first Create, and the
+//! The retired V1 schema (protocol 8). A guest without it refuses the first Create, and the
 //! lines about it do not apply.
 
 mod mappings;

@@ -62,27 +62,7 @@ pub fn exit(lab: &mut Lab) -> Checked {
     })?;
     let lun = |name: &str| -> Checked<u8> { Ok(vm.plug_disk(&image(name)?, "raw", false)?.lun) };
     let (scratch, data, bare, later) = (lun("scratch")?, lun("data")?, lun("bare")?, lun("later")?);
-    let mut attach_only = disk(bare, "bare");
-    attach_only["AttachOnly"] = true.into();
-    let document = json!({
-        "Layers": [{"Path": "pmem:0"}, {"Path": "scsi:0"}],
-        "SandboxDataPath": scratch.to_string(),
-        "MappedVirtualDisks": [
-            {"ContainerPath": TOOLS, "Lun": 0, "CreateInUtilityVM": true, "ReadOnly": true},
-            disk(data, "data"), attach_only],
-        "MappedDirectories": [directory("share")]});
-
-    // Nobody listens: nothing of it stays, as the next Create shows.
-    let refusal = create(&vm, &document)?;
-    if refusal.code() == codes::NOT_IMPLEMENTED {
-        return Err(not_run("this guest has no V1 schema"));
-    }
-    refusal.is(codes::FAIL)?;
-    let mut elsewhere = document.clone();
-    elsewhere["MappedDirectories"][0]["CreateInUtilityVM"] = false.into();
-    create(&vm, &elsewhere)?.is(codes::FAIL)?;
-    let share = server(&vm)?;
-    create(&vm, &document)?.is(0)?;
+    let share = created(&vm, &document(scratch, data, bare))?;
     let busybox = format!("{TOOLS}/bin/busybox");
     let before = format!(
         "/run/gcs/c/0/0 ext4 ro\n/run/gcs/c/0/1 ext4 ro\n/run/gcs/c/0/rootfs overlay rw\n\
@@ -130,6 +110,36 @@ pub fn exit(lab: &mut Lab) -> Checked {
     same("left", left, mounts(&vm, KEPT)?)?;
     let gone = json!({"ContainerId": ID, "Query": ""});
     vm.ask_json(Rpc::GetProperties, &gone)?.is(codes::NOT_FOUND)
+}
+
+/// Layers in persistent memory and on a disk, three disks and a directory.
+fn document(scratch: u8, data: u8, bare: u8) -> Value {
+    let mut attach_only = disk(bare, "bare");
+    attach_only["AttachOnly"] = true.into();
+    json!({
+        "Layers": [{"Path": "pmem:0"}, {"Path": "scsi:0"}],
+        "SandboxDataPath": scratch.to_string(),
+        "MappedVirtualDisks": [
+            {"ContainerPath": TOOLS, "Lun": 0, "CreateInUtilityVM": true, "ReadOnly": true},
+            disk(data, "data"), attach_only],
+        "MappedDirectories": [directory("share")]})
+}
+
+/// Create that is refused first: nothing of it stays, as the next one shows. Gives the server of
+/// its directory.
+fn created(vm: &Guest, document: &Value) -> Checked<Server> {
+    // Nobody listens.
+    let refusal = create(vm, document)?;
+    if refusal.code() == codes::NOT_IMPLEMENTED {
+        return Err(not_run("this guest has no V1 schema"));
+    }
+    refusal.is(codes::FAIL)?;
+    let mut elsewhere = document.clone();
+    elsewhere["MappedDirectories"][0]["CreateInUtilityVM"] = false.into();
+    create(vm, &elsewhere)?.is(codes::FAIL)?;
+    let share = server(vm)?;
+    create(vm, document)?.is(0)?;
+    Ok(share)
 }
 
 /// ModifySettings of the running container: all is as `before` afterwards.
