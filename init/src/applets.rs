@@ -1,4 +1,4 @@
-//! The programs this binary is besides PID 1, started by a shell in the guest or by the service.
+//! The programs that this binary is besides PID 1. A shell in the guest or the service starts them.
 
 use std::ffi::OsString;
 use std::io;
@@ -46,14 +46,14 @@ pub fn choose(args: &[OsString], pid: u32) -> (Applet, usize) {
 }
 
 fn complain(program: &str, text: impl std::fmt::Display) {
-    // There is no one to tell when stderr is gone.
+    // Nobody can be told when stderr is gone.
     io::Write::write_all(&mut io::stderr(), format!("{program}: {text}\n").as_bytes()).ok();
 }
 
 const NO_GUEST: &str = "this is not a utility VM of ours, and vsock leads to another machine's \
                         host here; set UVM_ALLOW_VSOCK=1 if it is meant, or use -dial-unix";
 
-/// The stdio wrapper (protocol.md 10.2). Returns only when the program cannot be started.
+/// The stdio wrapper (protocol 10.2). Returns only when the program cannot be started.
 pub fn wrapper(args: &[OsString]) -> i32 {
     match wrap(args) {
         Ok(never) => match never {},
@@ -105,7 +105,7 @@ pub fn mkfs(args: &[OsString]) -> i32 {
     }
 }
 
-/// The command `generichook`. Its streams are the container's: what went wrong is for the log.
+/// The command `generichook`. Its streams are those of the container, so failures go to the log.
 pub fn hook(args: &[OsString]) -> i32 {
     let args = args
         .iter()
@@ -122,7 +122,7 @@ pub fn hook(args: &[OsString]) -> i32 {
     }
 }
 
-/// PID 1's work asked of a process that is not PID 1 of a machine of ours.
+/// Refuses PID 1's work in a process that is not PID 1 of a utility VM.
 pub fn refuse_init() {
     complain(
         "init",
@@ -130,8 +130,7 @@ pub fn refuse_init() {
     );
 }
 
-/// Says why there will be no service: to a host, which reads nothing but records (P-301), or to
-/// a person.
+/// Says why there will be no service, to a person, or to a host in the form of a record (P-301).
 fn refuse_to_serve(why: &str) {
     use nix::sys::stat::{fstat, SFlag};
     let is_socket = |stat: nix::sys::stat::FileStat| {
@@ -162,7 +161,7 @@ pub fn serve(args: &[OsString]) -> i32 {
         return 1;
     }
     if guest.is_some() {
-        // Errors are seen there even when the host does not read the log.
+        // The kernel log shows errors even when the host does not read the log.
         gcs::log::open_kmsg().ok();
     }
     if let Err(error) = sys::quiet_signals().and_then(|()| service::open_log(&flags)) {

@@ -1,4 +1,4 @@
-//! The host's boot line (protocol.md 10.1–10.3): PID 1's arguments in, what to start out.
+//! The host's boot line (protocol 10.1 to 10.3): PID 1's arguments in, what to start out.
 //!
 //! `[-d SHELL] [-e PORT] [-w] PROGRAM [ARG...]`. Where the program is our own service, PID 1
 //! becomes it instead of starting it. Parsed by hand: three options are not worth a crate.
@@ -12,7 +12,7 @@ use gcs::config::split_args;
 /// What PID 1 is to do after the machine is set up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Boot {
-    /// A debug shell (`-d`); it then is the child whose end ends the machine.
+    /// A debug shell (`-d`). When it ends, the machine ends.
     pub shell: Option<OsString>,
     /// Port that gives random bytes (`-e`).
     pub entropy: Option<u32>,
@@ -29,7 +29,7 @@ pub enum Command {
     Program(Vec<OsString>),
 }
 
-/// A program with some of its standard streams on connections to the host (protocol.md 10.2).
+/// A program with some of its standard streams on connections to the host (protocol 10.2).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wrapped {
     pub stdin: Option<u32>,
@@ -62,7 +62,7 @@ pub struct Surroundings<'a> {
 /// Reads the arguments after PID 1's name.
 ///
 /// # Errors
-/// An option that is not one of ours, or a port that is none (exit 1 in protocol.md 10.1).
+/// An option that does not exist, or an invalid port.
 pub fn boot(line: &[OsString], around: &Surroundings<'_>) -> Result<Boot, ArgError> {
     if line.is_empty() {
         return Ok(without_args());
@@ -94,9 +94,9 @@ pub fn boot(line: &[OsString], around: &Surroundings<'_>) -> Result<Boot, ArgErr
     Ok(boot)
 }
 
-/// Our name where the image and its kernel line are measured together (protocol.md 10.3): the host
-/// says nothing about what to start, a script in the image does. The image has no shell, so we are
-/// the script.
+/// The name by which this program is started when the image and its kernel line are measured
+/// together (protocol 10.3). There a script in the image says what to start, and not the host. This
+/// image has no shell, so this program takes the place of the script.
 pub const STARTUP: &str = "/startup.sh";
 
 /// The line that the script gives PID 1, whatever its own arguments are.
@@ -106,7 +106,7 @@ pub fn startup() -> Vec<OsString> {
     ))
 }
 
-/// Started with nothing at all: the service with a log file, and a shell beside it.
+/// What runs without any arguments: the service with a log file, and a shell beside it.
 fn without_args() -> Boot {
     let program = [
         "/bin/gcs",
@@ -144,7 +144,7 @@ pub fn wrapped(line: &[OsString]) -> Result<Wrapped, ArgError> {
     Ok(wrapped)
 }
 
-/// The service's start in `program`, if that is all it would do.
+/// The start of the service in `program`, if the program would do nothing else.
 fn service(program: &[OsString], around: &Surroundings<'_>) -> Option<Wrapped> {
     let (name, rest) = program.split_first()?;
     match (file_name(name), rest) {
@@ -158,8 +158,8 @@ fn service(program: &[OsString], around: &Surroundings<'_>) -> Option<Wrapped> {
             let ours = file_name(&inner) == b"gcs" && (around.is_own)(&inner);
             ours.then_some(wrapped)
         }
-        // The form with a console. Without a shell in the image there is no console to serve
-        // either, but the service the host waits for can still be given.
+        // The form with a console. An image without a shell cannot serve the console, but it can
+        // still start the service that the host waits for.
         (b"sh", [flag, line]) if flag == "-c" && !(around.exists)(name) => {
             let line = split_args(line);
             let end = line.iter().position(|arg| arg == "&")?;

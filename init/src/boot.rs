@@ -1,4 +1,4 @@
-//! PID 1 (protocol.md 10.1): a bare kernel in, a serving or program-running machine out.
+//! PID 1 (protocol 10.1): from a bare kernel to a machine that serves the host or runs a program.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -24,7 +24,7 @@ const BAD_FLAGS: End = End::Status(2);
 
 /// Sets the machine up and runs what the arguments ask for, to its end.
 pub fn run(args: &[OsString]) -> End {
-    // What fails here and below is logged by the step itself.
+    // Each step logs its own failure, here and below.
     stage::run(Stage::Devices, || mounts::walk(mounts::FIRST)).ok();
     if let Err(error) = sys::open_standard_streams() {
         log::error!("opening descriptors 0 to 2: {error}");
@@ -32,7 +32,7 @@ pub fn run(args: &[OsString]) -> End {
     if let Err(error) = stage::run(Stage::KernelLog, gcs::log::open_kmsg) {
         log::warn!("no kernel log to write to: {error}");
     }
-    // Asked again now that `/proc` is there for certain.
+    // This is asked again now that `/proc` is certainly there.
     let Some(guest) = guest::find() else {
         fatal(format_args!(
             "this is PID 1 of a container, not of a utility VM"
@@ -51,7 +51,7 @@ pub fn run(args: &[OsString]) -> End {
         }
     };
     log::debug!("boot line understood: {boot:?}");
-    // Before the first of them is needed, which is the way to the host.
+    // The way to the host is the first thing that needs a module.
     if let Some(order) = modules::listed() {
         stage::run(Stage::Modules, || modules::load(&order)).ok();
     }
@@ -90,7 +90,7 @@ fn loopback() -> Result<(), String> {
 }
 
 fn start(guest: Guest, boot: Boot) -> End {
-    // The host takes its time to answer; the machine is set up meanwhile.
+    // The machine is set up while the host answers.
     let Calls { entropy, streams } = calls(guest, &boot);
     for (stage, work) in SET_UP {
         stage::run(*stage, work).ok();
@@ -125,7 +125,7 @@ fn start(guest: Guest, boot: Boot) -> End {
     }
 }
 
-/// What the host was asked for before there was anything else to do.
+/// The connections that were begun before everything else.
 struct Calls {
     entropy: Option<(u32, io::Result<Dialling>)>,
     streams: Streams,
@@ -136,7 +136,7 @@ fn calls(guest: Guest, boot: &Boot) -> Calls {
         entropy: None,
         streams: Vec::new(),
     };
-    // Each says why when it is taken up; here the first of them speaks for the step.
+    // Each failure is logged when its connection is used. Here the first one stands for the step.
     stage::run(Stage::Calls, || {
         calls.entropy = boot
             .entropy
@@ -155,7 +155,7 @@ fn calls(guest: Guest, boot: &Boot) -> Calls {
     calls
 }
 
-/// Connections asked for, by port.
+/// Connections that were begun, by port.
 type Streams = Vec<(u32, io::Result<Dialling>)>;
 
 fn begin_streams(guest: Guest, wrapped: &Wrapped) -> Streams {
@@ -217,15 +217,15 @@ fn refuse(error: &FlagError) {
     fatal(format_args!("the service's flags: {error}"));
 }
 
-/// Connects stdin and stdout as asked; the connection for stderr is the caller's. Without a
-/// connection the service still serves: its log then is in the kernel log only.
+/// Connects stdin and stdout as asked and returns the connection for stderr. Without that
+/// connection the service serves all the same, and its log is in the kernel log only.
 ///
 /// # Errors
 /// The first port that could not be reached; it was logged.
 fn connect_streams(wrapped: &Wrapped, mut asked: Streams) -> Result<Option<OwnedFd>, String> {
     let streams = vsock::streams([wrapped.stdin, wrapped.stdout, wrapped.stderr], |port| {
         let index = asked.iter().position(|(of, _)| *of == port);
-        // One per port, and each port is taken up once.
+        // There is one connection per port, and each is used once.
         let index = index.ok_or(io::ErrorKind::NotFound)?;
         asked.swap_remove(index).1?.finish()
     });
@@ -246,7 +246,8 @@ fn connect_streams(wrapped: &Wrapped, mut asked: Streams) -> Result<Option<Owned
     Ok(stderr)
 }
 
-/// PID 1 as a plain init: one program, and a shell if asked, whose end is then the end.
+/// PID 1 as a plain init: it runs one program, and a shell if asked. The machine ends with the
+/// shell, or else with the program.
 fn run_program(program: &[OsString], shell: Option<OsString>) -> End {
     let shell = shell.filter(|shell| {
         let there = guest::program(shell).is_some();

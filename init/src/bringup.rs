@@ -1,6 +1,6 @@
 //! What an image for bringing a machine up adds to a boot: every step on a console before it
-//! begins, a look at the machine, shells. All of it is done by programs that the image names in
-//! [`CONF`]; one that ships has no such file, and then nothing here does anything.
+//! begins, a report about the machine, and shells. Programs that the image names in [`CONF`] do all
+//! of it. The shipped image has no such file, and then nothing here does anything.
 //!
 //! ```text
 //! events of gcs::stage → socket → `console=` program → a line, and one byte back when it is out
@@ -26,9 +26,10 @@ use crate::{child, vsock};
 
 /// Lines `name=program and its arguments`; `#` begins a comment. The names are [`Conf`]'s.
 const CONF: &str = "/etc/init.conf";
-/// A console that has not put a line out by then is waited for no longer.
+/// How long PID 1 waits until the console has written a line.
 const SAID_LIMIT: Duration = Duration::from_secs(3);
-/// A look at the machine reads sysfs; a device that does not answer must not end the boot there.
+/// How long the report may take. It reads sysfs, and a device that does not answer must not stop
+/// the boot.
 const LOOK_LIMIT: Duration = Duration::from_secs(30);
 /// Bytes of the log shown before the shell.
 const LAST_RECORDS: usize = 4096;
@@ -103,11 +104,11 @@ pub fn begin() {
     STATE.set(Some(state));
 }
 
-/// The program, our end of its socket, and a copy of that.
+/// Starts the program. Returns it with PID 1's end of its socket and a copy of that.
 fn open_console(program: &Argv) -> io::Result<(Pid, OwnedFd, OwnedFd)> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::Stream, None, flags)?;
-    // Its complaints would be in the way of the lines.
+    // Its own errors would disturb the lines.
     let null = fds::null();
     let rest = null.as_ref().map_or(theirs.as_fd(), AsFd::as_fd);
     let pid = start(program, [theirs.as_fd(), rest, rest])?;
@@ -128,8 +129,8 @@ fn start(program: &Argv, fds: [BorrowedFd<'_>; 3]) -> io::Result<Pid> {
     Ok(pid)
 }
 
-/// Once the machine is set up and before the host is waited for: shells, and what there is of the
-/// machine.
+/// Starts the shells and the report, once the machine is set up and before PID 1 waits for the
+/// host.
 pub fn look_around() {
     STATE.with_borrow_mut(|state| {
         let Some(state) = state else { return };
@@ -155,19 +156,20 @@ pub fn look_around() {
     });
 }
 
-/// The console is a program's from here on.
+/// From here on a program has the console.
 pub fn leave_console() {
     stage::quiet();
     let console = STATE.with_borrow_mut(|state| state.as_mut()?.console.take());
     if let Some((pid, copy)) = console {
-        // Without it the program sees the end of its input, and leaves the port in order.
+        // When the copy is closed, the program sees the end of its input and leaves the port in
+        // order.
         drop(copy);
         pidfd::wait_exit(pid.as_raw(), SAID_LIMIT).ok();
     }
 }
 
-/// The machine is about to end. One that was not asked to is kept for whoever looks at the
-/// console, or comes by vsock, until the shell there ends.
+/// The machine is about to end. When nobody asked for that, it stays for a person at the console or
+/// on vsock until the shell there ends.
 pub fn hold(end: End) {
     let unasked = !matches!(end, End::PowerOff | End::Status(0));
     let last = STATE.with_borrow_mut(|state| Some(std::mem::take(&mut state.as_mut()?.conf.last)));
@@ -184,7 +186,7 @@ pub fn hold(end: End) {
     leave_console();
     let Ok(null) = fds::null() else { return };
     let status = start(&last, [null.as_fd(); 3]).map(child::reap_until);
-    // Without a console the machine stays for those who come by vsock, until the host ends it.
+    // Without a console the machine stays for shells on vsock until the host ends it.
     let shells = STATE.with_borrow_mut(|state| state.as_mut()?.shells.take());
     if let (false, Some(shells)) = (matches!(status, Ok(0)), shells) {
         if pidfd::open(shells.as_raw()).is_ok_and(|process| process.is_some()) {
@@ -194,7 +196,7 @@ pub fn hold(end: End) {
     }
 }
 
-/// What leads to the console; gone once it has not answered.
+/// The socket to the console. `None` once the console has not answered.
 struct Lines(Option<OwnedFd>);
 
 impl Lines {
@@ -212,7 +214,7 @@ fn say(socket: &OwnedFd, text: &str) -> io::Result<()> {
     let until = Instant::now() + SAID_LIMIT;
     let number = socket.as_raw_fd();
     let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
-    // What was answered before is no answer to this.
+    // Earlier answers do not count for this text.
     let mut answers = [0; 64];
     while matches!(recv(number, &mut answers, flags), Ok(got) if got > 0) {}
     let mut bytes = text.as_bytes();

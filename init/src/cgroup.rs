@@ -1,5 +1,5 @@
-//! Control groups: `/containers` for all that the host runs, bounded so that the service lives
-//! through it, and `/gcs` for the service and what it runs itself (protocol.md 10.6).
+//! Control groups (protocol 10.6). `/containers` is for everything that the host runs and is
+//! limited so that the service survives it. `/gcs` is for the service and what it runs itself.
 //!
 //! The tree is a plan of directories and writes, so that it can be read, tested and logged.
 
@@ -32,7 +32,7 @@ pub fn choose(cmdline: &str, filesystems: &str) -> Version {
     }
 }
 
-/// What is mounted now; the service may be another process than the one that mounted.
+/// What is mounted now. The service may be another process than the one that has mounted it.
 pub fn mounted() -> Version {
     if Path::new(ROOT).join("cgroup.controllers").exists() {
         Version::V2
@@ -63,8 +63,8 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// The machine's memory less the reserve, as the flags say; but never less than half of it,
-    /// because the default reserve is made for machines of some hundred MiB.
+    /// The machine's memory less the reserve of the flags. It is never less than half of the
+    /// memory, because the default reserve is meant for machines of several hundred MiB.
     pub fn new(ram: u64, flags: &Flags) -> Self {
         Self {
             containers: ram
@@ -79,13 +79,13 @@ impl Limits {
 enum CgroupStep {
     Dir(PathBuf),
     Write(PathBuf, String),
-    /// Gives the controllers to the group's children: in one write, because the kernel waits for
-    /// all processors each time; one by one when that fails, so that one that cannot be had does
-    /// not cost the others.
+    /// Gives the controllers to the group's children. It is one write, because the kernel waits for
+    /// all processors each time. When that fails they are written one by one, so that a missing
+    /// controller does not cost the others.
     Enable(PathBuf, Vec<String>),
 }
 
-/// Makes the groups and moves this process into `/gcs`; what fails is logged.
+/// Makes the groups and moves this process into `/gcs`. Failures are logged.
 pub fn prepare(flags: &Flags) {
     let ram = nix::sys::sysinfo::sysinfo().map_or(u64::MAX, |info| info.ram_total());
     let limits = Limits::new(ram, flags);
@@ -111,7 +111,8 @@ pub fn prepare(flags: &Flags) {
             log::warn!("cgroup set-up: {step:?}: {error}");
         }
     }
-    // The machine is of no use without its service; task children and containers are reset.
+    // The machine is of no use without its service. Children of tasks and containers get the
+    // default again.
     if let Err(error) = fs::write("/proc/self/oom_score_adj", "-1000") {
         log::warn!("the service is not safe from the OOM killer: {error}");
     }
@@ -155,7 +156,8 @@ fn plan_v2(root: &Path, controllers: &str, limits: Limits) -> Vec<CgroupStep> {
     plan
 }
 
-/// `read` gives a file's content; cpuset groups start empty and take no process until filled.
+/// `read` returns a file's content. It is needed for cpuset, whose groups start empty and take no
+/// process before they are filled.
 fn plan_v1(
     root: &Path,
     controllers: &[&str],

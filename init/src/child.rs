@@ -1,5 +1,5 @@
-//! The program PID 1 starts when it is not the service itself, and the reaping until it ends
-//! (protocol.md 10.1 points 5 and 6).
+//! The program that PID 1 starts when it is not the service itself, and the reaping until that
+//! program ends (protocol 10.1).
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fs;
@@ -14,20 +14,20 @@ use crate::sys;
 
 /// Where programs are looked for, and the only variable they get (P-293).
 pub const PATH: &str = "/sbin:/usr/sbin:/bin:/usr/bin";
-/// What a shell says when there is no such program.
+/// The status by which a shell reports that there is no such program.
 const NOT_FOUND: i32 = 127;
 
 /// Starts the program in a session of its own, with unblocked signals.
 ///
 /// # Errors
-/// An argument has a NUL byte, or no process could be made. A program that cannot be executed is told by
-/// the child's status and in the kernel log.
+/// An argument has a NUL byte, or no process could be made. When the program cannot be executed,
+/// the child's status and the kernel log say so.
 pub fn start(args: &[OsString]) -> io::Result<Pid> {
     let argv = c_args(args)?;
     sys::fork(|| {
         // A fresh child leads no group, so this cannot fail.
         setsid().ok();
-        // Only the service is exempt, and it sees to that itself.
+        // Only the service is exempt, and it does that itself.
         fs::write("/proc/self/oom_score_adj", "0").ok();
         let errno = execute(&argv);
         log::error!("starting {}: {errno}", args[0].display());
@@ -35,7 +35,7 @@ pub fn start(args: &[OsString]) -> io::Result<Pid> {
     })
 }
 
-/// Replaces this process by the program; gives the reason when that fails.
+/// Replaces this process by the program. Returns the reason when that fails.
 pub fn execute(argv: &[CString]) -> Errno {
     if sys::loud_signals().is_err() {
         return Errno::EINVAL;
@@ -45,13 +45,13 @@ pub fn execute(argv: &[CString]) -> Errno {
 }
 
 /// # Errors
-/// An argument has a NUL byte inside.
+/// An argument has a NUL byte.
 pub fn c_args(args: &[OsString]) -> io::Result<Vec<CString>> {
     let arg = |arg: &OsString| CString::new(OsStr::as_bytes(arg)).map_err(io::Error::from);
     args.iter().map(arg).collect()
 }
 
-/// Reaps every child until `the` one has ended; its exit status, or 128 + the signal.
+/// Reaps every child until `the` one has ended. Returns its exit status, or 128 + the signal.
 #[allow(
     clippy::disallowed_methods,
     reason = "this is the one reaper: the service is another process then"
@@ -61,7 +61,7 @@ pub fn reap_until(the: Pid) -> i32 {
         match waitpid(None, None) {
             Ok(WaitStatus::Exited(pid, status)) if pid == the => return status,
             Ok(WaitStatus::Signaled(pid, signal, _)) if pid == the => return 128 + signal as i32,
-            // An orphan, and none of ours (P-295).
+            // An orphan that PID 1 did not start (P-295).
             Ok(_) | Err(Errno::EINTR) => {}
             // Someone else reaped it; there is nothing left to wait for.
             Err(_) => return NOT_FOUND,

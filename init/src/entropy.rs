@@ -13,12 +13,13 @@ use nix::unistd::read;
 use crate::vsock::Dialling;
 use crate::{sys, vsock};
 
-/// The host writes 512 bytes and closes; one that keeps the connection open must not keep us.
+/// The host writes 512 bytes and closes. A host that keeps the connection open must not delay the
+/// boot longer than this.
 const LIMIT: Duration = Duration::from_secs(3);
-/// Bytes fed at a time (protocol.md 10.1).
+/// The most bytes that are fed at a time (protocol 10.1).
 const PIECE: usize = 4096;
 
-/// Reads the connection to `port` to its end into `/dev/random`; logs what came of it.
+/// Reads the connection to `port` to its end into `/dev/random`. Logs the result.
 ///
 /// # Errors
 /// As it was logged.
@@ -42,7 +43,8 @@ pub fn fetch(port: u32, dialling: io::Result<Dialling>) -> Result<(), String> {
     }
 }
 
-/// Gives every piece that arrives to `feed` until the end of the stream; the number of bytes.
+/// Gives every piece that arrives to `feed` until the end of the stream. Returns the number of
+/// bytes.
 ///
 /// # Errors
 /// `TimedOut` at the deadline, else those of the connection or of `feed`.

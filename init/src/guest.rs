@@ -1,5 +1,5 @@
-//! Proof that this process runs inside a utility VM. Outside of one nothing here may mount or
-//! dial vsock: a developer's machine is often a VM itself, and context id 2 is then *its* host.
+//! Proof that this process runs inside a utility VM. On other machines nothing here may mount or
+//! dial vsock. A developer's machine is often a VM itself, and context id 2 is then *its* host.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -10,8 +10,8 @@ use crate::child::PATH;
 
 /// Set to 1 by a person or a start script that knows better than [`find`].
 const OVERRIDE: &str = "UVM_ALLOW_VSOCK";
-/// The first pid namespace's inode is fixed in the kernel (`PROC_PID_INIT_INO`); any other means
-/// that PID 1 is a container's and not the machine's.
+/// The inode of the first pid namespace, which is fixed in the kernel (`PROC_PID_INIT_INO`). With
+/// any other, PID 1 belongs to a container and not to the machine.
 const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
 
 /// Held by code that may act on the machine as its own. Only [`find`] gives one.
@@ -48,7 +48,7 @@ pub fn program(name: &OsStr) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-/// Whether the name leads to this very binary, under whatever name or link.
+/// Whether the name leads to this binary, under any name or link.
 pub fn is_own_binary(name: &OsStr) -> bool {
     program(name).is_some_and(|path| same_file(path, "/proc/self/exe"))
 }

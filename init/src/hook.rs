@@ -1,5 +1,6 @@
-//! `generichook`: an OCI hook that runs another program and puts what is known of the container
-//! into its arguments (protocol 5.13). This is how a GPU's own tool sets it up for a container.
+//! `generichook`: an OCI hook that runs another program and fills the container's id, pid and
+//! annotations into its arguments (protocol 5.13). The vendor's tool sets up a GPU for a container
+//! this way.
 //!
 //! ```text
 //! engine ── state (JSON) on stdin ──▶ generichook PROGRAM ARG... ──▶ PROGRAM, {{pid}} filled in
@@ -15,9 +16,9 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-/// A state is small; the annotations are the host's.
+/// The largest state that is read. A state is small, except that the host chooses its annotations.
 const STATE_MAX: u64 = 16 << 20;
-/// What a failure quotes of the program's output and of its log, each, in bytes.
+/// The most bytes that an error quotes of the program's output, and of its log.
 const QUOTE: usize = 4096;
 /// Names a file that the program writes its own log to.
 const LOG_FILE: &str = "GENERIC_HOOK_LOG_DEBUG_FILE";

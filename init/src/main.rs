@@ -1,5 +1,5 @@
-//! The guest's only program. This file just finds out which of its roles it has been given: PID
-//! 1, the stdio wrapper, the service beside a shell, or the container engine's helper.
+//! The guest's only program. This file finds out which of its roles it has: PID 1, the stdio
+//! wrapper, the service beside a shell, or the container engine's helper.
 
 #![cfg_attr(not(test), no_main)]
 
@@ -57,8 +57,8 @@ fn start(args: Vec<OsString>) -> i32 {
     }
 }
 
-/// The only way for the log of a process whose stderr is a container's. PID 1 reads it there, and
-/// may have said what it is about.
+/// Sends the log to the kernel log, which is the only way when stderr belongs to a container. PID 1
+/// reads it there. `bequest` says which request it is about.
 fn log_to_kernel(bequest: Option<&str>) {
     gcs::log::init();
     gcs::log::inherit(bequest);
@@ -75,7 +75,7 @@ fn guarded(applet: impl FnOnce() -> i32) -> i32 {
 fn pid_1(args: &[OsString]) -> i32 {
     gcs::log::init();
     if guest::find().is_none() {
-        // Nothing has been touched yet, and nothing will be.
+        // Nothing has been changed yet, and nothing will be.
         applets::refuse_init();
         return 1;
     }
@@ -84,7 +84,7 @@ fn pid_1(args: &[OsString]) -> i32 {
         if let Err(error) = sys::quiet_signals() {
             log::error!("blocking signals: {error}");
         }
-        // After the signals: what children inherit of them is looked at once.
+        // This comes after the signals, because children inherit their dispositions.
         bringup::begin();
         boot::run(args)
     });

@@ -1,11 +1,11 @@
-//! Modules of a kernel that somebody else built (image profile `stock`): all of them, in the order
-//! that the image gives, before anything asks for what they bring. Nothing loads one later.
+//! Modules of a kernel that somebody else has built (image profile `stock`). PID 1 loads all of
+//! them in the order of the image's list, before anything needs them. Nothing loads a module later.
 //!
 //! ```text
 //! /lib/modules/load (names, in order) → /lib/modules/NAME.ko → finit_module(2)
 //! ```
 //!
-//! None is worth the machine: what is missing, or refused by the kernel, is a line of the log.
+//! The machine goes on without a module that is missing or that the kernel refuses, and logs it.
 
 use std::fs::{self, File};
 use std::io;
@@ -20,7 +20,8 @@ use crate::poweroff;
 const DIR: &str = "/lib/modules";
 const ORDER: &str = "load";
 const LOADED: &str = "/proc/modules";
-/// A hundred take seconds under emulation, as most are signed. A driver whose device does not answer must not keep the machine.
+/// How long the loading may take. A hundred modules take seconds under emulation, because most are
+/// signed. A driver whose device does not answer must not stop the machine.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// The modules that the image brings, a name a line; most bring none.
@@ -35,10 +36,10 @@ pub fn listed() -> Option<String> {
     }
 }
 
-/// Loads them, in a child, because a driver may wait.
+/// Loads them in a child, because a driver may wait.
 ///
 /// # Errors
-/// In words: no child could be had, or it has not ended in time. Both are logged.
+/// There is no child, or it has not ended in time. Both are logged.
 pub fn load(order: &str) -> Result<(), String> {
     let started = Instant::now();
     let insert = |module: &File| finit_module(module, c"", ModuleInitFlags::empty());
@@ -63,7 +64,7 @@ fn load_all(dir: &Path, order: &str, insert: impl Fn(&File) -> nix::Result<()>) 
             continue;
         };
         match insert(&module) {
-            // The kernel had it, as a module or built in.
+            // The kernel has it already, as a module or built in.
             Ok(()) | Err(Errno::EEXIST) => {}
             Err(Errno::ENODEV | Errno::EOPNOTSUPP) => {
                 log::info!("the kernel module {name} is not for this machine")

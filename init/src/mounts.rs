@@ -1,7 +1,8 @@
 //! The machine's own file systems (P-290, P-291): tables, and a walker that may run twice.
 //!
-//! No row is worth the machine: a kernel may lack a file system, a root may be read-only or may
-//! bring a mount of its own. What fails is logged, and what needs it fails later with a reason.
+//! The machine goes on when a row fails, because a kernel may lack a file system, and a root may be
+//! read-only or bring a mount of its own. Failures are logged, and what needs the mount fails later
+//! with a reason.
 
 use std::borrow::Cow;
 use std::fs;
@@ -82,8 +83,8 @@ const fn dir(path: &'static str, why: &'static str) -> Row {
     }
 }
 
-/// Before everything: the devices, so that descriptors 0..2 and the kernel log can be opened, and
-/// what tells whether this is a machine of ours.
+/// The first mounts: the devices, so that descriptors 0 to 2 and the kernel log can be opened, and
+/// what shows whether this is a utility VM.
 #[rustfmt::skip]
 pub static FIRST: &[Row] = &[
     row("dev", "/dev", "devtmpfs", NOSUID_NOEXEC, "", "device nodes; a kernel that mounts its root itself has it mounted already"),
@@ -163,7 +164,7 @@ pub fn controllers_v1(proc_cgroups: &str) -> impl Iterator<Item = &str> {
         })
 }
 
-/// Makes every row that is not there yet; failures are logged.
+/// Makes every row that is not there yet. Failures are logged.
 ///
 /// # Errors
 /// The first failure; the other rows were made all the same.
@@ -195,9 +196,10 @@ fn make(what: &What) -> Outcome {
             flags,
             data,
         } => {
-            // A target that cannot be made is told better by mount itself.
+            // When the target cannot be made, the error of mount says more.
             mkdir(target).ok();
-            // The table is long to make and to read; mostly there is nothing to find in it.
+            // The mount table takes long to make and to read, and there is rarely anything to find
+            // in it.
             if may_be_mounted(target) {
                 let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
                 if is_mounted(&table, target, kind) {
@@ -207,7 +209,7 @@ fn make(what: &What) -> Outcome {
             let data = (!data.is_empty()).then_some(data.as_ref());
             match mount(Some(*source), target.as_ref(), Some(*kind), *flags, data) {
                 Err(Errno::EBUSY) => {
-                    // Mounted by the kernel, with flags of its own choice.
+                    // The kernel has mounted it, with its own choice of flags.
                     let again = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | *flags;
                     let none = None::<&str>;
                     mount(none, target.as_ref(), none, again, none).ok();
@@ -363,7 +365,7 @@ mod tests {
     fn the_table_is_read_only_where_a_file_system_begins() {
         assert!(may_be_mounted("/proc") && may_be_mounted("/"));
         assert!(!may_be_mounted("/proc/self"));
-        // Nothing there to be mounted on: mount tells it.
+        // The target does not exist, which mount reports.
         assert!(!may_be_mounted("/no/such/place"));
     }
 

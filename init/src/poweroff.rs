@@ -1,10 +1,10 @@
-//! The machine's end. PID 1 never just returns: what it knows is put where it can be found, the
-//! disks are given a moment, and then the machine stops.
+//! The machine's end. PID 1 never just returns. It puts the last log records where they can be
+//! found, gives the disks some time, and then stops the machine.
 //!
-//! How: a requested power-off is `reboot(2)`. Otherwise PID 1 exits with the program's status,
-//! as the reference does (P-294); the kernel panics on that, and with the host's `panic=-1`
-//! restarts at once, which the host sees as the end. Where no `panic=` was given such a panic
-//! would hang for ever, so there the machine is powered off instead.
+//! A requested power-off is `reboot(2)`. Otherwise PID 1 exits with the program's status, as the
+//! reference does (P-294). The kernel panics over that and, with the host's `panic=-1`, restarts at
+//! once, which the host sees as the end. Without `panic=` such a panic would hang for ever, so the
+//! machine is powered off instead.
 
 use std::fs;
 use std::io;
@@ -19,9 +19,9 @@ use nix::unistd::pipe2;
 
 use crate::{sys, vsock};
 
-/// A disk whose host is gone must not keep the machine.
+/// How long a sync may take, because a disk whose host is gone must not delay the end.
 const SYNC_LIMIT: Duration = Duration::from_secs(3);
-/// The last log lines may take this long to leave.
+/// How long the last log lines may take to be sent.
 const LOG_LIMIT: Duration = Duration::from_secs(1);
 /// Bytes of the log that a panic prints.
 const LAST_WORDS: usize = 4096;
@@ -35,8 +35,8 @@ pub enum End {
     PowerOff,
 }
 
-/// Makes a panic a log record and nothing more: one in a request handler is caught by the
-/// service (P-312), one elsewhere unwinds to [`crate::start`], which ends the machine.
+/// Turns a panic into a log record and nothing more. The service catches one in a request handler
+/// (P-312); one elsewhere unwinds to [`crate::start`], which ends the machine.
 pub fn install_panic_hook() {
     std::panic::set_hook(Box::new(|info| {
         let payload = info.payload();
@@ -53,10 +53,10 @@ pub fn install_panic_hook() {
     }));
 }
 
-/// Puts the newest log records on the kernel log, urgent enough for a quiet console.
+/// Writes the newest log records to the kernel log, urgent enough for a quiet console.
 pub fn print_last_words() {
     for line in gcs::log::recent(LAST_WORDS).lines() {
-        // Nobody is left to tell when even this fails.
+        // Nothing else can be done when this fails.
         fs::write("/dev/kmsg", format!("<2>gcs: {line}\n")).ok();
     }
 }
@@ -78,7 +78,7 @@ pub fn end(end: End) -> ! {
         End::Status(_) => None,
     };
     if let Some(mode) = mode {
-        // Returns only when refused; exiting is then what is left.
+        // It returns only when the kernel refuses it, and then only an exit is left.
         reboot(mode).ok();
     }
     let status = match end {
@@ -107,20 +107,20 @@ fn panic_hangs() -> bool {
     fs::read_to_string("/proc/sys/kernel/panic").is_ok_and(|seconds| seconds.trim() == "0")
 }
 
-/// Syncs in a child, because a sync of a sick disk may never return.
+/// Syncs in a child, because the sync of a sick disk may never return.
 fn sync_disks() -> io::Result<()> {
     bounded(SYNC_LIMIT, nix::unistd::sync)
 }
 
-/// Runs `work` in a child and waits for its end at most that long; later the child is left
-/// alone, as nothing can end a process that waits for a disk.
+/// Runs `work` in a child and waits for its end, at most for `limit`. After that the child is left
+/// alone, because nothing can end a process that waits for a disk.
 pub fn bounded(limit: Duration, work: impl FnOnce()) -> io::Result<()> {
     let (ended, holder): (OwnedFd, OwnedFd) = pipe2(OFlag::O_CLOEXEC)?;
     sys::fork(|| {
         work();
         0
     })?;
-    // The child's copy is now the only one: it closes when the child ends, however it ends.
+    // The child's copy is now the only one, so it closes however the child ends.
     drop(holder);
     if vsock::wait(&ended, PollFlags::POLLIN, Instant::now() + limit)? {
         Ok(())

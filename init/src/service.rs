@@ -1,5 +1,5 @@
-//! From a started process to a serving one (protocol.md 10.5): log, groups, directories, and
-//! then the service of the `gcs` crate. The same for PID 1 and for `/bin/gcs` under a shell.
+//! From a started process to a serving one (protocol 10.5): log, cgroups, directories, and then the
+//! service of the `gcs` crate. It is the same for PID 1 and for `/bin/gcs` under a shell.
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, OpenOptions};
@@ -22,7 +22,8 @@ use crate::cgroup;
 use crate::guest::Guest;
 use crate::poweroff::End;
 
-/// Open files that a process may have: what programs expect, and what they may raise it to.
+/// The limits of open files: the soft one that programs expect, and the hard one up to which they
+/// may raise it.
 pub const NOFILE: (u64, u64) = (1024, 1 << 20);
 /// The reference's directories, for tools that look there; mode 0700.
 const DIRS: &[&str] = &["/var/run/gcsrunc", "/run/gcs/c"];
@@ -55,8 +56,8 @@ pub fn open_log(flags: &Flags) -> io::Result<()> {
     gcs::log::attach(fd)
 }
 
-/// Moves stderr to a descriptor of our own and leaves `/dev/null` in its place, so that no
-/// child and no library can write between the log's lines (P-301, P-302).
+/// Moves stderr to another descriptor and puts `/dev/null` in its place, so that no child and no
+/// library can write between the log's lines (P-301, P-302).
 pub fn take_stderr() -> io::Result<OwnedFd> {
     let own = io::stderr().as_fd().try_clone_to_owned()?;
     let null = null()?;
@@ -64,10 +65,11 @@ pub fn take_stderr() -> io::Result<OwnedFd> {
     Ok(own)
 }
 
-/// What only a machine of our own gets, before [`serve`]. Each part is logged when it fails and
-/// missed later by what needs it; none is worth the machine.
+/// Prepares what only a utility VM gets, before [`serve`]. When a part fails, it is logged and the
+/// machine goes on; what needs the part fails later.
 pub fn prepare(flags: &Flags) {
-    // For itself only: each child starts with the soft limit programs expect (P-296).
+    // The service raises its own soft limit only. Each child starts with the one that programs
+    // expect (P-296).
     if let Err(errno) = setrlimit(Resource::RLIMIT_NOFILE, NOFILE.1, NOFILE.1) {
         log::warn!("few streams at once: the limit of open files stays: {errno}");
     }
@@ -84,11 +86,12 @@ pub fn prepare(flags: &Flags) {
     cgroup::prepare(flags);
 }
 
-/// Has the kernel put core dumps where `pattern` says (core(5)). It looks the path up from the
-/// root of the process that dumps: for one of a container, inside the container. The directory is
-/// made here only for processes of the machine itself; a container's is its image's business.
+/// Makes the kernel put core dumps where `pattern` says (core(5)). The kernel looks the path up
+/// from the root of the dumping process, so for a container it lies inside the container. The
+/// directory is made here only for processes of the machine itself; a container's image has to
+/// bring its own.
 fn place_cores(pattern: &OsStr) -> io::Result<()> {
-    /// The kernel cuts what is longer, without a word (`CORENAME_MAX_SIZE`).
+    /// The kernel silently cuts a longer pattern (`CORENAME_MAX_SIZE`).
     const LONGEST: usize = 127;
     let bytes = pattern.as_bytes();
     if bytes.len() > LONGEST {
@@ -97,7 +100,7 @@ fn place_cores(pattern: &OsStr) -> io::Result<()> {
             bytes.len()
         )));
     }
-    // Neither a pipe nor one directory per name.
+    // The pattern is no pipe and has no placeholder in its directory.
     let directory = Path::new(pattern).parent().filter(|directory| {
         directory.is_absolute() && !directory.as_os_str().as_bytes().contains(&b'%')
     });
@@ -160,14 +163,14 @@ fn set_up(guest: Option<Guest>, flags: &Flags) -> io::Result<Setup> {
     } else {
         None
     };
-    // The kernel's messages are this machine's business only when it is ours.
+    // The kernel's messages are read only in a utility VM.
     let kmsg = guest.and_then(|_| {
         kmsg::Reader::open(flags.kmsg_log_level)
             .inspect_err(|error| log::warn!("the kernel's messages are not read: {error}"))
             .ok()
     });
     let memory = guest.map(|_| memory::Watch::new(flags.gcs_mem_limit_bytes));
-    // The clock, too.
+    // The clock is kept only there, too.
     let clock = guest.filter(|_| !flags.disable_time_sync);
     let clock = clock.map(|_| Clock::new(flags.time_port));
     Ok(Setup {

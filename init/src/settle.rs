@@ -1,13 +1,13 @@
-//! Waiting for the machine before there is a loop to wait in: try, pause, try again, until a
-//! deadline. Time is a parameter, so that tests need none.
+//! Waits for the machine before there is a loop: try, pause, try again, until a deadline. Time is a
+//! parameter, so tests take none.
 
 use std::ops::ControlFlow;
 
 use embedded_hal::delay::DelayNs;
 
 /// Calls `attempt` until it breaks, with pauses of `pause_us` in between that add up to at most
-/// `limit_us`. Gives what the last attempt said: its `Break` value, or its `Continue` one when
-/// time was up.
+/// `limit_us`. Returns the value of the last attempt: the `Break` value, or the `Continue` value
+/// when the time was over.
 ///
 /// The attempts' own time does not count; they must not block.
 pub fn until<T, W>(

@@ -1,5 +1,5 @@
-//! Every `unsafe` of this crate: the C entry, fork, exec's child side, and the ioctls that no
-//! crate of ours wraps.
+//! Every `unsafe` of this crate: the C entry, fork, the child's side of exec, and the ioctls that
+//! no dependency wraps.
 
 #![allow(
     unsafe_code,
@@ -57,8 +57,8 @@ pub fn open_standard_streams() -> io::Result<()> {
     Ok(())
 }
 
-/// Blocks every signal and ignores SIGPIPE: they are taken by descriptor or by `waitpid`, and a
-/// reader that went away is an error of the write.
+/// Blocks every signal and ignores SIGPIPE. Signals are read from a descriptor or by `waitpid`, and
+/// a reader that is gone is an error of the write.
 pub fn quiet_signals() -> io::Result<()> {
     nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
     // SAFETY: SIG_IGN installs no handler.
@@ -84,7 +84,7 @@ pub fn fork(child: impl FnOnce() -> i32) -> io::Result<Pid> {
     match unsafe { nix::unistd::fork() }? {
         ForkResult::Parent { child } => Ok(child),
         ForkResult::Child => {
-            // A panic that unwound further would have this child end the machine as PID 1 does.
+            // If a panic unwound further, this child would end the machine as PID 1 does.
             let status = catch_unwind(AssertUnwindSafe(child)).unwrap_or(crate::PANICKED);
             // SAFETY: ends the child without running the parent's exit handlers.
             unsafe { libc::_exit(status) }
@@ -92,8 +92,8 @@ pub fn fork(child: impl FnOnce() -> i32) -> io::Result<Pid> {
     }
 }
 
-/// Replaces the process, trying every directory of `path` when the program has no slash.
-/// Returns only on failure, with the reason that tells most.
+/// Replaces the process. Tries every directory of `path` when the program has no slash. Returns
+/// only on failure, with the most telling reason.
 pub fn exec(argv: &[CString], env: &[CString], path: &str) -> Errno {
     let Some(program) = argv.first() else {
         return Errno::ENOENT;
@@ -112,7 +112,7 @@ pub fn exec(argv: &[CString], env: &[CString], path: &str) -> Errno {
         };
         match nix::unistd::execve(&full, argv, env).err() {
             Some(Errno::ENOENT | Errno::ENOTDIR) | None => {}
-            // Keep looking, but "no permission" tells more than "not found".
+            // The search goes on, but "no permission" says more than "not found".
             Some(Errno::EACCES) => reason = Errno::EACCES,
             Some(other) => return other,
         }

@@ -17,7 +17,7 @@ static TABLE: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// Writes the table; a setting that the kernel lacks or has locked is logged.
+/// Writes the table. A setting that the kernel lacks or has locked is logged.
 ///
 /// # Errors
 /// The first of those; the others were written all the same.

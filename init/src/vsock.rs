@@ -1,6 +1,6 @@
-//! Connections to the host that the boot needs before the loop runs: entropy and log.
+//! The connections to the host that the boot needs before the loop runs: entropy and log.
 //!
-//! Dialled only inside a machine of ours, see [`crate::guest`].
+//! They are dialled only in a utility VM, see [`crate::guest`].
 
 use std::io;
 use std::ops::ControlFlow;
@@ -18,13 +18,13 @@ use crate::settle;
 
 /// The host's context id (vsock(7)).
 const HOST: u32 = 2;
-/// A connect that nobody answers; the kernel's own limit is 2 s.
+/// How long a connect may take that nobody answers. The kernel's own limit is 2 s.
 const LIMIT: Duration = Duration::from_secs(5);
 /// The transport's driver may still be coming up when PID 1 starts.
 const SETTLE_PAUSE_US: u32 = 2_000;
 const SETTLE_LIMIT_US: u64 = 2_000_000;
 
-/// A connection that the host has been asked for; it may be taken up any time later.
+/// A connect that was begun. It can be finished any time later.
 #[derive(Debug)]
 pub struct Dialling {
     fd: OwnedFd,
@@ -37,7 +37,7 @@ impl Dialling {
     /// # Errors
     /// `ECONNRESET` nobody listens, `ETIMEDOUT` no answer.
     pub fn finish(self) -> io::Result<OwnedFd> {
-        // At least one look, however long the caller was busy.
+        // The descriptor is polled at least once, however long the caller was busy.
         if !wait(&self.fd, PollFlags::POLLOUT, self.since + LIMIT)? {
             return Err(Errno::ETIMEDOUT.into());
         }
@@ -48,8 +48,8 @@ impl Dialling {
     }
 }
 
-/// Begins to connect to a port of the host. Waits for the vsock transport to appear, but not for
-/// a listener: protocol.md 1.1 gives these connections one attempt.
+/// Begins to connect to a port of the host. Waits for the vsock transport to appear, but not for a
+/// listener: these connections are attempted once.
 ///
 /// # Errors
 /// `ENODEV` no transport.
@@ -88,7 +88,7 @@ fn attempt(port: u32) -> Result<Dialling, Errno> {
 pub fn wait(fd: &impl AsFd, events: PollFlags, deadline: Instant) -> Result<bool, Errno> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        // Rounded up: a wait of 0.3 ms must not become a busy loop.
+        // It is rounded up, because a wait of 0.3 ms must not become a busy loop.
         let left = PollTimeout::try_from(left + Duration::from_millis(1));
         let mut fds = [PollFd::new(fd.as_fd(), events)];
         match poll(&mut fds, left.unwrap_or(PollTimeout::MAX)) {

@@ -1,10 +1,10 @@
-//! The console that PID 1 speaks to: steps of a boot and texts from a socket, lines on a serial
-//! port. A line is begun before its step and ended after it, so that the last one of a machine
-//! that hangs names the step.
+//! The console that PID 1 writes to. It gets steps of the boot and texts from a socket and writes
+//! lines to a serial port. A line is begun before its step and ended after it, so that the last
+//! line of a machine that hangs names the step.
 //!
-//! Without a port they go to whatever the kernel has for a console, and without that to its log.
-//! Each piece is answered with one byte once the port has it, so that what PID 1 is about to do
-//! is on the line before it does it. Nothing waits longer than [`LIMIT`] for a port.
+//! Without a port the lines go to the kernel's console, and without that to its log. Each piece is
+//! answered with one byte once the port has it, so that a line shows what PID 1 is about to do
+//! before it does it. Nothing waits longer than [`LIMIT`] for a port.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -21,8 +21,8 @@ use nix::sys::termios::{self, BaudRate, InputFlags, LocalFlags, OutputFlags, Set
 /// The kernel's own choice (console(4)).
 const KERNELS: &str = "/dev/console";
 const KMSG: &str = "/dev/kmsg";
-/// A port with nobody at the other end may stop taking bytes: the pieces are small enough for
-/// its buffer, and one that is not taken in this time is the last.
+/// The size of a piece in bytes, which fits into the buffer of a port. A port with nobody at the
+/// other end may stop taking bytes; a piece that it does not take in time is the last.
 const PIECE: usize = 256;
 const LIMIT: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(1);
@@ -32,7 +32,7 @@ const LINE: usize = 800;
 enum Port {
     Serial(Serial),
     Terminal(File),
-    /// Whole lines only: one that is begun is told, and told again when it ends.
+    /// Takes whole lines only. A line that is begun is written, and written again when it ends.
     Kernel(File, String),
     Nowhere,
 }
@@ -61,7 +61,7 @@ pub fn copy(path: &Path, baud: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// What comes, as text for people.
+/// Turns events into text for people.
 #[derive(Default)]
 struct Lines {
     /// Of an event whose end has not come yet.
@@ -121,7 +121,7 @@ impl Lines {
                 ));
                 self.open = None;
             }
-            // Something was said in between.
+            // Another text was written in between.
             _ => {
                 self.end_line(out);
                 out.push_str(&format!("{time} {name}: {how}\n"));
@@ -137,7 +137,7 @@ impl Lines {
 }
 
 impl Console {
-    /// Opens what there is; a machine without a port is as good as any.
+    /// Opens what the machine has. It may have no port.
     fn open(path: &Path, baud: u32) -> Self {
         match Serial::open(path.to_string_lossy().into_owned(), baud) {
             Ok(serial) => Self(Port::Serial(serial)),
@@ -154,7 +154,7 @@ impl Console {
         terminal.or_else(|_| kernel()).unwrap_or(Port::Nowhere)
     }
 
-    /// A port that does not take it is left for the next best.
+    /// When a port does not take the text, the next best one is used from then on.
     fn put(&mut self, text: &str) {
         while self.try_put(text).is_err() {
             self.0 = match self.0 {
@@ -222,7 +222,7 @@ fn patiently(
 /// Opens a terminal for both directions; `shared`: without taking it as the controlling one.
 ///
 /// # Errors
-/// It is not there, or there is no device behind it.
+/// It does not exist, or it has no device.
 pub fn terminal(path: &Path, shared: bool) -> io::Result<OwnedFd> {
     let mut options = OpenOptions::new();
     options.read(true).write(true);

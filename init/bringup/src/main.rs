@@ -1,6 +1,6 @@
-//! What an image for bringing a machine up has beside the guest's own program: a report of the
-//! machine, the console that PID 1 speaks to, and shells. PID 1 starts what `/etc/init.conf`
-//! names and knows nothing of serial ports and terminals; what hangs here does not hang the boot.
+//! The second program of an image for bringing a machine up: a report about the machine, the
+//! console that PID 1 writes to, and shells. PID 1 starts what `/etc/init.conf` names and knows
+//! nothing about serial ports and terminals. So a part that hangs here does not hang the boot.
 //!
 //! ```text
 //! /etc/init.conf   console=  PID 1 ⇄ socket ⇄ `console` → COM1

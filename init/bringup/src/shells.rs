@@ -1,6 +1,6 @@
 //! Shells for people: on the console of a machine whose boot has failed, and on a vsock port, one
 //! with a terminal for each connection. The latter need neither PID 1's loop nor its bridge, so
-//! that both can be looked at when they are stuck.
+//! they work when both are stuck.
 //!
 //! From outside: `CONNECT 2323` on the Unix socket of the vsock device under QEMU. On Hyper-V a
 //! port is the service `PPPPPPPP-facb-11e6-bd58-64006a7986d3`, P in hexadecimal (2323: 00000913),
@@ -27,14 +27,14 @@ use vsock::{VsockListener, VMADDR_CID_ANY};
 
 use crate::console::{cook, terminal};
 
-/// Shells at a time; who comes later waits.
+/// The most shells at a time. A further connection waits.
 const MOST: usize = 16;
 /// How often ended shells are looked for while there are some, in milliseconds.
 const COLLECT: u16 = 1000;
-/// Bytes on the way in each direction.
+/// The most bytes that are buffered in each direction.
 const ROOM: usize = 4096;
-/// End of input, typed (termios(3), VEOF); and again so many milliseconds later: one that comes
-/// while a shell changes the terminal's mode is a character without a meaning.
+/// The character that ends the input (termios(3), VEOF). It is sent again after a pause, because it
+/// has no effect while a shell changes the terminal's mode.
 const END: u8 = 4;
 const AGAIN: u16 = 500;
 /// On the kernel line: another port for shells than the image's; 0 for none.
@@ -53,7 +53,7 @@ const ENV: [(&str, &str); 4] = [
 /// # Errors
 /// The terminal cannot be opened, or there is no shell.
 pub fn on_console(path: &Path, baud: u32) -> io::Result<()> {
-    // Leads a session of its own already where PID 1 made it do so.
+    // This fails when PID 1 has already made it the leader of a session.
     setsid().ok();
     let fd = terminal(path, false).or_else(|_| terminal(Path::new("/dev/console"), true))?;
     // A terminal that cannot be set is used as it is.
@@ -69,11 +69,10 @@ pub fn on_console(path: &Path, baud: u32) -> io::Result<()> {
         .exec())
 }
 
-/// Gives a shell to whoever connects to the port, for ever; to nobody when the kernel line says
-/// 0.
+/// Gives a shell to every connection to the port. Returns at once when the kernel line says 0.
 ///
 /// # Errors
-/// This is not a machine of ours, or the port cannot be had.
+/// This is not a utility VM, or the port cannot be bound.
 pub fn listen(port: &str) -> io::Result<()> {
     let line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
     let Some(port) = chosen(port, &line) else {
@@ -99,7 +98,7 @@ pub fn listen(port: &str) -> io::Result<()> {
             Ok(_) => {}
             Err(errno) => return Err(errno.into()),
         }
-        // Who is gone again is let go.
+        // A client that has gone again is dropped.
         let Ok((connection, _)) = listener.accept() else {
             continue;
         };
@@ -110,7 +109,7 @@ pub fn listen(port: &str) -> io::Result<()> {
     }
 }
 
-/// The kernel line has the last word on the port.
+/// The kernel line overrides the port.
 fn chosen(port: &str, kernel_line: &str) -> Option<u32> {
     let options = kernel_line.split_whitespace().take_while(|w| *w != "--");
     let asked = options
@@ -120,8 +119,8 @@ fn chosen(port: &str, kernel_line: &str) -> Option<u32> {
     port.filter(|port| *port != 0)
 }
 
-/// On any other machine whoever reaches its vsock would get a shell there: only a child of our
-/// PID 1 listens.
+/// Only a child of the guest's own PID 1 may listen, because anybody who reaches the vsock gets a
+/// shell.
 fn only_in_a_guest() -> io::Result<()> {
     let first = fs::read_link("/proc/1/exe")?;
     if nix::unistd::getppid().as_raw() == 1 && first == Path::new("/init") {
@@ -164,7 +163,7 @@ fn serve(connection: BorrowedFd<'_>) -> io::Result<()> {
         write(connection, format!("{error}\r\n").as_bytes()).ok();
         return Err(error);
     }
-    // The shell's end is seen when nobody has the terminal any more.
+    // The end of the shell shows when nobody has the terminal open any more.
     drop(peer);
     join(connection, master.as_fd())?;
     shutdown(connection.as_raw_fd(), Shutdown::Write)?;
@@ -220,14 +219,15 @@ fn join(connection: BorrowedFd<'_>, master: BorrowedFd<'_>) -> io::Result<()> {
         };
         let (outer, inner) = (events(&typed, &shown), events(&shown, &typed));
         let mut fds = [PollFd::new(connection, outer), PollFd::new(master, inner)];
-        // A terminal that nobody has any more would end every wait at once.
+        // A terminal that nobody has open would end every wait at once.
         let watched = if inner.is_empty() { 1 } else { 2 };
         let wait = match typed.ended {
             true => PollTimeout::from(AGAIN),
             false => PollTimeout::NONE,
         };
         match poll(&mut fds[..watched], wait) {
-            // Who sends no more has typed the end: a script's shell ends with its input.
+            // The end of the connection's input becomes the end character, so that the shell of a
+            // script ends with its input.
             Ok(0) if typed.bytes.is_empty() => typed.bytes.push(END),
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
@@ -248,7 +248,7 @@ fn join(connection: BorrowedFd<'_>, master: BorrowedFd<'_>) -> io::Result<()> {
         if !typed.bytes.is_empty() && typed.give(master).is_err() {
             typed.bytes.clear();
         }
-        // What the terminal says when the last program has left it is EIO.
+        // A terminal gives EIO when the last program has closed it.
         if shown.wants() && matches!(shown.take(master), Err(Errno::EIO)) {
             shown.ended = true;
         }
