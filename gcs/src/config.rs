@@ -1,4 +1,4 @@
-//! The service's flags (protocol.md 10.4): arguments from the host's kernel line in, [`Flags`] out.
+//! The service's flags (protocol 10.4): arguments from the host's kernel line in, [`Flags`] out.
 //!
 //! The syntax is that of Go's `flag` package, because the host was written against it: one or
 //! two dashes, `-name value` or `-name=value`, booleans bare or with `=`, the first argument that is

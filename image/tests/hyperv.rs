@@ -20,7 +20,7 @@ fn document(name: &str) -> Value {
     serde_json::from_str(&text(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// As the host builds it with a serial console (protocol.md 10.3), but with the service started directly.
+/// As the host builds it with a serial console (protocol 10.3), but with the service started directly.
 const LINE: &str = "8250_core.nr_uarts=1 8250_core.skip_txen_test=1 console=ttyS0,115200 pci=off nr_cpus=2 \
                     brd.rd_nr=0 pmtmr=0 -- -e 1 /bin/vsockexec -e 109 /bin/gcs -v4 -log-format json -loglevel debug";
 
