@@ -13,7 +13,7 @@ wire! {
     /// First members of every request and of the notification (`prot.MessageBase`).
     pub struct MessageBase {
         pub container_id: String = "ContainerId",
-        /// Opaque text, echoed in the response; a host takes only a GUID or nothing.
+        /// Opaque text, echoed in the response. A host accepts only a GUID or nothing there.
         pub activity_id: String = "ActivityId" unless "is_default",
         pub span_context: Option<SpanContext> = "ocsc" unless "is_default",
         pub trace_context: TraceContext = "otsc" unless "is_default",
@@ -21,8 +21,8 @@ wire! {
 }
 
 impl MessageBase {
-    /// Trace and span of the host that the request belongs to, as 32 and 16 lower-case
-    /// hexadecimal digits. None when neither member has usable ones (protocol 3.3, 12.1).
+    /// Trace and span of the host that the request belongs to, as 32 and 16 lower-case hexadecimal
+    /// digits. `None` when neither member has usable ones (protocol 3.3, 12.1).
     #[must_use]
     pub fn span(&self) -> Option<(String, String)> {
         let ids = |trace: &str, span: &str| Some((hex(trace, 32)?, hex(span, 16)?));
@@ -45,8 +45,8 @@ fn hex(text: &str, digits: usize) -> Option<String> {
     usable.then(|| text.to_ascii_lowercase())
 }
 
-/// Where in the host's trace a request was made, as later hosts say it. Whatever else stands
-/// there is no error (P-045).
+/// Where in the host's trace a request was made, in the form of later hosts. Anything else there is
+/// no error (P-045).
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(default)]
 pub struct TraceContext {

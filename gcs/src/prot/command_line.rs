@@ -11,8 +11,8 @@ pub enum CommandLineError {
     Parenthesis,
 }
 
-/// The arguments in `line`. Nothing is expanded; everything from the first unquoted operator of a
-/// shell (`; & | < >`) on is dropped, also the digits directly before a `>`. `` `…` `` and
+/// The arguments in `line`. Nothing is expanded. Everything from the first unquoted operator of a
+/// shell (`; & | < >`) on is dropped, and so are the digits directly before a `>`. `` `…` `` and
 /// `$(…)` stay one literal piece. A line without arguments is no error here.
 ///
 /// # Errors

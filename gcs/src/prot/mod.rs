@@ -1,9 +1,9 @@
 //! The messages between host and guest, as data. No I/O here.
 //!
-//! One file per noun. Names are those of the field; each type says which `prot` type it
-//! stands for. Every message is written by serde and read by [`json`], which follows the
-//! rules of the host's encoder. Both directions are here although the guest needs one of each:
-//! tests write what they read. The fake host (crate `uvm-host`) has its own.
+//! There is one file per noun. Each type says which type of hcsshim's `prot` it stands for. serde
+//! writes every message, and [`json`] reads it by the rules of the host's encoder. Both directions
+//! are here although the guest needs only one of each, because tests write what they read. The fake
+//! host (crate `uvm-host`) has its own code.
 
 pub mod base;
 pub mod command_line;

@@ -40,7 +40,7 @@ wire! {
     pub struct GcsCapabilities {
         /// Asks the host for a Create for the VM itself.
         pub send_host_create_message: bool = "SendHostCreateMessage" unless "is_default",
-        /// Asks for a Start behind it.
+        /// Asks the host for a Start after it.
         pub send_host_start_message: bool = "SendHostStartMessage" unless "is_default",
         pub hv_socket_config_on_startup: bool = "HvSocketConfigOnStartup" unless "is_default",
         pub supported_schema_versions: Vec<SchemaVersion> = "SupportedSchemaVersions" unless "is_default",

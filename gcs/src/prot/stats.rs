@@ -68,7 +68,7 @@ wire! {
 }
 
 wire! {
-    /// Bytes, but for the event counts.
+    /// Bytes, except for the event counts.
     pub struct Memory {
         pub cache: u64 = "cache" unless "is_default",
         pub rss: u64 = "rss" unless "is_default",
@@ -110,7 +110,7 @@ wire! {
 }
 
 wire! {
-    /// Bytes, but for `failcnt`.
+    /// Bytes, except for `failcnt`.
     #[derive(Copy, Eq)]
     pub struct MemoryEntry {
         pub limit: u64 = "limit" unless "is_default",

@@ -52,7 +52,7 @@ pub struct Input {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum InputState {
-    /// Moving; waits for the side named.
+    /// Bytes move. Waits for the named side.
     Flow(Side),
     /// The process has closed its end. What the host still sends is dropped, so that the host can
     /// finish.
@@ -170,7 +170,7 @@ pub struct Output {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum OutputState {
-    /// Moving; waits for the side named.
+    /// Bytes move. Waits for the named side.
     Flow(Side),
     /// Nobody has the terminal open. A process may open it again, of which epoll gives no event.
     HungUp,

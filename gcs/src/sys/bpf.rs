@@ -7,7 +7,7 @@ const PROG_LOAD: i32 = 5;
 const PROG_ATTACH: i32 = 8;
 const PROG_TYPE_CGROUP_DEVICE: u32 = 15;
 const ATTACH_CGROUP_DEVICE: u32 = 6;
-/// Programs of this group run beside those of the groups above: all must agree.
+/// Programs of this group run besides those of the groups above it, and all must agree.
 const FLAG_ALLOW_MULTI: u32 = 2;
 
 /// One instruction (`struct bpf_insn`; Documentation/bpf/standardization/instruction-set).
@@ -120,8 +120,7 @@ pub fn attach_device_program(group: BorrowedFd<'_>, program: BorrowedFd<'_>) -> 
     unsafe { bpf(PROG_ATTACH, &attr) }.map(drop)
 }
 
-/// Has the kernel verify `program` and keep it for as long as the descriptor is open or it is
-/// attached.
+/// Makes the kernel verify `program` and keep it while the descriptor is open or it is attached.
 pub fn load_device_program(program: &[Insn]) -> io::Result<OwnedFd> {
     let license = c"MIT";
     let mut attr = LoadAttr {

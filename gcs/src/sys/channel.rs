@@ -9,8 +9,8 @@ use nix::sys::socket::{recvmsg, sendmsg, ControlMessage, ControlMessageOwned, Ms
 /// Most descriptors that come with one message.
 const MOST: usize = 4;
 
-/// Takes what is there without waiting: bytes into `buffer`, descriptors behind `fds`.
-/// `0`: end of file.
+/// Takes what is there without waiting: bytes into `buffer`, descriptors appended to `fds`. `0`
+/// means end of file.
 pub fn receive(
     channel: BorrowedFd<'_>,
     buffer: &mut [u8],
@@ -62,7 +62,7 @@ pub fn send_all(
     Ok(())
 }
 
-/// Sets or clears `O_NONBLOCK` of the open file behind `fd`.
+/// Sets or clears `O_NONBLOCK` of the open file that `fd` refers to.
 pub fn set_nonblocking(fd: BorrowedFd<'_>, nonblocking: bool) -> Result<(), Errno> {
     use nix::fcntl::{fcntl, FcntlArg, OFlag};
     let mut flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);

@@ -1,5 +1,5 @@
-//! Device-mapper's control device: ioctls with one buffer, a header of 312 bytes and, for a
-//! table, target specifications behind it (linux/dm-ioctl.h, interface 4.0.0).
+//! Device-mapper's control device. Its ioctls have one buffer: a header of 312 bytes and, for a
+//! table, target specifications after it (linux/dm-ioctl.h, interface 4.0.0).
 
 use std::fs::File;
 use std::io;
@@ -60,7 +60,7 @@ impl Control {
         self.call(Command::LoadTable, request).map(drop)
     }
 
-    /// Takes the loaded table into use. The device's number comes back, as mknod(2) wants it.
+    /// Puts the loaded table into use. Returns the device's number in the form of mknod(2).
     pub fn resume(&self, name: &str) -> nix::Result<u64> {
         let answer = self.call(Command::Suspend, request(name, 0, None)?)?;
         let mut number = [0; 8];

@@ -25,7 +25,8 @@ pub struct Program<'a> {
     pub fds: &'a [BorrowedFd<'a>],
     /// New session; descriptor 0 becomes its controlling terminal.
     pub controlling_terminal: bool,
-    /// May leave a core of any size behind, up to the hard limit; else none, as by default.
+    /// Whether it may dump a core of any size up to the hard limit. Otherwise it dumps none, as by
+    /// default.
     pub dumps_core: bool,
 }
 
@@ -106,7 +107,7 @@ pub fn start(program: &Program<'_>) -> io::Result<(Pid, OwnedFd)> {
     }
 }
 
-/// Returns only when the program could not be executed, which then is told over `status`.
+/// Returns only when the program could not be executed, after the reason was written to `status`.
 fn report_failure(program: &Program<'_>, status: &OwnedFd) {
     // Above the final numbers, or placing a descriptor could overwrite it.
     match copy_out_of_the_way(status) {
@@ -156,7 +157,8 @@ fn become_program(program: &Program<'_>) -> StartFailure {
             return failure;
         }
     }
-    // The wish "not found" is weaker than what a found but unusable file says, as in execvp(3).
+    // The error of a file that exists and is unusable counts more than "not found", as in
+    // execvp(3).
     let mut reason = Errno::ENOENT;
     for path in program.candidates {
         let Err(errno) = nix::unistd::execve(path, program.argv, program.env);
@@ -198,8 +200,8 @@ fn place_descriptors(fds: &[BorrowedFd<'_>]) -> nix::Result<()> {
     Ok(())
 }
 
-/// What children inherit of changed dispositions. Asked once: nothing here changes one later,
-/// and resetting all 64 would cost every start half a millisecond where system calls are slow.
+/// The changed dispositions that children inherit. They are read once, because nothing changes one
+/// later. Resetting all 64 would cost every start half a millisecond where system calls are slow.
 fn inherited_signals() -> u64 {
     static CHANGED: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
     *CHANGED.get_or_init(fds::changed_signals)
@@ -213,7 +215,8 @@ fn reset_inherited_state() {
     setrlimit(Resource::RLIMIT_NOFILE, 1024, 1_048_576).ok();
 }
 
-/// Closes every descriptor above 2 but `keep`: only for a process that owns none of the others.
+/// Closes every descriptor above 2 except `keep`. This is only for a process that owns none of the
+/// others.
 pub(crate) fn close_all_but(keep: &[BorrowedFd<'_>]) {
     let mut numbers: Vec<RawFd> = keep.iter().map(|fd| fd.as_raw_fd()).collect();
     numbers.sort_unstable();
@@ -290,7 +293,7 @@ impl ExitStatus {
     }
 }
 
-/// `kill(2)` with any number the host sent; the kernel refuses what is none.
+/// `kill(2)` with any number that the host has sent. The kernel refuses an invalid one.
 pub fn kill(pid: Pid, signal: i32) -> Result<(), Errno> {
     // SAFETY: integer arguments only.
     Errno::result(unsafe { libc::kill(pid.as_raw(), signal) }).map(drop)

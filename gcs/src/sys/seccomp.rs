@@ -60,7 +60,7 @@ pub fn load(program: &[Instruction], flags: u32) -> io::Result<()> {
     };
     match done {
         0 => Ok(()),
-        // A thread that could not follow, by TSYNC; there is but one.
+        // With TSYNC, the thread that could not follow. There is only one thread.
         1.. => Err(io::Error::other("another thread has filters of its own")),
         _ => Err(io::Error::last_os_error()),
     }

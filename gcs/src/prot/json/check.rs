@@ -1,4 +1,4 @@
-//! The one scan that settles syntax: a state machine with a bit per open bracket.
+//! The one scan that decides about syntax. It is a state machine with a bit for each open bracket.
 
 /// Open objects and arrays together (Go's `encoding/json` has the same limit).
 pub const MAX_DEPTH: usize = 10_000;
@@ -64,7 +64,7 @@ impl Scan<'_> {
                 Some(b'n') => self.literal(b"null")?,
                 _ => return Err(self.err("a value is missing")),
             }
-            // Behind a value: close what ends here, or go on to the next one.
+            // After a value: close what ends here, or go on to the next one.
             loop {
                 self.blanks();
                 let Some(&object) = self.stack.last() else {

@@ -1,5 +1,5 @@
-//! Walks a text that has passed the [check](super::check), and only such a one: there is no
-//! other way to a cursor. So nothing here can fail but the types of values.
+//! Walks a text that has passed the [check](super::check). There is no other way to get a cursor,
+//! so only a value of the wrong type can fail here.
 
 use std::borrow::Cow;
 
@@ -93,7 +93,7 @@ impl<'t> Cursor<'t> {
         }
     }
 
-    /// Steps over a `null`; tells whether there was one.
+    /// Steps over a `null`. Returns whether there was one.
     pub fn null(&mut self) -> bool {
         let null = self.kind() == JsonKind::Null;
         if null {
@@ -116,7 +116,7 @@ impl<'t> Cursor<'t> {
         std::str::from_utf8(text).unwrap_or_default()
     }
 
-    /// The string here, unescaped; U+FFFD stands for what is not Unicode.
+    /// The string here, unescaped. U+FFFD replaces what is not Unicode.
     pub fn string(&mut self) -> Cow<'t, str> {
         let raw = self.raw_string();
         if !raw.contains(&b'\\') {

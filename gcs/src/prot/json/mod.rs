@@ -4,13 +4,13 @@
 //! bytes → check (one scan, no recursion, no allocation) → Cursor → Decode for T
 //! ```
 //!
-//! The scan settles syntax, nesting (at most [`MAX_DEPTH`]) and trailing bytes. After it the
-//! cursor cannot fail any more, only a value can have the wrong type. Then the *first* such
-//! error is kept and decoding goes on, so that `ActivityId` is known also when another member
-//! is wrong (P-036). Recursion follows our own types, never the depth of the payload.
+//! The scan checks syntax, nesting (at most [`MAX_DEPTH`]) and trailing bytes. After it the cursor
+//! cannot fail, and only a value can have the wrong type. The *first* such error is kept and
+//! decoding goes on, so that `ActivityId` is known even when another member is wrong (P-036).
+//! Recursion follows the message types, never the depth of the payload.
 //!
-//! Must hold: member names match without regard to case, the last duplicate wins, `null`
-//! changes nothing, unknown members are skipped unread, and no error text quotes a payload.
+//! Member names match in upper and lower case. The last duplicate wins. `null` changes nothing.
+//! Unknown members are skipped unread. No error text quotes a payload.
 
 mod check;
 mod cursor;
@@ -25,7 +25,7 @@ pub use nested::Nested;
 pub use wire::same_name;
 pub(crate) use wire::{names, wire};
 
-/// Why a document was not taken. Says where and what was wanted, never what was sent.
+/// Why a document was refused. It says where and what was expected, never what was sent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum JsonError {
     #[error("not valid JSON: {0}")]
@@ -56,11 +56,11 @@ pub fn from_slice<T: Decode + Default>(text: &[u8]) -> Result<T, JsonError> {
     }
 }
 
-/// Reads one document as far as its types allow: every member of the right type is there,
-/// and beside it the first type error.
+/// Reads one document as far as its types allow. Returns every member of the right type, and the
+/// first type error.
 ///
 /// # Errors
-/// Broken syntax: then nothing is known.
+/// The syntax is broken, so nothing is known.
 pub fn read<T: Decode + Default>(text: &[u8]) -> Result<(T, Option<TypeError>), Syntax> {
     let mut cursor = Cursor::open(text)?;
     let mut value = T::default();

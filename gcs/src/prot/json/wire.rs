@@ -62,7 +62,7 @@ macro_rules! wire {
     };
 }
 
-/// Defines an enum of texts that stays open for texts nobody knows yet: they are kept.
+/// Defines an enum of texts that also keeps texts that it does not know.
 macro_rules! names {
     (
         $(#[$meta:meta])*
@@ -124,7 +124,7 @@ macro_rules! names {
     };
 }
 
-/// Go's rule for member names: equal, or equal but for case. Two signs outside ASCII fold
+/// Go's rule for member names: equal, or equal except for case. Two characters outside ASCII fold
 /// into ASCII letters.
 pub fn same_name(sent: &str, known: &str) -> bool {
     if sent.is_ascii() {
