@@ -73,7 +73,7 @@ impl Default for Flags {
     }
 }
 
-/// Why the arguments are not flags of ours. The caller prints it with [`usage`] and exits with 2.
+/// Why the arguments are not valid flags. The caller prints it with [`usage`] and exits with 2.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FlagError {
     #[error("{arg:?} is not a flag: after the dashes a name is needed")]

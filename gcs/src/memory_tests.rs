@@ -58,7 +58,7 @@ fn kills_are_told_once_with_the_group_at_its_limit() {
     tree.events("containers/old", 1, 3);
     let mut watch = tree.watch(100);
     assert_eq!(watch.shortages(), [], "what was before is not news");
-    // (the container's hits and kills, those of /containers, those of /gcs, what is told)
+    // (the container's hits and kills, those of /containers, those of /gcs, what is logged)
     let (a, all, gcs) = ("/containers/a", "/containers", "/gcs");
     for (own, sum, service, told) in [
         ((4, 1), (1, 4), 0, vec![kills(a, 1, a)]),

@@ -239,7 +239,7 @@ fn frames_are_cut_as_the_headers_say() {
     }
 }
 
-/// Requests whose answer depends on nothing but their bytes.
+/// Requests whose answer depends only on their bytes.
 #[test]
 fn exchanges_that_end_in_the_codec_agree_with_the_reference() {
     /// Documents that parse, refused later for what they say.

@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Starts `script` with `count` descriptors on `/dev/null`; what came over the status pipe.
+/// Starts `script` with `count` descriptors on `/dev/null`. Returns what came over the status pipe.
 fn start(script: &str, count: usize) -> (Pid, Option<StartFailure>) {
     let null = File::open("/dev/null").unwrap();
     let args = ["sh", "-c", script].map(|arg| CString::new(arg).unwrap());

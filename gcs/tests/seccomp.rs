@@ -54,7 +54,7 @@ fn under(profile: &Value) -> (Output, Vec<String>) {
     (output, calls)
 }
 
-/// A profile that allows all but `entry`.
+/// A profile that allows everything except `entry`.
 fn all_but(entry: Value) -> Value {
     json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64"], "syscalls": [entry]})
 }

@@ -6,8 +6,8 @@
 //!                                 facts     ─→ rootfs.verity.json
 //! ```
 //!
-//! One disk serves all forms: ext4 knows its own size and never looks at what lies behind it, and
-//! a host whose disks come in any order needs the tree on the same disk.
+//! One disk serves all forms: ext4 knows its own size and never reads what lies after it, and a
+//! host whose disks come in any order needs the tree on the same disk.
 
 use std::path::Path;
 

@@ -16,7 +16,7 @@
 //! ```
 //!
 //! The same profile, inputs, values and epoch give the same bytes, whatever the machine, user,
-//! directory, umask or clock: nothing but those four is looked at. Needs no privileges.
+//! directory, umask or clock: only those four count. Needs no privileges.
 
 pub mod archive;
 pub mod disk;

@@ -1,4 +1,4 @@
-//! The manifest beside an image: what is in it, with hashes, for whoever must tell two images
+//! The manifest beside an image: what is in it, with hashes, for those who must tell two images
 //! apart or prove what runs.
 
 use std::collections::BTreeMap;

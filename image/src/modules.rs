@@ -30,7 +30,7 @@ pub struct Module {
 /// What became of a list.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Choice {
-    /// Each behind what it depends on.
+    /// Each after those that it depends on.
     pub modules: Vec<Module>,
     /// Of the listed ones, those that the kernel has built in.
     pub built_in: Vec<String>,
@@ -120,7 +120,7 @@ impl Kernel {
         })
     }
 
-    /// Adds a module behind those that it depends on.
+    /// Adds a module after those that it depends on.
     fn add(&mut self, name: &str, to: &mut Vec<Module>) -> Result<(), Error> {
         if !self.seen.insert(name.to_owned()) {
             return Ok(());

@@ -36,7 +36,7 @@ pub fn pack(format: Format, archive: &[u8]) -> Result<Vec<u8>, Error> {
     }
 }
 
-/// Undoes [`pack`]; the form is told from the first bytes.
+/// Undoes [`pack`]; the first bytes show the form.
 ///
 /// # Errors
 /// The bytes are broken or cut short.

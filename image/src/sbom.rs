@@ -230,7 +230,7 @@ impl Crates {
     }
 }
 
-/// The crates of `cargo tree`'s output: `libc v0.2.1`, perhaps with a place or a mark behind it.
+/// The crates of `cargo tree`'s output: `libc v0.2.1`, perhaps followed by a place or a mark.
 fn linked(tree: &str) -> BTreeSet<Key> {
     tree.lines()
         .filter_map(|line| {

@@ -33,7 +33,7 @@ pub struct Facts {
     pub block_size: u64,
     /// Blocks of the file system that are protected.
     pub data_blocks: u64,
-    /// `dm-mod.create` for the tree behind its file system on one disk.
+    /// `dm-mod.create` for a tree after its file system on one disk.
     pub combined: Form,
     /// The same for the tree on a disk of its own.
     pub separate: Form,
@@ -43,13 +43,13 @@ pub struct Facts {
 pub struct Form {
     /// The disks in the order of their places on the first controller.
     pub disks: Vec<String>,
-    /// Block of the hash disk with which the tree begins, behind its superblock.
+    /// The first block of the tree on the hash disk, after its superblock.
     pub hash_start: u64,
     /// The value of the kernel option, without quotes.
     pub create: String,
 }
 
-/// Hashes `data`, whole blocks. `disk` and `hash_disk` are the names the two forms are told with.
+/// Hashes `data`, whole blocks. `disk` and `hash_disk` are the names in the two forms.
 pub fn protect(data: &[u8], disk: &str, hash_disk: &str) -> Verity {
     debug_assert!(!data.is_empty() && data.len().is_multiple_of(BLOCK));
     // Derived, so that the same data has the same tree; its use is only to differ between images.

@@ -1,7 +1,7 @@
 //! The footer that makes a raw disk a fixed VHD, the format of a Windows host's boot disk.
 //!
-//! Source: Microsoft's "Virtual Hard Disk Image Format Specification", version 1.0: 512 bytes
-//! behind the data, all numbers big-endian.
+//! Source: Microsoft's "Virtual Hard Disk Image Format Specification", version 1.0: 512 bytes after
+//! the data, all numbers big-endian.
 
 /// Bytes. Linux maps persistent memory, and some hosts take disks, of whole pieces only.
 pub const ALIGNMENT: u64 = 2 << 20;

@@ -22,7 +22,8 @@ const PHYSICAL_SECTOR: u32 = 4096;
 const LOG: usize = MIB;
 const METADATA: usize = 2 * MIB;
 const TABLE: usize = 3 * MIB;
-/// Blocks that one block of sector bitmaps speaks of; the table has a place behind as many.
+/// The number of blocks that one block of sector bitmaps is about. The table has a place after as
+/// many.
 const CHUNK: usize = (1 << 23) * SECTOR / BLOCK;
 /// States of a block in the allocation table.
 const ZERO: u64 = 2;
@@ -200,7 +201,7 @@ mod tests {
             .filter(|(_, e)| e & 7 == PRESENT)
             .collect();
         let at = |place: u64| place << 20 | PRESENT;
-        // The first block lies behind the table, the others behind each other.
+        // The first block lies after the table, and the others follow.
         assert_eq!(
             present,
             [

@@ -1,5 +1,5 @@
-//! What `image/hyperv` has for Windows, as far as it can be looked at without: the documents' shape, one
-//! kernel line and one set of ports in all of them, and a page that names every file.
+//! What `image/hyperv` has for Windows, as far as it can be checked without Windows: the documents'
+//! shape, one kernel line and one set of ports in all of them, and a page that names every file.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -80,7 +80,7 @@ const CONFIG: &str = "CONFIG_NET=y\nCONFIG_QUOTA=y\nCONFIG_BIG=y\nCONFIG_BIG_ACL
     CONFIG_ONE=y\nCONFIG_TWO=y\n# CONFIG_OFF is not set\nCONFIG_COND=y\nCONFIG_FILTER=y\nCONFIG_MOD=y\n\
     CONFIG_PCI=y\n";
 
-/// A tree as it is behind a build of the kernel.
+/// A tree as a build of the kernel leaves it.
 fn built_tree() -> TempDir {
     let tree = TempDir::new().unwrap();
     let top = tree.path();

@@ -1,5 +1,5 @@
-//! Modules of a packaged kernel: the order, what is left out, what is refused. The kernel is a made-up
-//! one, whose modules are compiled here to have nothing but what a module says of itself.
+//! Modules of a packaged kernel: the order, what is left out, what is refused. The kernel is a
+//! made-up one, whose modules are compiled here and have only what a module says about itself.
 
 use std::fs;
 use std::io::Write;

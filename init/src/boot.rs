@@ -60,7 +60,7 @@ pub fn run(args: &[OsString]) -> End {
 
 type Work = fn() -> Result<(), String>;
 
-/// The steps that need nothing but the machine, in their order.
+/// The steps that need only the machine, in their order.
 #[rustfmt::skip]
 static SET_UP: &[(Stage, Work)] = &[
     (Stage::Mounts, || mounts::walk(mounts::BASE)),
@@ -182,7 +182,7 @@ fn become_service(
     });
     match &flags {
         Ok(flags) => service::configure_log(flags),
-        // The reason has to reach the host, which reads nothing but JSON.
+        // The reason has to reach the host, which reads only JSON.
         Err(_) => gcs::log::configure(Level::Debug, Format::Json),
     }
     let log = || {

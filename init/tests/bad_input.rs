@@ -1,5 +1,5 @@
-//! What no host sends, at the real service: the right code each time, the next request works,
-//! and nothing is left behind.
+//! What no host sends, at the real service: the right code each time, the next request works, and
+//! nothing is left.
 
 #![allow(clippy::disallowed_methods)] // The test is the host; it may wait for its child.
 

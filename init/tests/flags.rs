@@ -204,7 +204,7 @@ fn bad_flags_end_the_service_with_the_usage_for_a_person_and_a_record_for_a_host
             "{text}"
         );
 
-        // As behind `vsockexec -e 109`: every byte belongs to a record.
+        // As after `vsockexec -e 109`, every byte belongs to a record.
         let (mut ours, theirs) = UnixStream::pair().unwrap();
         let (status, _) = refused(args, OwnedFd::from(theirs));
         assert_eq!(status, Some(2), "{args:?}");

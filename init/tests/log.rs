@@ -245,7 +245,7 @@ fn what_does_not_fit_while_nobody_listens_is_counted() {
 
 #[test]
 fn a_listener_that_stops_reading_delays_nothing_and_what_it_missed_is_counted() {
-    /// Enough for both socket buffers and the queue behind them, several times over.
+    /// Enough for both socket buffers and the queue before them, several times over.
     const REQUESTS: u64 = 4000;
     let mut guest = Guest::silent(&[FLAGS, &["-loglevel", "trace"]].concat());
     let mut log = take(&guest);

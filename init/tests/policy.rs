@@ -51,7 +51,7 @@ fn a_closed_door_refuses_and_says_nothing_until_a_policy_opens_it() {
     let answer = modify(&mut guest, "SecurityPolicy", json!({}));
     assert_eq!(answer["Result"], FAIL, "{answer}");
 
-    // Of the log only what came after the door was opened.
+    // Of the log only what was recorded after the door was opened.
     let mut log = guest.log.take().unwrap();
     guest.disconnect();
     let mut text = String::new();

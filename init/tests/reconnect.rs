@@ -68,7 +68,7 @@ fn an_exit_without_a_bridge_can_be_asked_for_and_the_lost_answer_does_not_come()
     let started = guest.execute(&["sh", "-c", &script], Some(7));
     let mut output = accept(&listener);
     let lost = guest.send_wait(&started, u32::MAX);
-    // Asked behind it, so it was read.
+    // This was asked after it, so it was read.
     assert_eq!(guest.ask(MessageId::DUMP_STACKS, json!({}))["Result"], 0);
     guest.refuse_dials(true);
     guest.disconnect();

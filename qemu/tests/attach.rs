@@ -316,7 +316,7 @@ fn a_deletion_that_meets_a_mount_in_use_works_when_asked_again() {
         .unwrap();
     let refusal = vm.delete("busy").unwrap_err();
     assert!(refusal.to_string().contains("busy"), "{refusal}");
-    // Nothing behind the mount is gone, and it is the same container still.
+    // Nothing below the mount is gone, and it is still the same container.
     let kept = vm
         .external(&["cat", &format!("{root}/file")])
         .run()
@@ -357,7 +357,7 @@ fn a_pci_function_is_waited_for_and_its_nodes_are_in_the_container() {
     let vm: &Uvm = &guest;
     let bus = guest.sh("cat /sys/bus/pci/devices/*/secondary_bus_number");
     let bus: u8 = bus.unwrap().trim().parse().unwrap();
-    // Domain 0; the bus behind the slot.
+    // Domain 0; the bus below the slot.
     let guid = format!("12345678-0000-{bus:04x}-8a51-55a1b2c3d4e5");
     let mut waiting = send(vm.host(), "VPCIDevice", json!({"VMBusGUID": guid}));
     until("it is waited for", || {

@@ -15,7 +15,7 @@ use uvm_host::UVM_ID;
 
 const LONG: Duration = Duration::from_secs(120);
 
-/// Descriptors of PID 1, processes but for the kernel's own, mounts, and all directories.
+/// Descriptors of PID 1, processes except the kernel's own, mounts, and all directories.
 fn snapshot(vm: &Uvm) -> String {
     // The processes are named before there is a pipe, whose own would be counted or not by chance.
     let script = "set -- /proc/[0-9]*/status; \

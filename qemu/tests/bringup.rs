@@ -160,7 +160,7 @@ fn every_step_is_on_com1_in_its_order_and_the_probe_answers_over_the_bridge() {
     assert_eq!(report["memory"]["map"][0]["kind"], "System RAM");
     assert_eq!(out.code, 0, "nothing that is needed is missing");
 
-    // What was recorded there gives the same report, but for what changes by the second.
+    // What was recorded there gives the same report, except for what changes by the second.
     let script = "probe --record >/tmp/r; probe --from /tmp/r --json >/tmp/a; probe --json >/tmp/b; \
                   for f in a b; do grep -vE 'available_kib|clock_source' /tmp/$f >/tmp/$f$f; done; cmp /tmp/aa /tmp/bb; \
                   probe --nonsense 2>&1; echo $?";

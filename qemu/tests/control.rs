@@ -344,7 +344,7 @@ fn a_running_container_is_worked_in_and_stopped() {
     let mut up = [0; 3];
     run.0.stdout.as_mut().unwrap().read_exact(&mut up).unwrap();
     assert_eq!(&up, b"up\n");
-    // Its socket comes right behind the start of its process.
+    // Its socket appears soon after the start of its process.
     while !place.good(&["ps"]).contains("web") {}
 
     // Streams and exit code, of more than any buffer holds.
@@ -416,7 +416,7 @@ fn on_a_terminal(place: &Place) {
     };
     let mut master = File::from(pty.master.try_clone().unwrap());
     let mut said = String::new();
-    // Everything up to these words; the shell asks nothing but through its terminal.
+    // Everything up to these words. The shell asks only through its terminal.
     let mut until = |words: &str| {
         let mut buffer = [0; 1024];
         while !said.contains(words) {

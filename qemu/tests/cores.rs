@@ -116,7 +116,7 @@ fn a_large_core_delays_no_request_and_the_exit_is_told_once_behind_it() {
     let quiet = round_trips(&vm, |count| count == 500);
 
     let container = image.mount(&vm, "large");
-    // A process that has filled that much and cannot write it, until it is told to end.
+    // A process that has filled that much memory and runs until it gets a signal.
     let script = format!(
         "mkdir /cores; mkfifo /pipe; dd if=/dev/zero of=/pipe bs={} count=1 & exec 3</pipe; \
          head -c 1 <&3 >/dev/null; echo full; read go; kill -ABRT $!; wait $!; echo ended $?; exit 5",
@@ -133,7 +133,7 @@ fn a_large_core_delays_no_request_and_the_exit_is_told_once_behind_it() {
     let mut full = [0; 5];
     stdout.read_exact(&mut full).unwrap();
     assert_eq!(&full, b"full\n");
-    // An exit is told once the host has read all that was said.
+    // An exit is reported once the host has read all output.
     let mut stderr = process.stdio.stderr.take().unwrap();
     let said = std::thread::spawn(move || {
         let mut rest = String::new();
@@ -159,7 +159,7 @@ fn a_large_core_delays_no_request_and_the_exit_is_told_once_behind_it() {
     assert!(median(&during) < 20 * before + Duration::from_millis(20));
     assert!(worst < Duration::from_secs(2) && worst < took);
 
-    // The exit is told behind the dump, by the shell that waited and then by the container.
+    // The exit is reported after the dump, by the shell that waited and then by the container.
     let said = said.join().unwrap();
     assert!(said.starts_with("ended 134\n"), "{said}");
     assert_eq!(process.wait(LONG).unwrap(), 5);

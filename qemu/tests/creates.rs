@@ -1,6 +1,6 @@
 //! Create documents that cannot be carried out, and some that look so and can: a clear answer,
 //! nothing half-created, and a guest that goes on. The checklist has a document of each kind; here
-//! are tables of them, with a look at everything of ours before and after.
+//! are tables of them, with a look at everything in the guest before and after.
 
 mod common;
 

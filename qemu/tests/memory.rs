@@ -1,4 +1,4 @@
-//! Memory that runs out in a real VM: who is killed, what is told, and that the service lives on.
+//! Memory that runs out in a real VM: who is killed, what is logged, and that the service survives.
 //! The checklist has one such container (P-305); here are the limits of our own guest's groups.
 
 mod common;
@@ -128,7 +128,7 @@ fn each_kill_is_told_with_the_group_at_its_limit_and_counted() {
         let container = vm.container(GLUTTON).create().unwrap();
         let group = format!("/containers/{}", container.id());
         assert_eq!(container.init().run().unwrap().code, 137);
-        // Deleted at once: what was counted is told all the same.
+        // The container is deleted at once, and what was counted is logged all the same.
         container.remove().unwrap();
         let text = told(&vm, &group).message;
         assert!(text.contains("/containers is at its limit"), "{text}");

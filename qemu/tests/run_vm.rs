@@ -1,5 +1,5 @@
 //! `uvm run` with a real guest: the container's streams and exit code are the tool's own, images
-//! arrive as they were packed, and nothing is left behind.
+//! arrive as they were packed, and nothing is left over.
 
 mod common;
 

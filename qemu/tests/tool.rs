@@ -136,7 +136,7 @@ fn gone(pid: i32) {
     let deadline = Instant::now() + LONG;
     loop {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        // A zombie waits only for whoever adopted it.
+        // A zombie waits only for the process that has adopted it.
         if status.is_empty() || status.contains("State:\tZ") {
             return;
         }

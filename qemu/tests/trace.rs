@@ -38,7 +38,7 @@ struct Span {
     args: Value,
 }
 
-/// Times are told in fractions of a microsecond.
+/// Times are written in fractions of a microsecond.
 const SLACK: f64 = 0.01;
 
 impl Span {

@@ -14,7 +14,7 @@ use common::LONG;
 
 const FIRMWARE: &str = "/usr/share/ovmf/OVMF.fd";
 
-/// A VM that has nothing but the disk and firmware.
+/// A VM that has only the disk and firmware.
 fn profile(disk: PathBuf) -> Option<Profile> {
     if !Path::new(FIRMWARE).exists() {
         eprintln!("SKIPPED: {FIRMWARE} is not there (Debian: ovmf), so nothing boots by UEFI");

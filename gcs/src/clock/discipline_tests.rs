@@ -165,7 +165,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
 struct Machine {
     host: i64,
     ours: i64,
-    /// Left of the correction under way.
+    /// What is left of the current correction.
     slewing: i64,
     discipline: Discipline,
     steps: u32,

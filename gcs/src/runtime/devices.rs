@@ -1,8 +1,8 @@
 //! Device rules: from the OCI list to what the kernel enforces.
 //!
-//! v1 is fed the list itself. v2 has no list but a program asked at every open and mknod;
-//! [`program`] makes one that answers as v1 would: rules in order, each bit of access on its
-//! own, the last rule that speaks of it wins, denied when none does.
+//! v1 gets the list itself. v2 has no list; the kernel asks a program at every open and mknod;
+//! [`program`] makes one that answers as v1 would: rules in order, each bit of access on its own,
+//! the last rule that speaks of it wins, denied when none does.
 
 use serde::Deserialize;
 use serde_json::{json, Value};
@@ -131,7 +131,7 @@ pub(super) fn program(rules: &[Rule]) -> Result<Vec<Insn>, String> {
         .into_iter()
         .filter_map(|(register, value)| Some((register, value?)))
         .collect();
-        // Each test jumps over the tests behind it and the one change.
+        // Each test jumps over the tests after it and the one change.
         for (nth, (register, value)) in tests.iter().enumerate() {
             let over = i16::try_from(tests.len() - nth).expect("at most three tests");
             code.push(I::jump_if_ne32(*register, *value, over));

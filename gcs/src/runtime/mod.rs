@@ -10,8 +10,8 @@
 //! state and forks with everything its caller has open. All the rest is a few files and
 //! needs no engine, so it is here without one.
 //!
-//! Holds: a failed create leaves no process, cgroup or state behind; a container process has
-//! exactly the file descriptors 0, 1 and 2, default signal dispositions and an empty mask.
+//! A failed create leaves no process, cgroup or state. A container process has exactly the file
+//! descriptors 0, 1 and 2, default signal dispositions and an empty mask.
 
 pub(crate) mod cgroup;
 #[cfg(feature = "engine")]

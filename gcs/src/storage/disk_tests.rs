@@ -172,7 +172,7 @@ fn whatever_step_fails_an_encrypted_disk_is_closed_again() {
         assert_eq!(steps, 19);
         let name = "dm-crypt-scsi-contr0-lun1-p0";
         assert_eq!(record.mappings, [format!("{name}_dif"), name.to_owned()]);
-        // Without the disk, and by nothing but the record (P-253).
+        // Without the disk, and by the record alone (P-253).
         fs::remove_dir_all(tree.roots.sys.join("bus")).unwrap();
         let path = &disk.mount_path;
         mounts::remove_with(&kernel, &tree.roots, path, &record.mappings).unwrap();

@@ -114,7 +114,7 @@ pub fn control(terminal: impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Puts `fd` at a number, which whoever has it now loses.
+/// Puts `fd` at a number. The descriptor that has this number now is closed.
 pub fn place(fd: impl AsFd, number: i32) -> io::Result<()> {
     // SAFETY: only called with 0 to 2, and in a process that is about to execute another program.
     if unsafe { libc::dup2(fd.as_fd().as_raw_fd(), number) } < 0 {

@@ -25,7 +25,7 @@ pub fn open(pid: i32) -> io::Result<Option<OwnedFd>> {
     }
 }
 
-/// `pidfd_send_signal(2)`: the process meant, whatever has become of its number.
+/// `pidfd_send_signal(2)`, which reaches this process only, even when another one has its pid.
 pub fn signal(process: impl AsFd, signal: i32) -> Result<(), Errno> {
     // SAFETY: no signal information is given, which the null pointer says.
     let done = unsafe {

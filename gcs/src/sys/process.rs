@@ -54,7 +54,7 @@ impl StartFailure {
         [self.stage as u8, a, b, c, d]
     }
 
-    /// Reads what came over the status pipe: nothing means that the program runs.
+    /// Reads the status pipe. No bytes mean that the program runs.
     pub fn from_status(bytes: &[u8]) -> Option<Self> {
         let [stage, a, b, c, d] = *bytes.first_chunk::<{ Self::SIZE }>()?;
         let stage = match stage {

@@ -29,7 +29,7 @@ pub fn exec_runs_as_given_before_and_after_start(rig: &Rig) {
     // The shell has none from us and makes one up for itself, unexported.
     assert_eq!(late.0.lines().next(), Some("b 7 /tmp 66"), "{late:?}");
     assert_eq!(early, late);
-    // In the same namespaces and cgroup, seen by the pid of ours.
+    // In the same namespaces and cgroup, seen by its pid outside.
     let running = rig.exec("host", process(&["sleep", "1000"])).unwrap();
     let pids = rig.roots.pids("host").unwrap();
     assert_eq!(pids, [made.pid, running.pid]);

@@ -223,7 +223,7 @@ impl Made {
     }
 }
 
-/// The report, behind the naming of an exec's process.
+/// The report, which comes after the pidfd of an exec's process.
 fn report(socket: &OwnedFd) -> (Report, Option<File>) {
     let (text, named) = datagram(socket);
     let (text, master) = if text == b" " {

@@ -5,7 +5,7 @@ use serde_json::{json, Value};
 use crate::cases::sh;
 use crate::rig::{process, Rig};
 
-/// A profile that allows all but `entry`.
+/// A profile that allows everything except `entry`.
 fn all_but(entry: Value) -> Value {
     json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64"], "syscalls": [entry]})
 }
@@ -144,7 +144,7 @@ pub fn a_filter_changes_nothing_else(rig: &Rig) {
     rig.assert_clean("join");
 }
 
-/// With and without `no_new_privs` a profile need allow nothing but what the program does.
+/// With and without `no_new_privs` a profile need allow only what the program does.
 pub fn the_filter_is_the_last_step_before_the_program(rig: &Rig) {
     let names = [
         "execve",

@@ -123,7 +123,7 @@ fn attach(vm: &Uvm, file: &Path, count: usize) -> Result<f64, BenchError> {
     Ok(each(took, 1))
 }
 
-/// The same by a program that knows nothing but the kernel's events.
+/// The same by a program that uses only the kernel's events.
 fn arrive(vm: &Uvm, file: &Path, count: usize) -> Result<f64, BenchError> {
     let number = count.to_string();
     let words = [FLOOR, "arrive", &number, PLACE];

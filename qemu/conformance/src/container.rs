@@ -90,7 +90,7 @@ impl<'g> Plan<'g> {
         Ok(self.try_create()??)
     }
 
-    /// `create` where Create itself may be refused, which then leaves nothing behind.
+    /// `create` where Create itself may be refused, which then leaves nothing.
     pub fn try_create(self) -> Checked<Result<Container<'g>, HostError>> {
         Ok(self.mount()?.create())
     }
@@ -141,7 +141,7 @@ impl<'g> Mounted<'g> {
         }
     }
 
-    /// Takes the mounts away again, as far as they are still there.
+    /// Takes away the mounts that are still there.
     pub fn discard(self) {
         discard(self.plan.guest, &self.plan.id);
     }
@@ -256,7 +256,7 @@ impl Drop for Container<'_> {
         if self.removed || self.guest.ended().is_some() {
             return;
         }
-        // After a failure, or a deletion by the scenario: as far as it goes.
+        // After a failure, or a deletion by the scenario, this may fail.
         drop(self.clear());
         discard(self.guest, self.id());
     }

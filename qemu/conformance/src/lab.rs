@@ -57,7 +57,7 @@ pub struct Lab {
     watch: Watch,
 }
 
-/// What the VMs of the running scenario left behind.
+/// What the VMs of the running scenario have left.
 #[derive(Default)]
 pub(super) struct Witness {
     pub ends: Vec<End>,
@@ -203,7 +203,7 @@ impl Lab {
     }
 }
 
-/// Ends scenarios that do not end; the run looks at it now and then.
+/// Ends scenarios that do not end. The run checks it from time to time.
 #[derive(Clone, Default)]
 pub struct Watch(Arc<Mutex<Watched>>);
 

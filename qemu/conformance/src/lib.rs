@@ -28,8 +28,8 @@
 //!   when dropped. `lab.try_boot` is for VMs that may not come up. `lab.tools_initrd(false)?` is the
 //!   initrd with a busybox ([`BUSYBOX`]), `lab.root_disk()?` the initrd as a disk.
 //! * Inside: `vm.sh("script")?` gives what a script said that must succeed; `vm.shell("script")?`
-//!   is a [`Launch`](uvm_host::Launch) with streams and exit code. Nothing is needed of the
-//!   guest for it: busybox comes on a disk of ours, mounted at [`TOOLS`]. Scratch places are below
+//!   is a [`Launch`](uvm_host::Launch) with streams and exit code. Nothing is needed of the guest
+//!   for it: busybox comes on a disk of its own, mounted at [`TOOLS`]. Scratch places are below
 //!   [`PLACE`]; names by `vm.fresh("name")`.
 //! * Containers: `vm.container("script")` → `.edit(|spec| …)` → `.create()?` → `.init()`,
 //!   `.exec("script")`, `.sh("script")?`, `.remove()?`. `.try_create()?` gives Create's own result
@@ -45,8 +45,8 @@
 //! * `?` on any error is a fail ("expected success"); `.expected("what")?` says it better. `that`,
 //!   `same`, `contains`, `refused` compare. `Err(not_run("why"))` when this machine lacks what it
 //!   needs. A breach of strict mode, the end of the shared VM and a panic are fails too.
-//! * Independent: own ids and paths, nothing left behind, no sleeping for a time where an event
-//!   can be waited for. After 240 s its VMs are killed.
+//! * Independent: own ids and paths, nothing left over, no sleeping for a time where an event can
+//!   be waited for. After 240 s its VMs are killed.
 
 mod check;
 mod checklist;

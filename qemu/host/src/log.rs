@@ -150,7 +150,7 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Takes the next bytes; gives the records they complete, and what is wrong behind them.
+    /// Takes the next bytes. Returns the records that they complete, and what is wrong after those.
     pub fn feed(&mut self, bytes: &[u8]) -> (Vec<Record>, Result<(), String>) {
         self.pending.extend_from_slice(bytes);
         let mut records = Vec::new();

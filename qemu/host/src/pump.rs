@@ -1,5 +1,5 @@
-//! Moves a process's streams. Nothing read is dropped: a stream is read to its end, and only
-//! when the process is gone and the stream stays silent for a while is it left behind.
+//! Moves a process's streams. Nothing read is dropped: a stream is read to its end, and only when
+//! the process is gone and the stream stays silent for a while is it given up.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use crate::own_stream::{own_stderr, own_stdin, own_stdout};
 
-/// How long a stream may be silent after the exit was reported before it is left behind: some
-/// other process of the guest holds it open.
+/// How long a stream may be silent after the exit was reported before it is given up: some other
+/// process of the guest holds it open.
 pub const STREAM_GRACE: Duration = Duration::from_secs(5);
 /// How often a silent stream looks for the exit.
 const LOOK: Duration = Duration::from_millis(100);
@@ -151,7 +151,7 @@ fn copy_out(mut from: &UnixStream, to: &mut impl Write, phase: &AtomicU8) -> Dra
                     _ => return Drained::LeftOpen,
                 }
             }
-            // The guest is gone, or reset the stream: what came is what there was.
+            // The guest is gone or has reset the stream, so nothing more will come.
             Err(e) if e.kind() == io::ErrorKind::ConnectionReset => break,
             Err(e) => return Drained::Failed(e.to_string()),
         }

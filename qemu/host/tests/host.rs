@@ -29,7 +29,8 @@ fn violation(misbehave: impl FnOnce(&mut FakeGuest, u64) + Send + 'static) -> St
         misbehave(&mut guest, id);
         // Holds the bridge open until the host is done.
         let mut rest = Vec::new();
-        // A reset is an end too: the host may close with bytes of ours unread.
+        // A reset is an end too, because the host may close before it has read every byte of the
+        // guest.
         drop(guest.bridge.read_to_end(&mut rest));
     });
     host.wait_connected(LONG).unwrap();
@@ -104,7 +105,7 @@ fn echo_process(guest: &mut FakeGuest, code: u32) {
     error.write_all(b"err").unwrap();
     drop(error);
     std::io::copy(&mut input, &mut output).unwrap();
-    // The exit is told before the output is read: it must not cut it.
+    // The exit is reported before the output is read, and must not cut it off.
     guest.answer(rpc, id, json!({"Result": 0, "ExitCode": code}));
     output.write_all(b"tail").unwrap();
     output.shutdown(Shutdown::Write).unwrap();

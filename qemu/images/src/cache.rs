@@ -2,7 +2,7 @@
 //!
 //! A maker holds an exclusive lock on `<key>.lock`, works in `<key>.making/` and renames the whole
 //! disk into place, so a reader sees all of it or nothing, two makers of one key take turns, and
-//! what a killed one left behind is swept by the next.
+//! the next one sweeps what a killed one has left.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};

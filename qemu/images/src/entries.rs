@@ -15,7 +15,7 @@ const RECORDS_MAX: u64 = 8 << 20;
 
 pub struct Entries<R> {
     read: R,
-    /// Contents of the current entry that have not been read, and the padding behind them.
+    /// Contents of the current entry that have not been read, and the padding after them.
     left: u64,
     padding: u64,
 }

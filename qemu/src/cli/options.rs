@@ -35,7 +35,7 @@ pub struct VmOptions {
     /// another root than the initrd: out/dist]
     #[arg(long, value_name = "DIRECTORY")]
     pub dist: Option<PathBuf>,
-    /// What the kernel mounts as its root: all but the initrd are of the shipping set
+    /// What the kernel mounts as its root: all except the initrd are of the shipping set
     #[arg(long, value_enum, default_value = "initrd", value_name = "FORM")]
     pub root: RootForm,
     /// Memory in MiB
@@ -93,7 +93,7 @@ pub enum RootForm {
     Scsi,
     /// rootfs.vhd as persistent memory
     Pmem,
-    /// rootfs.vhd checked against the hash tree behind its file system
+    /// rootfs.vhd checked against the hash tree after its file system
     Verity,
     /// rootfs.vhd checked against rootfs.hash.vhd
     VeritySplit,

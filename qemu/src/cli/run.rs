@@ -1,5 +1,5 @@
 //! `uvm run`: boots a VM, runs one container from an image in it, and is that container to the
-//! outside: its streams and its exit code. Nothing of ours is written to stdout.
+//! outside: its streams and its exit code. The tool itself writes nothing to stdout.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! SIGINT, SIGTERM and SIGHUP end the tool and leave nothing behind: QEMU dies with its keeper
+//! SIGINT, SIGTERM and SIGHUP end the tool, which leaves nothing running: QEMU dies with its keeper
 //! thread, the files of its VMs are removed here.
 
 use std::sync::mpsc::{self, Receiver, Sender};

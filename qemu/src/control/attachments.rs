@@ -100,7 +100,7 @@ impl Attachments {
         Ok(())
     }
 
-    /// Undoes all, the last one first. What cannot be undone is told.
+    /// Undoes all in reverse order. Reports what cannot be undone.
     pub fn detach_all(&mut self, vm: &Uvm) {
         for mut attached in self.attached.drain(..).rev() {
             if let Err(e) = attached.attachment.remove(vm) {

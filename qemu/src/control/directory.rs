@@ -19,7 +19,7 @@ const SUBDIRECTORY: &str = "lcow-uvm";
 /// What a Unix socket's path (107 bytes) leaves for the directory, beside the longest name.
 const LONGEST: usize = 60;
 const LONGEST_NAME: usize = 40;
-/// Another process may remove the empty directory between two steps of ours.
+/// Another process may remove the empty directory between two steps of this one.
 const ATTEMPTS: usize = 10;
 
 /// The name of a VM, which is that of its socket.
@@ -243,7 +243,7 @@ impl Drop for Socket {
     }
 }
 
-/// Removes a socket of ours, and the directory after the last one.
+/// Removes a socket of this process, and the directory after the last one.
 fn remove(path: &Path) {
     match fs::remove_file(path) {
         Ok(()) => {}

@@ -131,7 +131,7 @@ pub(super) fn attend(mut process: Process, mut channel: Channel) {
     });
 }
 
-/// Waits for the exit, and ends the reading of the client's requests behind it.
+/// Waits for the exit, and then ends the reading of the client's requests.
 fn report(mut process: Process, sender: &Sender, gone: &AtomicBool, ended: &AtomicBool) {
     let mut deadline = None;
     let reply = loop {

@@ -11,7 +11,7 @@ use uvm_host::{HostError, Tail};
 
 /// Mounts come off, disks are synced.
 const END_LIMIT: Duration = Duration::from_secs(60);
-/// For the log to close behind the VM's end.
+/// How long the log may take to close after the VM's end.
 const LAST_RECORDS: Duration = Duration::from_secs(5);
 /// How often a follower of the log is looked after.
 const LOOK: Duration = Duration::from_secs(1);
@@ -33,7 +33,7 @@ pub(super) fn logs(owner: &Owner, channel: &Channel, follow: bool) {
             return;
         }
         if owner.vm.ended().is_some() {
-            // The last records are on their way from the socket; nothing waits behind the end.
+            // The last records still come from the socket; nothing waits for them after the end.
             deadline.get_or_insert_with(|| Instant::now() + LAST_RECORDS);
             std::thread::sleep(Duration::from_millis(10));
         }

@@ -1,7 +1,7 @@
 //! The side of the process that has the VM: one thread accepts, one per connection serves.
 //!
-//! What requests share is behind locks of its own ([`Attachments`] one at a time) or of the fake
-//! host. Every wait ends with the VM, so [`Server::close`] and `Drop` can join all threads.
+//! What requests share has locks of its own ([`Attachments`] one at a time) or of the fake host.
+//! Every wait ends with the VM, so [`Server::close`] and `Drop` can join all threads.
 
 use std::io;
 use std::net::Shutdown;

@@ -182,7 +182,7 @@ impl Shell {
 
 impl Drop for Shell {
     fn drop(&mut self) {
-        // A tool that is told to end takes its VM with it.
+        // A tool that gets a signal ends its VM too.
         writeln!(self.stdin, "kill $(jobs -p) 2>/dev/null; wait; exit").ok();
         let deadline = Instant::now() + Duration::from_secs(20);
         while Instant::now() < deadline {

@@ -172,7 +172,8 @@ impl Container {
     }
 
     /// Has the mounts and the state of a container removed that has ended. Gives the addresses of
-    /// its disks: the guest has let go of them, and whoever plugged them in may unplug them.
+    /// its disks: the guest does not use them any more, and the caller may unplug what it has
+    /// plugged in.
     pub fn release(&self) -> Result<Vec<ScsiAddress>, HostError> {
         self.host.remove_layers(&root(&self.id))?;
         let disks = &self.rootfs.disks;

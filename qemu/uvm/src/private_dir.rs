@@ -86,7 +86,7 @@ fn remove(path: &Path) {
     }
 }
 
-/// Removes what killed tools left: directories of ours whose lock nobody holds.
+/// Removes what killed tools have left: their directories, whose locks nobody holds.
 fn sweep(parent: &Path) {
     let Ok(entries) = fs::read_dir(parent) else {
         return;

@@ -32,7 +32,7 @@ pub struct BootOptions {
     /// Send what a real host always sends: NegotiateProtocol and the SecurityPolicy request.
     pub negotiate: bool,
     pub limit: Duration,
-    /// How long the entropy connection stays open behind its bytes.
+    /// How long the entropy connection stays open after its bytes.
     pub entropy_hold: Duration,
     /// What the vsock device shall do wrong, for tests.
     pub faults: Faults,

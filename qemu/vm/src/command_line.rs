@@ -187,7 +187,7 @@ fn cold_disks(profile: &Profile, _: &Wiring, args: &mut Args) {
     }
 }
 
-/// One user-mode network behind a hub, and all adapters at the hub.
+/// One user-mode network at a hub, and all adapters at the same hub.
 fn network(profile: &Profile, _: &Wiring, args: &mut Args) {
     if profile.nics == 0 {
         return;

@@ -6,8 +6,8 @@
 //!                                  └─ the end  why it ended, told once it is known
 //! ```
 //!
-//! How a guest's vsock reaches this machine is told by a [`VsockWire`]; who listens there
-//! is not this crate's business.
+//! A [`VsockWire`] says how a guest's vsock reaches this machine; who listens there is not this
+//! crate's business.
 
 pub mod choice;
 mod command_line;

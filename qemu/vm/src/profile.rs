@@ -140,15 +140,15 @@ pub struct Profile {
     pub guest_log_level: String,
     /// More flags for the service.
     pub service_flags: Vec<String>,
-    /// More kernel options, behind ours, as a host's user options.
+    /// More kernel options, after the tool's own, like a host's user options.
     pub kernel_options: Vec<String>,
-    /// Everything on the kernel line from `--` on, instead of ours.
+    /// Everything on the kernel line from `--` on, instead of the tool's own words.
     pub init_line: Option<String>,
     /// The kernel talks to the serial console, so that a panic is seen.
     pub serial_console: bool,
     /// All kernel messages on the console instead of `quiet`.
     pub verbose_boot: bool,
-    /// Of the host in kHz; a microvm that has to measure it hangs now and then.
+    /// Of the host in kHz. A microvm that has to measure it sometimes hangs.
     pub tsc_khz: Option<u64>,
     pub vsock: VsockWish,
     /// SCSI controllers, 1 to 4.

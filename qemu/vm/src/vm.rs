@@ -1,4 +1,4 @@
-//! QEMU as a child: started with everything it needs, watched, and never left behind.
+//! QEMU as a child: started with everything it needs, watched, and never left running.
 //!
 //! A keeper thread starts it (the kernel kills QEMU when that thread ends, however the tool
 //! ends), reads its stderr, and reaps it. The console thread keeps the serial console. Whoever

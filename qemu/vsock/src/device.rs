@@ -124,7 +124,8 @@ impl Backend {
         Ok(())
     }
 
-    /// Gives the guest what there is, as far as it has free buffers; true when there was some.
+    /// Gives the guest what there is, as far as it has free buffers. Returns whether there was
+    /// anything.
     fn give_packets(&mut self, vring: &mut VringState<Memory>) -> Result<bool, QueueError> {
         if !vring.get_queue().ready() {
             return Ok(false);

@@ -337,7 +337,7 @@ fn vhost_user(error: DaemonError) -> Error {
     Error::VhostUser(error.to_string())
 }
 
-/// A panic elsewhere leaves numbers and sockets behind, nothing that could not be used.
+/// A panic elsewhere leaves numbers and sockets, which can all still be used.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -96,7 +96,7 @@ impl Table {
         self.entries.get_mut(&id)
     }
 
-    /// The connection behind `id`, if it is one.
+    /// The connection that `id` names, if it is one.
     pub fn live(&mut self, id: u64) -> Option<&mut Connection<UnixStream>> {
         match &mut self.entries.get_mut(&id)?.state {
             State::Live(connection) => Some(connection),

@@ -257,7 +257,7 @@ fn streams_between_guest_and_host() {
     assert_eq!(read_all(&stream), b"all of stdin");
     assert_eq!(vm.answer(), "all of stdin");
 
-    // 64 MiB each way; both senders close right behind the last byte.
+    // 64 MiB each way. Both senders close right after the last byte.
     let listener = vm.listen(2002);
     vm.order(&format!("send 2002 11 {}", 64 * MIB));
     let got = read_all(&accept(&listener));

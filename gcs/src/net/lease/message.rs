@@ -114,7 +114,7 @@ impl TryFrom<String> for Lease {
     }
 }
 
-/// An answer as far as it matters.
+/// The parts of an answer that matter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Answer {
     pub kind: MessageKind,

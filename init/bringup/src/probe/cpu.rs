@@ -118,7 +118,7 @@ pub struct Cpu {
 pub struct Hypervisor {
     pub name: &'static str,
     pub signature: String,
-    /// A second interface beside the first: KVM behind Hyper-V's, say.
+    /// A second interface besides the first, for example KVM's besides Hyper-V's.
     pub second_signature: Option<String>,
     /// `Hv#1` and what follows is there.
     pub is_hyperv: bool,

@@ -21,7 +21,7 @@ fn beside(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// A configuration that has all that is asked for, whatever that will be, but for some options.
+/// A configuration that has everything that is asked for, except for some options.
 fn config(without: &[&str]) -> String {
     let mut set = BTreeSet::new();
     let rows = REQUIREMENTS.lines().filter(|line| !line.starts_with('#'));

@@ -169,7 +169,7 @@ const SCENARIOS: &[(u16, Scenario)] = &[
         for _ in 0..RACES {
             let mounted = vm.container("true").mount()?;
             let id = mounted.plan().id().to_owned();
-            // Two frames, one behind the other: the second is read while the first is worked on.
+            // Two frames, one after the other: the second is read while the first is worked on.
             vm.register(&id);
             let create = json!({"ContainerConfig": mounted.plan().document().to_string()});
             let mut create = vm.send(Rpc::Create, &id, create)?;
@@ -179,7 +179,7 @@ const SCENARIOS: &[(u16, Scenario)] = &[
             drop(mounted.created());
             match seen.code() {
                 codes::INVALID_STATE => return Ok(()),
-                // The wait came before the registration, or behind the end of Create.
+                // The wait came before the registration, or after the end of Create.
                 codes::NOT_FOUND | codes::ELEMENT_NOT_FOUND => {}
                 _ => return seen.is(codes::INVALID_STATE),
             }

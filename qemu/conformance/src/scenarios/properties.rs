@@ -343,7 +343,7 @@ const SCENARIOS: &[(u16, Scenario)] = &[
         )?;
         // The limit is real: what went through before does not fit any more.
         same("what went through", "0", hog()?.as_str())?;
-        // What the kernel refuses is told, and the container goes on as it was.
+        // What the kernel refuses is reported, and the container goes on as it was.
         let why = refused(
             constrain(&vm, id, json!({"cpu": {"cpus": "999"}})),
             codes::FAIL,

@@ -51,7 +51,8 @@ impl Records {
     }
 }
 
-/// Has the kernel log something and waits until the guest sent it: what came before is there.
+/// Makes the kernel log something and waits until the guest has sent it. What was logged before has
+/// then arrived.
 pub(super) fn settle(vm: &Guest) -> Checked {
     let marker = format!("marker {}", vm.fresh("settled"));
     vm.sh(&format!("echo '<3>{marker}' > /dev/kmsg"))?;

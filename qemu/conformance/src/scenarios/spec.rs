@@ -35,7 +35,7 @@ fn with_device<'g>(plan: Plan<'g>, path: &str) -> Plan<'g> {
     plan.edit(|spec| spec["linux"]["devices"] = json!([device]))
 }
 
-/// The disk with the tools: a device that every VM of ours has and no container may use unasked.
+/// The disk with the tools: a device that every VM of the run has and no container may use unasked.
 struct TheDisk {
     path: String,
     major: u64,

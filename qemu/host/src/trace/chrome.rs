@@ -49,7 +49,7 @@ impl Family {
     }
 }
 
-/// Times are told to the nanosecond; sums of such floats are off by less.
+/// Times are written to the nanosecond; sums of such floats are off by less.
 const SLACK: f64 = 1e-3;
 
 impl Span {

@@ -1,4 +1,4 @@
-//! The guest's clock in terms of ours.
+//! The guest's clock in terms of the host's.
 //!
 //! Each request gives bounds, as in NTP: the guest cannot have read it before we wrote it, nor
 //! answered after we had its answer. With `t0`, `t3` (ours: written, answer read) and `t1`, `t2`

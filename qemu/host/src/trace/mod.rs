@@ -58,7 +58,7 @@ struct HostSpan {
 #[derive(Debug, Default)]
 struct Collected {
     spans: BTreeMap<SpanId, HostSpan>,
-    /// Stages under way, outermost first.
+    /// Stages in progress, outermost first.
     stages: Vec<SpanId>,
     guest: guest::Collected,
 }

@@ -37,7 +37,7 @@ impl FakeGuest {
 
     /// The next request, with its payload decoded.
     pub fn request(&mut self) -> Option<(Rpc, u64, Value)> {
-        // Requests have no upper limit, but those of the tests fit.
+        // Requests have no upper limit; those of the tests fit.
         let frame = wire::read_frame(&mut self.bridge).unwrap()?;
         let rpc = Rpc::of(frame.message).unwrap();
         Some((

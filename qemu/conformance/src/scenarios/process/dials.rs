@@ -50,7 +50,7 @@ fn busybox(words: &[&str]) -> Value {
     json!({"CommandArgs": words, "CreateInUtilityVM": true})
 }
 
-/// With one port that refuses, those before it were dialled and those behind it were not.
+/// With one port that refuses, those before it were dialled and those after it were not.
 pub fn in_order(lab: &mut Lab) -> Checked {
     let vm = lab.guest()?;
     vm.tools()?;

@@ -88,7 +88,7 @@ pub fn command_lines(lab: &mut Lab) -> Checked {
     let cases: Vec<Case> = serde_json::from_str(cases)?;
     let vm = lab.guest()?;
     let show = format!("{PLACE}/{}", vm.fresh("show"));
-    // Every word with a NUL behind it.
+    // Every word, each ended by a NUL.
     vm.sh(&format!(
         "mkdir -p {PLACE}; printf '%s' 'for word; do printf \"%s\\0\" \"$word\"; done' > {show}"
     ))?;

@@ -180,7 +180,7 @@ fn append_hash_tree(file: &Path) -> Checked<String> {
     Ok(root)
 }
 
-/// Changes one bit in the block that holds nothing but 0x5a.
+/// Changes one bit in the block that holds only 0x5a.
 fn flip_a_bit(file: &Path) -> Checked {
     let data = fs::read(file)?;
     let mut blocks = data.chunks(BLOCK);

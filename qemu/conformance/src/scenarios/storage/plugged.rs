@@ -146,7 +146,7 @@ pub fn mapped(vm: &Guest) -> Checked<Vec<String>> {
     Ok(names.lines().map(str::to_owned).collect())
 }
 
-/// A tool of this machine on a file of ours.
+/// Runs a tool of this machine on a file of the test.
 pub fn tool(words: &[&str], file: &Path) -> Checked {
     let mut command = Command::new(words[0]);
     command.args(&words[1..]).arg(file).env("PATH", tool_path());
