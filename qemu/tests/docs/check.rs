@@ -48,12 +48,18 @@ fn make(root: &Path, args: &[&str]) -> Result<(), String> {
 
 /// `cargo test -p PACKAGE --test FILE [NAME]`.
 fn cargo(root: &Path, args: &[&str]) -> Result<(), String> {
+    let args: Vec<&str> = args
+        .iter()
+        .copied()
+        .take_while(|arg| *arg != "--")
+        .collect();
     let value = |name: &str| {
         let at = args.iter().position(|arg| *arg == name)?;
         args.get(at + 1).copied()
     };
     let package = value("-p").ok_or("no package is named")?;
-    let tests = ["", "qemu/"].map(|above| root.join(format!("{above}{package}/tests")));
+    let folder = package.strip_prefix("uvm-").unwrap_or(package);
+    let tests = ["", "qemu/"].map(|above| root.join(format!("{above}{folder}/tests")));
     let tests = tests
         .iter()
         .find(|dir| dir.is_dir())
