@@ -6,7 +6,7 @@
 //! initrd.manifest.json ─────────────────┘
 //! ```
 //!
-//! The list is data: what else ships is one row more.
+//! The list is data: a further file is one more row.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
@@ -191,7 +191,7 @@ fn replace(output: &Path, files: &[Staged], epoch: u32) -> Result<(), Error> {
     let parent = output.parent().filter(|parent| *parent != Path::new(""));
     let parent = parent.unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(Error::io("cannot create", parent))?;
-    // Beside it, so that it can be renamed; gone when anything fails.
+    // It lies beside `output`, so that it can be renamed. It is removed when anything fails.
     let work = tempfile::Builder::new()
         .prefix(".dist-")
         .tempdir_in(parent)
@@ -226,7 +226,7 @@ fn replace(output: &Path, files: &[Staged], epoch: u32) -> Result<(), Error> {
     }
     moved(&new, output).inspect_err(|_| {
         if there {
-            // What was there is better than nothing; the first error is the one to tell.
+            // The old directory is put back. The first error is the one to report.
             fs::rename(&old, output).ok();
         }
     })

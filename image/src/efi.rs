@@ -1,6 +1,6 @@
 //! A disk that UEFI boots from: a GUID partition table with one EFI system partition (FAT32), which
-//! holds files at their paths. Made without root, and the same files give the same bytes: times are
-//! FAT's first day, the volume's serial number and all GUIDs come from the content.
+//! holds files at their paths. It is made without root, and the same files give the same bytes:
+//! times are FAT's first day, and the volume's serial number and all GUIDs come from the content.
 
 use std::io::{Cursor, Read, Seek, SeekFrom, Write};
 
@@ -10,7 +10,7 @@ use gptman::{GPTPartitionEntry, GPT};
 use crate::vhdx::SECTOR;
 use crate::{identity, sha256, Error};
 
-/// Where firmware looks for a program on a disk it knows nothing of.
+/// Where firmware looks for a program on an unknown disk.
 pub const BOOT_PROGRAM: &str = "EFI/BOOT/BOOTX64.EFI";
 const MIB: usize = 1 << 20;
 /// FAT32 has at least 65,525 clusters, and firmware need not read smaller FATs on a disk.
@@ -78,7 +78,7 @@ fn partition(files: &[(&str, &[u8])], hash: &str) -> Result<Vec<u8>, Error> {
         .seek(SeekFrom::Start(0))
         .map_err(failed("reading it"))?;
     {
-        // No clock is compiled into the crate: every time is its first.
+        // The crate has no clock compiled in, so every time is the earliest one.
         let fs = FileSystem::new(&mut volume, FsOptions::new()).map_err(failed("reading it"))?;
         for (path, bytes) in files {
             let mut at = fs.root_dir();

@@ -1,9 +1,9 @@
 //! A tree as an ext4 file system that is only read, by Debian's e2fsprogs and without root.
 //!
 //! `mke2fs` makes an empty one with a UUID that is given, `debugfs` fills it from a script, and
-//! `e2fsck` proves it. Both take the time from `E2FSPROGS_FAKE_TIME`, so nothing of the machine
-//! gets in: the same tree, time and release of e2fsprogs give the same bytes. No journal: nobody
-//! writes to it, and a journal would have to be replayed.
+//! `e2fsck` proves it. Both take the time from `E2FSPROGS_FAKE_TIME`, so the same tree, time and
+//! release of e2fsprogs give the same bytes on any machine. There is no journal, because nobody
+//! writes to the file system.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::Error;
 
 const BLOCK: usize = 4096;
 const INODES_PER_BLOCK: usize = 16;
-/// Instead of the machine's, which has no say: all is spelt out.
+/// The configuration that replaces the machine's. It spells everything out.
 const CONFIG: &str = "mke2fs.conf";
 const TYPES: &str = "[defaults]\nblocksize = 4096\n[fs_types]\next4 = {\nblocksize = 4096\n}\nrootfs = {\nblocksize = 4096\n}\n";
 const FEATURES: &str =
@@ -23,7 +23,7 @@ const FEATURES: &str =
 /// The file system's bytes, whole blocks. `work` takes the files on the way.
 ///
 /// # Errors
-/// e2fsprogs are missing or object, or a name has a line break.
+/// e2fsprogs are missing or fail, or a name has a line break.
 pub fn write(tree: &Tree, epoch: u32, id: &str, work: &Path) -> Result<Vec<u8>, Error> {
     let image = work.join("rootfs.ext4");
     let script = work.join("script");
@@ -89,7 +89,7 @@ fn fill(tree: &Tree, work: &Path) -> Result<String, Error> {
                 (make, 0o100_000)
             }
             Kind::Same(same) => {
-                // Behind all files; the tool does not count names.
+                // Links come after all files, because the tool does not count names.
                 links += &format!("cd \"{parent}/\"\nln \"{same}\" \"{name}\"\n");
                 continue;
             }
@@ -114,7 +114,7 @@ fn fill(tree: &Tree, work: &Path) -> Result<String, Error> {
 /// Runs a tool of e2fsprogs. Any complaint is a failure: debugfs ends with 0 after errors.
 fn run(tool: &'static str, work: &Path, epoch: &str, arguments: &[&OsStr]) -> Result<(), Error> {
     let failed = |why: String| Error::Tool { tool, why };
-    // Where they are, also for users whose PATH leaves `sbin` out.
+    // The tools are found even when PATH lacks `sbin`.
     let mut path = std::env::var_os("PATH").unwrap_or_default();
     path.push(":/usr/sbin:/sbin");
     let done = Command::new(tool)

@@ -77,8 +77,8 @@ impl Error {
     }
 }
 
-/// A GUID (version 8, as it is stored) that is the same for the same use of the same content, which
-/// is told by its hash.
+/// A GUID (version 8, as it is stored) that is the same for the same use of the same content. The
+/// content's hash identifies it.
 pub(crate) fn identity(of: &str, content: &str) -> [u8; 16] {
     use sha2::Digest;
     let hash = sha2::Sha256::digest(format!("{of} {content}"));

@@ -69,7 +69,7 @@ struct Build {
     /// NAME=FILE: a file that the profile asks for.
     #[arg(long, value_parser = pair)]
     input: Vec<(String, String)>,
-    /// NAME=TEXT: what stands for {NAME} in the texts of the profile.
+    /// NAME=TEXT: what replaces {NAME} in the texts of the profile.
     #[arg(long, value_parser = pair)]
     value: Vec<(String, String)>,
     /// Seconds since 1970: the time of every entry.
@@ -132,7 +132,7 @@ struct Sbom {
     metadata: PathBuf,
     #[arg(long)]
     lock: PathBuf,
-    /// JSON: a list of what is no crate.
+    /// JSON: a list of the components that are not crates.
     #[arg(long)]
     others: PathBuf,
     /// NAME=TEXT: `image`, `version` and `date`.
@@ -182,7 +182,7 @@ struct Dist {
     /// The directory that the table's files are below.
     #[arg(long)]
     top: PathBuf,
-    /// NAME=TEXT: what stands for {NAME} in the origins.
+    /// NAME=TEXT: what replaces {NAME} in the origins.
     #[arg(long, value_parser = pair)]
     value: Vec<(String, String)>,
     /// Seconds since 1970: the time of every file.
@@ -300,8 +300,8 @@ fn manifest_of(image: &Path) -> PathBuf {
     image.with_extension("manifest.json")
 }
 
-/// Writes a file whole or not at all, and only when it changes, so that nothing is made again for
-/// the same bytes.
+/// Writes a file completely or not at all, and only when it changes, so that make rebuilds nothing
+/// for the same bytes.
 fn store(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     if std::fs::read(path).is_ok_and(|old| old == bytes) {
         return Ok(());

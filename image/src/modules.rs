@@ -27,14 +27,14 @@ pub struct Module {
     pub bytes: Vec<u8>,
 }
 
-/// What became of a list.
+/// The result for a list.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Choice {
     /// Each after those that it depends on.
     pub modules: Vec<Module>,
     /// Of the listed ones, those that the kernel has built in.
     pub built_in: Vec<String>,
-    /// Those that are wanted, but not there: name and what is lost.
+    /// Those that are wanted and missing: the name, and what is lost without.
     pub missing: Vec<(String, String)>,
 }
 
@@ -86,7 +86,7 @@ fn normal(name: &str) -> String {
 struct Kernel {
     files: BTreeMap<String, PathBuf>,
     built_in: BTreeSet<String>,
-    /// Chosen already, or on the way.
+    /// Chosen already, or being chosen.
     seen: BTreeSet<String>,
 }
 
@@ -181,7 +181,7 @@ fn unpacked(path: &Path) -> Result<Vec<u8>, Error> {
     Ok(bytes)
 }
 
-/// What a module says of itself.
+/// What a module says about itself.
 #[derive(Default)]
 struct Needs {
     hard: Vec<String>,

@@ -16,7 +16,7 @@ pub enum Format {
 }
 
 /// # Errors
-/// The compressor refuses, which only lack of memory can make it do.
+/// The compressor fails, which happens only without memory.
 pub fn pack(format: Format, archive: &[u8]) -> Result<Vec<u8>, Error> {
     let failed = |error: std::io::Error| Error::Archive(format!("cannot compress: {error}"));
     match format {

@@ -21,11 +21,11 @@ struct Profile {
     entries: Vec<Row>,
 }
 
-/// One line of the table; what it is, is told by the member that it has.
+/// One line of the table. The member that it has says what it is.
 #[derive(Debug, Deserialize)]
 #[serde(untagged, deny_unknown_fields)]
 enum Row {
-    /// Links for every word of an input, except where the profile has a file already.
+    /// Links for every applet that an input lists, except where the profile has a file already.
     Applets {
         path: String,
         applets: String,
@@ -224,7 +224,7 @@ impl Reading<'_> {
     }
 }
 
-/// Adds a directory and what is in it. Modes are ours, not those of the machine's umask.
+/// Adds a directory and what is in it. Modes are fixed and do not depend on the machine's umask.
 fn add_below(
     tree: &mut Tree,
     path: &str,
@@ -259,7 +259,7 @@ fn add_below(
     Ok(())
 }
 
-/// Puts values in the place of `{name}`.
+/// Replaces each `{name}` by its value.
 pub(crate) fn substitute(text: &str, values: &BTreeMap<String, String>) -> Result<String, String> {
     let mut out = String::new();
     let mut rest = text;

@@ -7,7 +7,7 @@
 //! others          what is no crate: the kernel, the toolchain's own libraries         ─┘
 //! ```
 //!
-//! `cargo metadata` alone says too much: it merges the features of the whole workspace.
+//! `cargo metadata` alone lists too much, because it merges the features of the whole workspace.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use serde_json::{json, Value};
 
 use crate::{id, Error};
 
-/// Everything that is known about the crates, as cargo tells it.
+/// Everything that cargo says about the crates.
 pub struct Sources<'a> {
     /// `cargo tree --prefix none --format {p}`
     pub tree: &'a str,
@@ -69,7 +69,7 @@ struct Package {
     license_file: Option<String>,
     description: Option<String>,
     repository: Option<String>,
-    /// Of the registry; none for our own.
+    /// Of the registry; `None` for the crates of this workspace.
     source: Option<String>,
     manifest_path: PathBuf,
 }

@@ -76,7 +76,7 @@ impl Tree {
         }
     }
 
-    /// Checks what only the whole can show.
+    /// Checks what only the complete tree can show.
     ///
     /// # Errors
     /// The path at fault and the problem in words.

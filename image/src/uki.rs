@@ -95,7 +95,7 @@ impl Headers {
         if used + sections.len() * ROW > room || room > stub.len() {
             return Err("the stub has no room for more sections".into());
         }
-        // Behind the stub's own sections there may be symbols, which nobody loads.
+        // After the stub's own sections there may be symbols, which nobody loads.
         let (mut file_end, mut memory_end) = (room as u32, 0_u32);
         for row in (self.table..used).step_by(ROW) {
             let field = |at| get_u32(stub, row + at).unwrap_or(0);

@@ -25,7 +25,7 @@ pub struct Verity {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
     pub algorithm: String,
-    /// Of the whole tree, lower-case hexadecimal: who trusts it trusts every block.
+    /// The hash of the whole tree in lower-case hexadecimal. It vouches for every block.
     pub root_hash: String,
     pub salt: String,
     pub uuid: String,
@@ -52,7 +52,8 @@ pub struct Form {
 /// Hashes `data`, whole blocks. `disk` and `hash_disk` are the names in the two forms.
 pub fn protect(data: &[u8], disk: &str, hash_disk: &str) -> Verity {
     debug_assert!(!data.is_empty() && data.len().is_multiple_of(BLOCK));
-    // Derived, so that the same data has the same tree; its use is only to differ between images.
+    // The salt is derived from the data, so that the same data has the same tree. It only has to
+    // differ between images.
     let salt: [u8; SALT] = Sha256::new()
         .chain_update(b"salt")
         .chain_update(data)

@@ -3,7 +3,8 @@
 //! Source: Microsoft's "Virtual Hard Disk Image Format Specification", version 1.0: 512 bytes after
 //! the data, all numbers big-endian.
 
-/// Bytes. Linux maps persistent memory, and some hosts take disks, of whole pieces only.
+/// The size is a multiple of this many bytes. Linux maps persistent memory, and some hosts take
+/// disks, only in such pieces.
 pub const ALIGNMENT: u64 = 2 << 20;
 pub const FOOTER: usize = 512;
 /// 2000-01-01 UTC, the format's zero, in seconds since 1970.
@@ -78,7 +79,8 @@ mod tests {
 
     #[test]
     fn sizes_have_the_geometry_of_the_specification() {
-        // qemu-img has the same, but one cylinder more where the size is no whole number of them.
+        // qemu-img has the same, except for one cylinder more when the size is no whole number of
+        // cylinders.
         for (mib, want) in [(5, (150, 4, 17)), (16, (481, 4, 17)), (127, (1019, 15, 17))] {
             let (cylinders, heads, sectors) = geometry(mib * 2048);
             assert_eq!((cylinders, heads, sectors), want, "{mib} MiB");

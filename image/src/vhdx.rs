@@ -8,8 +8,8 @@
 //! 4 MiB  the blocks that hold anything but zeros
 //! ```
 //!
-//! Dynamic, so that empty parts take no room. All of its identifiers come from the content: the same
-//! disk gives the same file.
+//! The file is dynamic, so empty parts take no room. All of its identifiers come from the content,
+//! so the same disk gives the same file.
 
 use crate::{identity, sha256};
 
@@ -17,7 +17,7 @@ const MIB: usize = 1 << 20;
 /// The smallest that the format has.
 const BLOCK: usize = MIB;
 pub const SECTOR: usize = 512;
-/// As disks of today have; it says what to align to.
+/// The usual size of today's disks, to which systems align.
 const PHYSICAL_SECTOR: u32 = 4096;
 const LOG: usize = MIB;
 const METADATA: usize = 2 * MIB;

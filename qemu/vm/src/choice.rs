@@ -39,8 +39,8 @@ fn chose<T>(chosen: T, why: impl Into<String>) -> Choice<T> {
     }
 }
 
-/// Chooses the accelerator. `Auto` boots `kernel` on KVM: that the node is there, and even that
-/// it opens, does not mean that a kernel runs on it.
+/// Chooses the accelerator. `Auto` boots `kernel` on KVM, because a node that exists and opens does
+/// not mean that a kernel runs on it.
 pub fn accel(wish: AccelWish, kernel: &Path) -> Choice<Accel> {
     accel_with(wish, || openable(KVM), || probe_kvm(kernel))
 }
@@ -126,7 +126,7 @@ pub fn tsc_khz() -> Option<u64> {
 /// Looks a program up in PATH.
 pub fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    // Also where e2fsprogs are, which an ordinary user's PATH leaves out.
+    // Also the directories of e2fsprogs, which an ordinary user's PATH lacks.
     let more = ["/usr/sbin", "/sbin"].map(PathBuf::from);
     std::env::split_paths(&path)
         .chain(more)

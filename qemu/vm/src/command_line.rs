@@ -91,8 +91,8 @@ fn machine(profile: &Profile, wiring: &Wiring, args: &mut Args) {
     );
     let machine = match profile.machine {
         Machine::Q35 => "q35",
-        // The kernel leaves the PIC as it is here (ACPI says there is none), and its interrupts
-        // then come as vector 0, the divide error.
+        // The kernel does not set up the PIC here, because ACPI says that there is none. Interrupts
+        // of the PIC would then arrive as vector 0, the divide error.
         Machine::Microvm => "microvm,pic=off,pit=off",
     };
     let accel = wiring.accel.name();
@@ -138,7 +138,7 @@ fn cold_pmem(profile: &Profile, _: &Wiring, args: &mut Args) {
 
 fn pmem_slots(profile: &Profile, _: &Wiring, args: &mut Args) {
     for slot in 0..profile.pmem_slots {
-        // The root bus of this machine takes nothing while it runs.
+        // Nothing can be plugged into the root bus of a running machine of this type.
         let chassis = slot + 1;
         args.option(
             "-device",

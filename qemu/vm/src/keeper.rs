@@ -27,12 +27,12 @@ pub(crate) const KILL_LIMIT: Duration = Duration::from_secs(30);
 /// Gets told why the VM ended.
 pub(crate) type OnEnd = Arc<dyn Fn(VmEnd) + Send + Sync>;
 
-/// Where the child stands. Its pid may be signalled only while it is not reaped (`end`).
+/// The state of the child. Its pid may be signalled only until it is reaped (`end`).
 #[derive(Default)]
 struct Life {
     pid: Option<Pid>,
     end: Option<VmEnd>,
-    /// We ended it: its exit is no news.
+    /// This side has killed it, so its exit is expected.
     killed: bool,
 }
 
@@ -45,7 +45,7 @@ impl SharedLife {
     }
 }
 
-/// What is watched of the guest beside its bridge.
+/// What is watched of the guest besides its bridge.
 pub(crate) struct Watched {
     pub(crate) console: Console,
     pub(crate) stream: UnixStream,
@@ -149,7 +149,8 @@ fn keep(
     on_end: &OnEnd,
 ) {
     let spawned = child::spawn_bound(&mut command, inherit);
-    // Our copies of the child's ends go with the command: their other ends must see its death.
+    // The command holds this side's copies of the child's ends. They are dropped so that the other
+    // ends see its death.
     drop(command);
     let mut child = match spawned {
         Ok(child) => child,
@@ -184,7 +185,7 @@ fn keep(
     while let Err(nix::errno::Errno::EINTR) =
         waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT)
     {}
-    // The console first: a panic explains the exit.
+    // The console comes first, because a panic explains the exit.
     drop(watcher.join());
     let mut state = life.lock();
     let status = child.wait();

@@ -6,8 +6,7 @@
 //!                                  └─ the end  why it ended, told once it is known
 //! ```
 //!
-//! A [`VsockWire`] says how a guest's vsock reaches this machine; who listens there is not this
-//! crate's business.
+//! A [`VsockWire`] says how a guest's vsock reaches this machine; this crate does not listen there.
 
 pub mod choice;
 mod command_line;

@@ -29,7 +29,7 @@ impl Accel {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum VsockWish {
     Auto,
-    /// The vhost-user device of this crate.
+    /// The vhost-user device of this project.
     Device,
     /// `/dev/vhost-vsock`.
     Kernel,
@@ -46,7 +46,7 @@ pub enum BootForm {
     Shell,
 }
 
-/// A disk that is there from the start, on controller 0 at its place in the list.
+/// A disk that is plugged in from the start, on controller 0 at its place in the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ColdDisk {
     pub path: PathBuf,
@@ -85,8 +85,8 @@ pub enum Root {
         /// `dm-mod.create`, without quotes.
         create: String,
     },
-    /// The first disk has it all, kernel and kernel line included, and firmware starts it. What the
-    /// profile says of kernel, its line and the guest's words has no effect.
+    /// The first disk has it all, kernel and kernel line included, and firmware starts it. The
+    /// profile's kernel, kernel line and words for the guest have no effect.
     Uefi {
         /// UEFI for QEMU (OVMF), code and variables in one file.
         firmware: PathBuf,
@@ -153,10 +153,10 @@ pub struct Profile {
     pub vsock: VsockWish,
     /// SCSI controllers, 1 to 4.
     pub controllers: u8,
-    /// Behind those of the root.
+    /// They come after those of the root.
     pub disks: Vec<ColdDisk>,
-    /// Persistent memory devices (`/dev/pmem<n>`), raw files of whole 2 MiB, behind the root's. Needs
-    /// PCI.
+    /// Persistent memory devices (`/dev/pmem<n>`), raw files of whole 2 MiB, after the root's.
+    /// Needs PCI.
     pub pmem: Vec<PathBuf>,
     /// Places for more of them, to be plugged in later (`Qmp::plug_pmem`).
     pub pmem_slots: u8,
@@ -223,7 +223,7 @@ impl Profile {
     }
 }
 
-/// 0 for a file that is not there: QEMU says it better.
+/// 0 for a missing file, whose error from QEMU is better.
 fn length(file: &Path) -> u64 {
     std::fs::metadata(file).map_or(0, |metadata| metadata.len())
 }

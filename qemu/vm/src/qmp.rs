@@ -53,7 +53,7 @@ impl Qmp {
         Ok(qmp)
     }
 
-    /// Runs one command; events that come meanwhile are kept.
+    /// Runs one command. Events that arrive meanwhile are kept.
     pub fn command(&mut self, name: &str, arguments: Value) -> Result<Value, QmpError> {
         let id = self.next;
         self.next += 1;
@@ -185,7 +185,7 @@ impl Qmp {
             "channel": 0, "scsi-id": 0, "lun": address.lun}),
         );
         if let Err(e) = device {
-            // The first error is the one to tell.
+            // The first error is the one to report.
             drop(self.command("blockdev-del", json!({"node-name": node})));
             return Err(e);
         }
@@ -209,18 +209,18 @@ impl Qmp {
             "bus": format!("port{slot}")}),
         );
         if let Err(e) = device {
-            // The first error is the one to tell.
+            // The first error is the one to report.
             drop(self.command("object-del", json!({"id": id})));
             return Err(e);
         }
         Ok(())
     }
 
-    /// Unplugs a disk; the guest should have let go of it before.
+    /// Unplugs a disk, which the guest should not use any more.
     pub fn unplug(&mut self, address: &ScsiAddress, limit: Duration) -> Result<(), QmpError> {
         let node = address.node();
         match self.command("device_del", json!({"id": node})) {
-            // An attempt before this one timed out, and then it went.
+            // An earlier attempt timed out, and the disk went away afterwards.
             Err(QmpError::Refused { text, .. }) if text.contains("not found") => {}
             asked => {
                 asked?;

@@ -1,8 +1,8 @@
 //! QEMU as a child: started with everything it needs, watched, and never left running.
 //!
-//! A keeper thread starts it (the kernel kills QEMU when that thread ends, however the tool
-//! ends), reads its stderr, and reaps it. The console thread keeps the serial console. Whoever
-//! learns first why the VM ended (panic on the console, QEMU's exit) tells the host.
+//! A keeper thread starts it (the kernel kills QEMU when that thread ends, however the tool ends),
+//! reads its stderr, and reaps it. The console thread keeps the serial console. The thread that
+//! first learns why the VM has ended (a panic on the console, QEMU's exit) tells the host.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -32,8 +32,8 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// Starts QEMU; `on_end` hears why it ended, from another thread, maybe more than once (the
-    /// first is the best).
+    /// Starts QEMU. Another thread calls `on_end` with the reason of its end, perhaps more than
+    /// once; the first reason is the best.
     pub fn start(
         profile: &Profile,
         accel: Accel,
@@ -78,7 +78,7 @@ impl Vm {
         let keeper = Keeper::start(command, inherit, watched, Arc::new(on_end))?;
         let qmp = match Qmp::connect(qmp) {
             Ok(qmp) => qmp,
-            // QEMU refused its arguments, most likely: its stderr says which.
+            // Most likely QEMU has refused an argument, which its stderr names.
             Err(QmpError::Closed { .. }) => {
                 let end = keeper.wait(KILL_LIMIT)?;
                 return Err(VmError::Ended { end });
@@ -133,7 +133,7 @@ impl Vm {
     }
 }
 
-/// QEMU's own words for a file that is not there do not say what it was for.
+/// QEMU's own error for a missing file does not say what the file was for.
 fn all_readable(profile: &Profile) -> Result<(), VmError> {
     if !matches!(profile.root, Some(Root::Uefi { .. })) {
         readable("kernel", &profile.kernel)?;

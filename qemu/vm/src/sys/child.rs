@@ -19,7 +19,7 @@ pub fn spawn_bound(command: &mut Command, inherit: Vec<OwnedFd>) -> io::Result<C
     let before_exec = move || {
         prctl::set_pdeathsig(Signal::SIGKILL)?;
         if getppid() != parent {
-            // The parent went before the line above could tell.
+            // The parent had ended before the line above took effect.
             return Err(io::ErrorKind::NotConnected.into());
         }
         nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;

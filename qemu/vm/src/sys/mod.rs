@@ -1,4 +1,4 @@
-//! The one thing of this side that safe code cannot say: what a child does before its exec.
+//! What safe code cannot express: what a child does before its exec.
 #![allow(unsafe_code)] // The only module of the crate with `unsafe`.
 
 pub mod child;
