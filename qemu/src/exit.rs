@@ -1,5 +1,5 @@
-//! How the tool ends: its codes, and what has to happen before it ends in the middle of something
-//! by a signal, which is done by `Drop` otherwise.
+//! How the tool ends: its exit codes, and the clean-up when a signal ends it, which `Drop` does
+//! otherwise.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -32,7 +32,7 @@ type Hook = Box<dyn FnOnce() + Send>;
 
 static HOOKS: Mutex<Vec<Hook>> = Mutex::new(Vec::new());
 
-/// Has [`run`] call `hook` as well; it must be harmless when its work is done already.
+/// Makes [`run`] call `hook` too. The hook must be harmless when its work is done already.
 pub fn at_exit(hook: impl FnOnce() + Send + 'static) {
     HOOKS
         .lock()

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-/// A run of `uvm run WORDS` with a directory of its own for temporary files.
+/// A run of `uvm run ARGS` with a directory of its own for temporary files.
 fn run(words: &[&str], input: &[u8]) -> Option<Output> {
     let (kernel, initrd) = (common::kernel()?, common::initrd()?);
     let temp = tempfile::tempdir().unwrap();

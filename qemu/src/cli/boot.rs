@@ -1,4 +1,4 @@
-//! `uvm boot`: a VM, how long it took, and its log until somebody has seen enough.
+//! `uvm boot`: boots a VM, says how long that took, and shows its log until Ctrl-C.
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};

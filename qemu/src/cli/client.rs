@@ -32,7 +32,7 @@ pub struct Inside {
     pub container: Option<String>,
 }
 
-/// The tool's own end after a refusal that says which.
+/// Ends with the exit code that the refusal names, if it names one.
 pub fn refused(error: ControlError) -> anyhow::Result<ExitCode> {
     match error {
         ControlError::Refused {

@@ -1,5 +1,5 @@
-//! `uvm exec`: a process with our standard streams and its exit code: of a VM that is booted for
-//! it, or of one that runs and perhaps of a container in it.
+//! `uvm exec`: runs a process with the tool's standard streams and ends with its exit code. The
+//! process is in a VM that is booted for it, or in one that runs, and perhaps in a container there.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ pub struct Exec {
     #[arg(long, short, conflicts_with = "no_stdin")]
     terminal: bool,
     /// The program and its arguments
-    #[arg(last = true, required = true, value_name = "WORDS")]
+    #[arg(last = true, required = true, value_name = "ARGS")]
     words: Vec<String>,
 }
 
@@ -136,14 +136,14 @@ impl Exec {
     }
 }
 
-/// Runs a process of our own VM to its end, on this terminal if it has one.
+/// Runs a process of the tool's own VM to its end, on this terminal if it has one.
 pub fn relay(process: Process, on_terminal: bool) -> Result<u32, HostError> {
     if !on_terminal {
         return process.relay();
     }
     let resize = process.resizer();
     terminal::follow(move |rows, columns| {
-        // It may have ended just now.
+        // The process may have just ended.
         if let Err(e) = resize(rows, columns) {
             log::debug!("{e}");
         }
@@ -164,7 +164,7 @@ pub fn relay_terminal(which: &Which, mut order: wire::Exec) -> Result<u32, Contr
     let remote = which.connect()?.exec(order)?;
     let sender = remote.sender()?;
     terminal::follow(move |rows, columns| {
-        // It may have ended just now.
+        // The process may have just ended.
         if let Err(e) = sender.send(&Request::Resize { rows, columns }) {
             log::debug!("{e}");
         }

@@ -1,4 +1,5 @@
-//! `uvm ps`, `stats`, `logs` and `stacks`: what runs, what it uses, what it said, what it does.
+//! `uvm ps`, `stats`, `logs` and `stacks`: what runs, what it uses, what it has logged, and what it
+//! is doing.
 
 use std::process::ExitCode;
 

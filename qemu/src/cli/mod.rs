@@ -112,7 +112,7 @@ pub fn main() -> ExitCode {
     })
 }
 
-/// The exit code of a process of the guest as ours; codes above 255 cannot be had.
+/// The exit code of a process of the guest as the tool's own, which cannot be above 255.
 pub fn exit_code(code: u32) -> ExitCode {
     u8::try_from(code).unwrap_or(u8::MAX).into()
 }

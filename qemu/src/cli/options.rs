@@ -149,7 +149,7 @@ impl VmOptions {
         profile.console_log.clone_from(&self.console_log);
         profile.kernel_options.extend(self.append.clone());
         profile.service_flags.extend(self.gcs_flags.clone());
-        // What is not shown need not be sent, but a report may want it.
+        // The guest sends more than is shown, because a report may need it.
         profile.guest_log_level = match self.log_level {
             Level::Trace => "trace".into(),
             _ => "debug".into(),
@@ -177,7 +177,7 @@ impl VmOptions {
         self.trace.clone().unwrap_or_default()
     }
 
-    /// What of the tool's own log is shown.
+    /// The level from which the tool's own log is shown.
     pub fn log_filter(&self) -> LevelFilter {
         match self.verbose {
             true => LevelFilter::Debug,
@@ -192,8 +192,8 @@ impl VmOptions {
 
     /// Boots a profile made from [`VmOptions::profile`].
     pub fn boot_profile(&self, mut profile: Profile, progress: &Progress) -> anyhow::Result<Uvm> {
-        // The clock of Hyper-V is not there, and a guest that looks for it warns. Before the
-        // user's own flags, which may say otherwise.
+        // There is no clock of Hyper-V, and a guest that looks for it warns. The flag comes before
+        // the user's own flags, which may override it.
         profile.service_flags.insert(0, "-disable-time-sync".into());
         log_to_stderr(progress, self.log_filter());
         progress.doing("booting the VM");
@@ -229,7 +229,7 @@ impl VmOptions {
     }
 }
 
-/// Opens it at once, so that a place that cannot be written is known before anything is done.
+/// Opens the file at once, so that an error comes before anything else is done.
 fn trace_file(path: &str) -> Result<Recorder, String> {
     Recorder::to_file(path.as_ref()).map_err(|e| format!("it cannot be written: {e}"))
 }
@@ -247,8 +247,8 @@ pub(super) fn level() -> impl TypedValueParser<Value = Level> {
 
 fn shown(record: &Record, from: Level) -> bool {
     let of_kernel = record.fields.contains_key("kmsg");
-    // The guest lets go of a disk before QEMU unplugs it, as hosts have it, and QEMU's word about
-    // that then finds none.
+    // The guest forgets a disk before QEMU unplugs it, as with a real host. QEMU's event then finds
+    // no disk.
     let text = record.message.trim_end();
     let unplugged = text.starts_with("virtio_scsi: SCSI device") && text.ends_with("not found");
     match record.level {

@@ -1,4 +1,4 @@
-//! Lists on standard output. A reader that has seen enough (`| head`) is no failure.
+//! Lists on standard output. A reader that stops early (`| head`) is no failure.
 
 use std::fmt::Display;
 use std::io::{self, Write};

@@ -21,7 +21,7 @@ pub struct OwnerOptions {
 }
 
 impl OwnerOptions {
-    /// To be called before the boot: a name that is taken costs nothing then.
+    /// To be called before the boot, so that a name in use is found early.
     pub fn prepare(&self, profile: &mut Profile) -> Result<(), ControlError> {
         if let Some(name) = &self.name {
             Directory::of_user().check_free(name)?;
@@ -32,8 +32,8 @@ impl OwnerOptions {
         Ok(())
     }
 
-    /// Lets other processes reach the VM. Without a socket it runs as well, unless somebody
-    /// counts on its name.
+    /// Lets other processes reach the VM. Without a socket the VM runs too, unless its name was
+    /// chosen.
     pub fn serve(
         &self,
         command: &'static str,
@@ -61,7 +61,8 @@ impl OwnerOptions {
     }
 }
 
-/// Ends the VM in good order. The server goes last: who waits for the end gets its answer.
+/// Powers the VM off. The server ends last, so that a client that waits for the end gets its
+/// answer.
 pub fn power_off(vm: &Uvm, server: Option<Server>) -> anyhow::Result<std::time::Duration> {
     let mut server = server;
     if let Some(server) = &mut server {

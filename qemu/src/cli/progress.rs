@@ -1,4 +1,4 @@
-//! Words for a waiting person: on stderr, and moving only when that is a terminal.
+//! Progress for a waiting person, on stderr. It moves only when that is a terminal.
 
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -15,7 +15,7 @@ impl Progress {
             return Self(ProgressBar::hidden());
         }
         let bar = ProgressBar::new_spinner();
-        // The template is a constant: without it the default does.
+        // The template is a constant. If it were wrong, the default would do.
         if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed}") {
             bar.set_style(style);
         }
@@ -27,7 +27,7 @@ impl Progress {
         self.0.enable_steady_tick(Duration::from_millis(100));
     }
 
-    /// Takes the spinner away.
+    /// Removes the spinner.
     pub fn done(&self) {
         self.0.disable_steady_tick();
         self.0.finish_and_clear();
@@ -60,7 +60,7 @@ impl log::Log for Logger {
     fn flush(&self) {}
 }
 
-/// Shows what the library says from `level` on.
+/// Shows log records of the libraries from `level` on.
 pub fn log_to_stderr(progress: &Progress, level: log::LevelFilter) {
     // A second call keeps the first logger and changes the level.
     drop(log::set_boxed_logger(Box::new(Logger(progress.clone()))));

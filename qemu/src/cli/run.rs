@@ -1,5 +1,5 @@
-//! `uvm run`: boots a VM, runs one container from an image in it, and is that container to the
-//! outside: its streams and its exit code. The tool itself writes nothing to stdout.
+//! `uvm run`: boots a VM, runs one container from an image in it, and has that container's streams
+//! and exit code. The tool itself writes nothing to stdout.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -31,10 +31,10 @@ const LUNS: usize = 64;
 /// Controllers that an LCOW VM can have.
 const CONTROLLERS: usize = 4;
 
-// The container's stderr is ours: warnings of the guest's kernel are not for it.
+// The container's stderr is the tool's own, so warnings of the guest's kernel do not go there.
 #[derive(Debug, Args)]
 #[command(mut_arg("log_level", |arg| arg.default_value("error")))]
-// `-v` is for volumes here, as people have it in their fingers; `--verbose` stays.
+// `-v` is for volumes here, as in other tools. `--verbose` stays.
 #[command(mut_arg("verbose", |arg| arg.short(None)))]
 pub struct Run {
     #[command(flatten)]
@@ -44,7 +44,7 @@ pub struct Run {
     #[command(flatten)]
     owner: OwnerOptions,
     /// The program and its arguments, instead of the image's command
-    #[arg(last = true, value_name = "WORDS")]
+    #[arg(last = true, value_name = "ARGS")]
     words: Vec<String>,
 }
 
@@ -210,8 +210,8 @@ impl Run {
         Ok(())
     }
 
-    /// Gives the VM room for the container's disks, and adapters if it is to have a network; says
-    /// which.
+    /// Gives the VM room for the container's disks, and an adapter if it is to have a network.
+    /// Returns the adapter.
     fn fit(&mut self, profile: &mut Profile, image: &Image) -> anyhow::Result<bool> {
         let options = &mut self.container;
         // An attach directory and the scratch are disks, too.
@@ -288,14 +288,14 @@ impl Run {
 /// What a container has besides its root file system.
 #[derive(Default)]
 struct Storage {
-    /// In the order in which they were made; they go in the other.
+    /// In the order in which they were made. They are removed in reverse.
     attachments: Vec<Attachment>,
     /// For its spec.
     mounts: Vec<Value>,
     attach_dir: Option<AttachDir>,
 }
 
-/// What is written is on the disks and directories of this machine when it returns.
+/// When it returns, everything that was written is on the disks and directories of this machine.
 fn leave(
     vm: &Uvm,
     mut server: Option<Server>,

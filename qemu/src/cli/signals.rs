@@ -6,9 +6,9 @@ use std::sync::{Mutex, PoisonError};
 
 use nix::sys::signal::{SigSet, Signal};
 
-/// A command that wants Ctrl-C for itself takes the signals from here.
+/// The command that handles Ctrl-C itself receives the signals here.
 static TAKER: Mutex<Option<Sender<Signal>>> = Mutex::new(None);
-/// Who wants to know when the terminal gets another size.
+/// Gets a message when the size of the terminal changes.
 static RESIZED: Mutex<Option<Sender<()>>> = Mutex::new(None);
 
 /// Blocks the signals in this thread and all it starts, and waits for them in one of its own.
@@ -32,13 +32,13 @@ pub fn install() -> nix::Result<()> {
                     .as_ref()
                     .is_some_and(|resized| resized.send(()).is_err())
                 {
-                    // Nobody cares any more.
+                    // The receiver is gone.
                     *resized = None;
                 }
                 continue;
             }
             let taker = TAKER.lock().unwrap_or_else(PoisonError::into_inner).take();
-            // Once only: a second signal ends a tool that is stuck in its own end.
+            // This happens only once. A second signal ends a tool that hangs while it ends.
             if taker.is_some_and(|taker| taker.send(signal).is_ok()) {
                 continue;
             }
@@ -57,7 +57,7 @@ pub fn take() -> Receiver<Signal> {
     receive
 }
 
-/// Gets a word at every change of the terminal's size.
+/// Gets a message at every change of the terminal's size.
 pub fn resizes() -> Receiver<()> {
     let (send, receive) = mpsc::channel();
     *RESIZED.lock().unwrap_or_else(PoisonError::into_inner) = Some(send);

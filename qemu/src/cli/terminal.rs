@@ -1,5 +1,5 @@
-//! The terminal of a person while a process of the guest has it: raw, with its size followed.
-//! It gets its settings back on all ways out but SIGKILL.
+//! The terminal of a person while a process of the guest has it. It is raw, and its size is passed
+//! on. It gets its settings back however the tool ends, except by SIGKILL.
 
 use std::io::{self, IsTerminal};
 
@@ -7,7 +7,7 @@ use rustix::termios::{tcgetattr, tcgetwinsize, tcsetattr, OptionalActions, Termi
 
 use super::signals;
 
-/// Of a terminal that does not say.
+/// The size of a terminal that does not report one.
 const USUAL: (u16, u16) = (24, 80);
 
 /// Standard input as a raw terminal, until it is dropped.

@@ -36,7 +36,7 @@ impl Vsock {
         let Self {
             socket, uds, cid, ..
         } = self;
-        // A signal ends the tool at once; these are then in the way of the next one.
+        // A signal ends the tool at once, and sockets that it left would disturb the next one.
         uvm::private_dir::remove_at_exit([socket.clone(), uds.clone()]);
         uvm_vsock::serve(DeviceConfig {
             socket,

@@ -1,4 +1,4 @@
-//! What was attached to a VM while it runs, and the way back.
+//! What was attached to a running VM, and how it is detached.
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -59,8 +59,8 @@ pub struct Attachments {
 }
 
 impl Attachments {
-    /// Does what is asked for, or leaves nothing. `container`: the target's, by id, with its
-    /// directory for such things.
+    /// Does what is asked for, or leaves nothing. `container` is the target's id with its attach
+    /// directory.
     pub fn attach(
         &mut self,
         vm: &Uvm,
@@ -113,8 +113,8 @@ impl Attachments {
         self.attached.iter().map(|e| e.order.clone()).collect()
     }
 
-    /// What QEMU and the guest would take and then damage is refused here: two systems that write
-    /// to one disk.
+    /// Refuses what QEMU and the guest would accept and then damage: two systems that write to one
+    /// disk.
     fn source(&self, order: &Attach) -> Result<(u64, u64), OrderError> {
         let path = || order.source.clone();
         let found = std::fs::metadata(&order.source).map_err(|source| OrderError::Source {

@@ -8,7 +8,7 @@ use super::wire::{Channel, Exec, Reply, Request, Sender, WireError};
 use super::{ControlError, Directory};
 use uvm_host::{relay, Stdio};
 
-/// The longest of what a request waits for in the guest and in QEMU, and some.
+/// Longer than any request waits for the guest and for QEMU.
 const LIMIT: Duration = Duration::from_secs(600);
 
 /// The tool answers this by itself.
@@ -54,8 +54,8 @@ impl Client {
         }
     }
 
-    /// Asks for the log and gives every answer to `sink`, until it has seen enough or there are no
-    /// more: with `follow` when the VM ends.
+    /// Asks for the log and gives every answer to `sink`, until `sink` has seen enough or there are
+    /// no more; with `follow`, until the VM ends.
     pub fn logs(
         mut self,
         follow: bool,

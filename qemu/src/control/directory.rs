@@ -1,8 +1,8 @@
 //! Where the control sockets of a user's VMs are: `lcow-uvm` in `XDG_RUNTIME_DIR`, else
 //! `lcow-uvm-UID` in the directory for temporary files. Only its owner may enter it.
 //!
-//! A socket that nobody listens on belongs to a process that was killed. Whoever finds it removes
-//! it, with the directory locked, so that one just being made is never taken for one.
+//! A socket that nobody listens on belongs to a process that was killed. The process that finds it
+//! removes it. The directory is locked meanwhile, so that a socket that is just being made is safe.
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
@@ -16,7 +16,7 @@ use nix::fcntl::{Flock, FlockArg};
 use super::ControlError;
 
 const SUBDIRECTORY: &str = "lcow-uvm";
-/// What a Unix socket's path (107 bytes) leaves for the directory, beside the longest name.
+/// The room that a Unix socket's path (107 bytes) has for the directory besides the longest name.
 const LONGEST: usize = 60;
 const LONGEST_NAME: usize = 40;
 /// Another process may remove the empty directory between two steps of this one.
@@ -27,7 +27,7 @@ const ATTEMPTS: usize = 10;
 pub struct Name(String);
 
 impl Name {
-    /// One that hardly anybody has.
+    /// A name that hardly any other VM has.
     pub fn generate() -> Self {
         let id = uuid::Uuid::new_v4().simple().to_string();
         Self(format!("vm-{}", &id[..6]))
@@ -188,7 +188,7 @@ impl Directory {
         Flock::lock(directory, FlockArg::LockExclusive).map_err(|(_, e)| e.into())
     }
 
-    /// In a directory for everybody somebody else may have been first.
+    /// Checks the owner, because in a directory for everybody somebody else may have made it first.
     fn check(&self) -> Result<(), ControlError> {
         let found = fs::symlink_metadata(&self.path).map_err(|e| self.failed(&e))?;
         let user = nix::unistd::geteuid().as_raw();
@@ -224,7 +224,7 @@ fn remove_stale(path: &Path) -> io::Result<bool> {
             fs::remove_file(path)?;
             Ok(false)
         }
-        // It listens, and its queue is full.
+        // A process listens, and its queue is full.
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(true),
         Err(e) => Err(e),
     }

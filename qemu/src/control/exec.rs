@@ -1,6 +1,7 @@
-//! A process for a client: started here, its streams handed over, its exit told.
+//! A process for a client: it is started here, its streams are handed over, and its exit is
+//! reported.
 //!
-//! A client that goes away takes its process with it: nobody would hear of its end.
+//! When a client goes away, its process is killed, because nobody would learn of its end.
 
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,7 +30,7 @@ pub(super) fn start(owner: &Owner, order: Exec) -> Result<Process, Reply> {
         code: Some(start_failure(&e)),
     })?;
     if let Some((rows, columns)) = terminal {
-        // It has a size then, if not this one.
+        // The terminal then keeps the size that it has.
         if let Err(e) = process.resize(rows, columns) {
             log::debug!("{e}");
         }
@@ -82,7 +83,7 @@ fn launch(owner: &Owner, order: Exec) -> Result<Launch, String> {
     Ok(launch)
 }
 
-/// Hands the streams over, does what the client asks for, and tells the exit.
+/// Hands the streams over, does what the client asks for, and reports the exit.
 pub(super) fn attend(mut process: Process, mut channel: Channel) {
     let stdio = std::mem::take(&mut process.stdio);
     let streams = [stdio.stdin, stdio.stdout, stdio.stderr];

@@ -7,8 +7,8 @@
 //!     exec: the process's own streams come as descriptors, so no byte passes the server
 //! ```
 //!
-//! The process that booted a VM stays the only one that speaks with its guest and its QEMU. Its
-//! socket carries the VM's name, in a directory that only its user can enter ([`directory`]).
+//! Only the process that has booted a VM speaks with its guest and its QEMU. Its socket has the
+//! VM's name, in a directory that only its user can enter ([`directory`]).
 
 pub mod attachments;
 pub mod client;
@@ -56,7 +56,7 @@ pub enum ControlError {
     Refused {
         name: String,
         message: String,
-        /// What the tool shall end with.
+        /// The exit code of the tool.
         code: Option<u8>,
     },
     #[error("VM {name} answered with {got}: another version of the tool has it")]

@@ -9,7 +9,7 @@ use super::server::{failure, Known, Owner, Urge};
 use super::wire::{Attach, Channel, Reply, Request, Status, Stop, Target};
 use uvm_host::{HostError, Tail};
 
-/// Mounts come off, disks are synced.
+/// The guest unmounts and syncs meanwhile.
 const END_LIMIT: Duration = Duration::from_secs(60);
 /// How long the log may take to close after the VM's end.
 const LAST_RECORDS: Duration = Duration::from_secs(5);
@@ -28,7 +28,7 @@ pub(super) fn logs(owner: &Owner, channel: &Channel, follow: bool) {
         let over = owner.vm.log_is_over() || deadline.is_some_and(|at| Instant::now() >= at);
         let tail = owner.vm.wait_log_from(from, limit);
         from = tail.next;
-        // Also when there is nothing: a reader that is gone is noticed so.
+        // It is sent even when it is empty, which shows whether the reader is gone.
         if send(&tail, channel).is_err() || over || !follow {
             return;
         }
@@ -162,7 +162,7 @@ impl Owner {
             vm.vm().kill();
         } else {
             for (urge, limit) in [(Urge::Asked, grace), (Urge::Pressed, END_LIMIT)] {
-                // Told by the wait if it matters.
+                // The wait reports it if it matters.
                 if let Err(e) = (self.on_stop)(urge) {
                     log::debug!("stopping: {e}");
                 }

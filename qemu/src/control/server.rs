@@ -21,9 +21,9 @@ use uvm::attach_dir::AttachDir;
 use uvm::Uvm;
 use uvm_host::{End, HostError};
 
-/// More at once are refused; each costs a thread.
+/// The most connections at once. Each costs a thread.
 const CONNECTIONS: usize = 64;
-/// For the request after the connection.
+/// How long the request may take to arrive.
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 /// Between two attempts to accept, when there are no descriptors.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -37,7 +37,7 @@ pub struct Known {
     pub attach_dir: Option<AttachDir>,
 }
 
-/// How much somebody wants the VM to end.
+/// How urgently the VM is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Urge {
     /// What runs in it is asked to end.
@@ -54,9 +54,9 @@ pub(super) struct Owner {
     pub(super) command: &'static str,
     pub(super) vm: Arc<Uvm>,
     pub(super) containers: Vec<Known>,
-    /// Held while one is made or undone, which takes as long as the guest and QEMU do.
+    /// Held while an attachment is made or undone, which takes as long as the guest and QEMU do.
     attachments: Mutex<Attachments>,
-    /// What there is of them, for those who only want to know.
+    /// A list of the attachments, for requests that only read it.
     listed: Mutex<Vec<Attach>>,
     pub(super) on_stop: OnStop,
     pub(super) started: Instant,
@@ -88,8 +88,8 @@ struct Connections {
     open: Vec<(JoinHandle<()>, UnixStream)>,
 }
 
-/// Serves requests until it is dropped, and then kills the VM; in good order, [`Server::close`]
-/// and a power-off come before that.
+/// Serves requests until it is dropped, and then kills the VM. Normally [`Server::close`] and a
+/// power-off come before.
 pub struct Server {
     owner: Arc<Owner>,
     listener: UnixListener,
@@ -146,8 +146,8 @@ impl Server {
         &self.owner.name
     }
 
-    /// Takes no more requests, and undoes the attachments, so that what was written to them is
-    /// there. Connections that wait for the VM's end go on waiting.
+    /// Takes no more requests and undoes the attachments, so that everything written to them is on
+    /// this machine. Connections that wait for the VM's end go on waiting.
     pub fn close(&mut self) {
         self.stop_accepting();
         lock(&self.owner.attachments).detach_all(&self.owner.vm);
@@ -171,7 +171,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.stop_accepting();
-        // What waits for the guest or for QEMU must not any more.
+        // This ends every wait for the guest or for QEMU.
         self.owner.vm.vm().kill();
         self.owner.vm.end(End::Stopped);
         let open = std::mem::take(&mut lock(&self.connections).open);
@@ -248,7 +248,7 @@ fn serve(owner: &Owner, stream: UnixStream) {
         Err(e) => return log::error!("a connection of the control socket: {e}"),
     };
     let reply = match channel.receive(Some(REQUEST_LIMIT)) {
-        // Somebody only looked whether there is somebody.
+        // The connection was only a check whether the VM runs.
         Ok(None) | Err(WireError::Io(_)) => return,
         Ok(Some(Request::Logs { follow })) => return requests::logs(owner, &channel, follow),
         Ok(Some(Request::Exec(order))) => match exec::start(owner, order) {

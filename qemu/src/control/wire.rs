@@ -1,4 +1,4 @@
-//! Requests and answers, each a line of JSON; descriptors travel beside the first byte of one.
+//! Requests and answers, each a line of JSON. Descriptors travel with the first byte of a line.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut, Write};
@@ -240,7 +240,7 @@ impl Channel {
                 RecvFlags::CMSG_CLOEXEC,
             ) {
                 Err(rustix::io::Errno::INTR) => {}
-                // Gone without a word.
+                // The other end is gone.
                 Err(rustix::io::Errno::CONNRESET) => return Ok(0),
                 outcome => break outcome?.bytes,
             }

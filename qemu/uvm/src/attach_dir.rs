@@ -5,8 +5,8 @@
 //!   └─ NAME: mounted here by an attach ── propagates to the container, and so does its unmount
 //! ```
 //!
-//! Read-only, because mounts of the VM go to paths below: a container that could write there
-//! could lead them astray with symbolic links.
+//! It is read-only, because the VM mounts at paths below it. A container that could write there
+//! could redirect the mounts with symbolic links.
 
 use serde_json::{json, Value};
 

@@ -1,5 +1,5 @@
-//! What a running VM has of this machine, each at a path of the VM: directories over 9P, disk
-//! images over SCSI, files as persistent memory.
+//! Directories over 9P, disk images over SCSI and files as persistent memory that this machine
+//! gives to a running VM, each at a path of the VM.
 //!
 //! ```text
 //! directory ── diod, one per share, on the connection that the guest opens ── MappedDirectory
@@ -7,9 +7,9 @@
 //! memory    ── virtio-pmem behind a root port ── VPMemDevice
 //! ```
 //!
-//! An attach that fails leaves neither the guest nor QEMU with anything; a removal that fails can
-//! be tried again. The exception is QEMU's own: it cannot unplug persistent memory. Such a device
-//! stays, unmounted, and is used again when its file is.
+//! A failed attach leaves nothing in the guest or in QEMU, and a failed removal can be tried again.
+//! The exception is persistent memory, which QEMU cannot unplug. Such a device stays unmounted, and
+//! is used again when its file is.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -48,7 +48,7 @@ impl Attachment {
         Ok(Self::new(path, What::Share(server)))
     }
 
-    /// Mounts a disk image, of the format that its name tells, at `path` of the VM.
+    /// Mounts a disk image at `path` of the VM. Its name decides its format.
     pub fn disk(vm: &Uvm, file: &Path, path: &str, read_only: bool) -> Result<Self, AttachError> {
         Self::disk_with(vm, file, path, read_only, &[])
     }
@@ -108,8 +108,7 @@ impl Attachment {
         &self.path
     }
 
-    /// Takes it away again; nothing in the VM may use it. What an attempt that failed has done
-    /// already is no obstacle to the next.
+    /// Takes it away again; nothing in the VM may use it. It can be called again after a failure.
     pub fn remove(&mut self, vm: &Uvm) -> Result<(), AttachError> {
         let path = &self.path;
         match &mut self.what {

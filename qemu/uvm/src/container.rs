@@ -26,7 +26,7 @@ const LUNS: u32 = 64;
 /// HCS_E_SYSTEM_NOT_FOUND.
 const NOT_FOUND: i32 = 0xc037_010e_u32.cast_signed();
 
-/// What plugs disks in; QEMU, unless a test has no VM.
+/// What plugs disks in: QEMU, unless a test has no VM.
 pub trait Plug {
     fn plug(&self, file: &Path, read_only: bool) -> Result<ScsiAddress, UvmError>;
 }
@@ -48,7 +48,7 @@ pub struct Rootfs {
 }
 
 impl Rootfs {
-    /// Plugs the disks in, without a word to the guest. `scratch` is an ext4 disk that nothing else
+    /// Plugs the disks in without telling the guest. `scratch` is an ext4 disk that nothing else
     /// uses, `layers` are ext4 disks from the bottom up.
     pub fn plug(
         plug: &impl Plug,
@@ -108,7 +108,7 @@ pub fn root(id: &str) -> String {
 }
 
 impl Container {
-    /// Has the disks mounted, and their overlay.
+    /// Makes the guest mount the disks and their overlay.
     pub fn mount(host: &Host, id: &str, rootfs: Rootfs) -> Result<Self, HostError> {
         for disk in &rootfs.disks {
             host.add_disk(disk)?;
@@ -171,9 +171,9 @@ impl Container {
         exited.map(drop)
     }
 
-    /// Has the mounts and the state of a container removed that has ended. Gives the addresses of
-    /// its disks: the guest does not use them any more, and the caller may unplug what it has
-    /// plugged in.
+    /// Removes the mounts and the state of a container that has ended. Returns the addresses of its
+    /// disks: the guest does not use them any more, and the caller may unplug what it has plugged
+    /// in.
     pub fn release(&self) -> Result<Vec<ScsiAddress>, HostError> {
         self.host.remove_layers(&root(&self.id))?;
         let disks = &self.rootfs.disks;
@@ -193,7 +193,7 @@ impl Container {
 
     fn shutdown(&self, forced: bool) -> Result<(), HostError> {
         match self.host.shutdown(&self.id, forced) {
-            // Gone already, which is what is wanted (protocol 11.3).
+            // It is gone already, which is the aim (protocol 11.3).
             Err(HostError::Refused { result, .. }) if result == NOT_FOUND => Ok(()),
             outcome => outcome,
         }

@@ -1,5 +1,5 @@
-//! A running utility VM, whole: QEMU, its vsock, its Windows host, what it has of this machine,
-//! and its containers.
+//! A complete running utility VM: QEMU, its vsock, its Windows host, its disks and directories, and
+//! its containers.
 //!
 //! ```no_run
 //! # use uvm::Uvm;

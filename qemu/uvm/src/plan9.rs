@@ -1,6 +1,6 @@
 //! A 9P2000.L server as small as it can be: a directory with one file, and a note of what the
 //! client asked for. It answers exactly what the protocol says, so that what a guest sends can be
-//! judged byte by byte, and it can fall silent or hang up; for real directories there is
+//! judged byte by byte, and it can fall silent or hang up. Real directories are shared by
 //! [`crate::volume`].
 
 use std::collections::HashMap;
@@ -41,7 +41,7 @@ pub enum Mood {
 #[derive(Debug, Clone, Default)]
 pub struct Server {
     state: Arc<Mutex<(Seen, Mood)>>,
-    /// So many zeros are in the file; none: [`CONTENT`].
+    /// The number of zeros in the file; without it the content is [`CONTENT`].
     zeros: Option<u64>,
 }
 

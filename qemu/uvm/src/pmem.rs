@@ -1,5 +1,5 @@
-//! Persistent memory that was plugged into the running VM, which is for good: QEMU cannot unplug
-//! it. A device that the guest does not use any more waits for its file to be wanted again.
+//! Persistent memory that was plugged into the running VM. QEMU cannot unplug it. A device that the
+//! guest does not use any more waits until its file is attached again.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -15,7 +15,7 @@ const UNIT: u64 = 2 << 20;
 
 pub(crate) struct PmemDevices {
     machine: Machine,
-    /// Devices from before; theirs are the first numbers.
+    /// The number of devices from the start of the VM, which have the first numbers.
     cold: u32,
     slots: u8,
     plugged: Mutex<Vec<PluggedFile>>,
@@ -37,7 +37,7 @@ impl PmemDevices {
         }
     }
 
-    /// Gives the device number of a file that is plugged in now, or was before and is not used.
+    /// Plugs a file in, unless it still is and is not used. Returns its device number.
     pub(crate) fn plug(&self, vm: &Vm, file: &Path) -> Result<u32, UvmError> {
         if self.machine == Machine::Microvm {
             return Err(UvmError::NoPci);

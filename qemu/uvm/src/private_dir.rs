@@ -1,5 +1,5 @@
-//! The directory that holds all files of one VM. It goes when its owner is dropped, and on a
-//! signal ([`remove_all`]); what a killed tool left is removed by the next one.
+//! The directory that holds all files of one VM. It is removed when its owner is dropped, and on a
+//! signal ([`remove_all`]). The next tool removes what a killed one has left.
 
 use std::fs::{self, File};
 use std::io;
@@ -60,14 +60,14 @@ impl Drop for PrivateDir {
     }
 }
 
-/// Removes the directories of all VMs of this process; for its last moment.
+/// Removes the directories of all VMs of this process, just before its end.
 pub fn remove_all() {
     for path in ALL.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
         remove(&path);
     }
 }
 
-/// Has [`remove_all`] remove more paths.
+/// Makes [`remove_all`] remove more paths.
 pub fn remove_at_exit(paths: impl IntoIterator<Item = PathBuf>) {
     ALL.lock()
         .unwrap_or_else(PoisonError::into_inner)
@@ -96,7 +96,7 @@ fn sweep(parent: &Path) {
             continue;
         }
         let Ok(file) = File::open(entry.path().join(LOCK)) else {
-            // Not ours, or just being made.
+            // Somebody else's, or just being made.
             continue;
         };
         if Flock::lock(file, FlockArg::LockExclusiveNonblock).is_ok() {

@@ -34,8 +34,7 @@ pub(crate) struct ShareServer {
 }
 
 impl ShareServer {
-    /// Waits until it is gone. The guest has closed its connection; one that did not gets no
-    /// more.
+    /// Waits until it is gone. The guest has closed its connection; otherwise it is closed here.
     pub(crate) fn end(&mut self) {
         // It is closed, as a rule.
         drop(self.connection.shutdown(Shutdown::Both));
@@ -49,7 +48,7 @@ impl ShareServer {
     }
 }
 
-/// Has the guest dial a server of `directory` and mount it.
+/// Makes the guest dial a server of `directory` and mount it.
 pub(crate) fn share(
     vm: &Uvm,
     directory: &Path,
@@ -66,7 +65,7 @@ pub(crate) fn share(
     let _turn = vm.plan9_turn();
     let (send, dialled) = mpsc::channel();
     let taker = move |stream: UnixStream| {
-        // The request may have failed meanwhile, and then nobody listens.
+        // Nobody listens when the request has failed meanwhile.
         drop(send.send(serve(command, stream)));
     };
     vm.on_dial(PORT, taker).map_err(AttachError::mount(&name))?;
@@ -101,7 +100,7 @@ fn server_command(server: &Path, directory: &Path, read_only: bool) -> Command {
         command.args(["-o", "ro"]);
     }
     if !nix::unistd::geteuid().is_root() {
-        // It cannot become other users, so all of the guest's are this one.
+        // It cannot become other users, so every user of the guest is this one.
         let user = nix::unistd::User::from_uid(nix::unistd::geteuid())
             .ok()
             .flatten();
@@ -122,7 +121,8 @@ fn serve(mut command: Command, stream: UnixStream) -> io::Result<ShareServer> {
     let last = connection.try_clone()?;
     let run = move || {
         let started = child::spawn_bound(&mut command, Vec::new());
-        // Our copies of the connection: the guest must see its end.
+        // The command holds copies of the connection. They are dropped so that the guest sees its
+        // end.
         drop(command);
         let done = started.and_then(|mut server| server.wait());
         match &done {

@@ -24,7 +24,7 @@ const POWER_OFF_LIMIT: Duration = Duration::from_secs(60);
 /// Console lines shown when the guest does not come up.
 const SHOWN: usize = 15;
 
-/// How to boot; the profile says what.
+/// How to boot the VM that the profile describes.
 pub struct BootOptions {
     pub accel: AccelWish,
     pub strict: bool,
@@ -34,7 +34,7 @@ pub struct BootOptions {
     pub limit: Duration,
     /// How long the entropy connection stays open after its bytes.
     pub entropy_hold: Duration,
-    /// What the vsock device shall do wrong, for tests.
+    /// The faults that the vsock device makes, for tests.
     pub faults: Faults,
     /// Notes the boot, the requests and the guest's work.
     pub trace: Recorder,
@@ -65,8 +65,8 @@ pub struct Timings {
     pub negotiated: Option<Duration>,
 }
 
-/// A booted VM. It is also a [`Host`]: all requests are there. Dropping it kills the VM and
-/// leaves nothing behind.
+/// A booted VM. It is also a [`Host`], with all requests. Dropping it kills the VM and removes its
+/// files.
 pub struct Uvm {
     // Dropped in this order.
     vm: Vm,
@@ -177,12 +177,12 @@ impl Uvm {
         self.timings
     }
 
-    /// The directory that goes with the VM.
+    /// The directory that is removed with the VM.
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    /// Plugs a disk image in and says where the guest finds it. `format` is QEMU's name: `raw`,
+    /// Plugs a disk image in. Returns where the guest finds it. `format` is QEMU's name: `raw`,
     /// `vpc`, `vhdx`, `qcow2`.
     pub fn plug_disk(
         &self,
@@ -193,19 +193,19 @@ impl Uvm {
         self.disks.plug(&self.vm, file, format, read_only)
     }
 
-    /// Unplugs a disk without a word to the guest.
+    /// Unplugs a disk without telling the guest.
     pub fn unplug_disk(&self, address: ScsiAddress) -> Result<(), UvmError> {
         self.disks.unplug(&self.vm, address)
     }
 
-    /// Has the guest let go of a disk, then unplugs it. It must not be mounted.
+    /// Makes the guest forget a disk, then unplugs it. It must not be mounted.
     pub fn eject_disk(&self, address: ScsiAddress) -> Result<(), UvmError> {
         self.host
             .remove_scsi_device(address.controller, address.lun)?;
         self.unplug_disk(address)
     }
 
-    /// Plugs a raw disk in and has it mounted.
+    /// Plugs a raw disk in and makes the guest mount it.
     pub fn mount_disk(
         &self,
         file: &Path,
@@ -218,7 +218,7 @@ impl Uvm {
         Ok(disk)
     }
 
-    /// Has a disk unmounted and ejects it.
+    /// Makes the guest unmount a disk, and ejects it.
     pub fn unmount_disk(&self, disk: &MappedVirtualDisk) -> Result<(), UvmError> {
         self.host.remove_disk(disk)?;
         self.eject_disk(ScsiAddress {
@@ -227,8 +227,8 @@ impl Uvm {
         })
     }
 
-    /// Plugs a raw file in as persistent memory and gives its device number. QEMU cannot unplug
-    /// it: a file that was [parked](Self::park_pmem) gets its device again.
+    /// Plugs a raw file in as persistent memory and gives its device number. QEMU cannot unplug it,
+    /// so a file that was [parked](Self::park_pmem) gets its device again.
     pub fn plug_pmem(&self, file: &Path) -> Result<u32, UvmError> {
         self.pmem.plug(&self.vm, file)
     }
@@ -238,7 +238,7 @@ impl Uvm {
         self.pmem.park(number);
     }
 
-    /// Held while a server of a directory waits for its dial: there is one port for all.
+    /// Held while the server of a directory waits for its dial, because all share one port.
     pub(crate) fn plan9_turn(&self) -> MutexGuard<'_, ()> {
         self.plan9.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -302,7 +302,7 @@ fn open_vsock(
     Ok((host, wire, device))
 }
 
-/// The CIDs of a machine's VMs must differ: this process's id makes ours.
+/// The CIDs of a machine's VMs must differ, so this one is made from the process id.
 fn guest_cid() -> u32 {
     // 0 to 2 have meanings of their own.
     0x1_0000 + (std::process::id() & 0x3fff_ffff)

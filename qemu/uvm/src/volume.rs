@@ -1,5 +1,5 @@
-//! What a container gets beside its root file system: directories and disk images of this
-//! machine, attached to the VM and bound into the container by its spec.
+//! What a container gets besides its root file system: directories and disk images of this machine,
+//! attached to the VM and bound into the container by its spec.
 
 use std::path::{Path, PathBuf};
 
@@ -61,8 +61,8 @@ impl Volume {
         self.read_only
     }
 
-    /// Attaches it to the VM for container `id`, whose volume with this number it is. Gives the mount
-    /// for the container's spec; the container must be gone before the attachment is removed.
+    /// Attaches it to the VM as volume `number` of the container `id`. Returns the mount for the
+    /// container's spec. The container must be gone before the attachment is removed.
     pub fn attach(
         &self,
         vm: &Uvm,
