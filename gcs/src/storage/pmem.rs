@@ -93,7 +93,11 @@ impl Device for ExpectedPmem {
             return None;
         }
         Some(Failure::unspecified(format!(
-            "no {:?} after {:.1} s: was it attached to the VM?",
+            "adding {}: no {:?} after {:.1} s: was it attached to the VM?",
+            super::Source::Pmem {
+                device: self.device,
+                offset: None,
+            },
             self.node(),
             waited.as_secs_f64()
         )))
@@ -105,7 +109,7 @@ impl Device for ExpectedPmem {
 /// # Errors
 /// No path, or a part that cannot be one.
 pub fn check(pmem: &Pmem) -> Result<(), Failure> {
-    Plan::new(pmem)
+    CheckedPmem::new(pmem)
         .map(drop)
         .map_err(|failure| failure.during(format_args!("adding {}", pmem.source())))
 }
@@ -127,20 +131,22 @@ pub(super) fn add_with(
     pmem: &Pmem,
     deadline: Instant,
 ) -> Result<Option<Record>, Failure> {
-    let added = Plan::new(pmem).and_then(|plan| match expected.look()? {
-        Some(device) => mount(kernel, journal, expected, pmem, plan, &device, deadline).map(Some),
+    let added = CheckedPmem::new(pmem).and_then(|checked| match expected.look()? {
+        Some(device) => {
+            mount(kernel, journal, expected, pmem, checked, &device, deadline).map(Some)
+        }
         None => Ok(None),
     });
     added.map_err(|failure| failure.during(format_args!("adding {}", pmem.source())))
 }
 
 /// What the host asks for, checked.
-struct Plan {
+struct CheckedPmem {
     target: PathBuf,
     linear: Option<Linear>,
 }
 
-impl Plan {
+impl CheckedPmem {
     fn new(pmem: &Pmem) -> Result<Self, Failure> {
         let Some(target) = mount_point(&pmem.mount_path)? else {
             return Err(Failure::unspecified("MountPath is missing"));
@@ -161,7 +167,7 @@ fn mount(
     journal: &Journal,
     expected: &ExpectedPmem,
     pmem: &Pmem,
-    Plan { target, linear }: Plan,
+    CheckedPmem { target, linear }: CheckedPmem,
     device: &Path,
     deadline: Instant,
 ) -> Result<Record, Failure> {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::arrival::is_absent;
-use super::Roots;
+use super::{Roots, Source};
 use crate::error::Failure;
 use crate::uevent::{Device, Matcher, Uevent};
 
@@ -135,6 +135,8 @@ impl Address {
 pub struct ExpectedDisk {
     pub(super) roots: Roots,
     pub(super) address: Address,
+    /// As the host names it.
+    pub(super) source: Source,
 }
 
 impl ExpectedDisk {
@@ -146,6 +148,11 @@ impl ExpectedDisk {
             roots: roots.clone(),
             address: Address {
                 host,
+                lun,
+                partition,
+            },
+            source: Source::Disk {
+                controller,
                 lun,
                 partition,
             },
@@ -174,7 +181,8 @@ impl Device for ExpectedDisk {
 
     fn missing(&self, waited: Duration) -> Option<Failure> {
         let text = format!(
-            "no disk{} at {:?} after {:.1} s: was it attached to the VM?",
+            "adding {}: no disk{} at {:?} after {:.1} s: was it attached to the VM?",
+            self.source,
             match self.address.partition {
                 0 => String::new(),
                 partition => format!(" with a partition {partition}"),

@@ -14,6 +14,11 @@ fn expected(tree: &Tree, address: Address) -> ExpectedDisk {
     ExpectedDisk {
         roots: tree.roots.clone(),
         address,
+        source: Source::Disk {
+            controller: 0,
+            lun: address.lun,
+            partition: address.partition,
+        },
     }
 }
 

@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 
 use super::containers::{Container, WaitingDelete};
 use super::processes::{ProcessKey, Role, Waiter};
-use super::{note_poll_error, Uvm};
+use super::{note_poll_error, v1, Uvm};
 use crate::bridge::codec::Reply;
 use crate::bridge::outbox::Ticket;
 use crate::error::Failure;
@@ -79,7 +79,7 @@ impl Uvm {
 
     /// Makes an exit known once the process was reaped and its streams are drained.
     fn publish_if_over(&mut self, key: ProcessKey) {
-        if self.processes.is_to_be_published(key) && self.storage_is_gone(key) {
+        if self.processes.is_to_be_published(key) && v1::storage_is_gone(self, key) {
             self.publish(key);
         }
     }

@@ -22,9 +22,9 @@ use crate::prot::HResult;
 /// table.
 const FIRST_TABLE: u32 = 101;
 
-/// Where an adapter is.
+/// Where an adapter stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum NicState {
     /// Its interface is being looked for.
     Resolving,
     /// It is in the VM's own namespace.
@@ -37,7 +37,7 @@ enum Place {
 #[derive(Debug)]
 struct Nic {
     adapter: Adapter,
-    place: Place,
+    state: NicState,
 }
 
 #[derive(Debug, Default)]
@@ -59,10 +59,10 @@ impl Namespace {
     fn assign(&mut self, wanted: impl Fn(&Adapter) -> bool) -> Vec<Assignment> {
         let mut assignments = Vec::new();
         for (place, nic) in self.nics.iter_mut().enumerate() {
-            if nic.place != Place::Waiting || !wanted(&nic.adapter) {
+            if nic.state != NicState::Waiting || !wanted(&nic.adapter) {
                 continue;
             }
-            nic.place = Place::Moving;
+            nic.state = NicState::Moving;
             let table = nic.adapter.low_metric.at(place).then(|| {
                 self.tables += 1;
                 FIRST_TABLE + self.tables - 1
@@ -124,8 +124,8 @@ impl Namespaces {
                 namespace.init = None;
                 namespace.tables = 0;
                 for nic in &mut namespace.nics {
-                    if nic.place != Place::Resolving {
-                        nic.place = Place::Waiting;
+                    if nic.state != NicState::Resolving {
+                        nic.state = NicState::Waiting;
                     }
                 }
             }
@@ -154,7 +154,7 @@ impl Namespaces {
         }
         namespace.nics.push(Nic {
             adapter,
-            place: Place::Resolving,
+            state: NicState::Resolving,
         });
         Ok(())
     }
@@ -162,8 +162,8 @@ impl Namespaces {
     /// The interface was found. The adapter now waits for the Create of the container.
     pub fn resolved(&mut self, id: &str, adapter: &str) {
         if let Some(nic) = self.nic(id, adapter) {
-            if nic.place == Place::Resolving {
-                nic.place = Place::Waiting;
+            if nic.state == NicState::Resolving {
+                nic.state = NicState::Waiting;
             }
         }
     }
@@ -227,7 +227,7 @@ impl Namespaces {
         let bound = |ns: &&mut Namespace| ns.container.as_deref() == Some(container);
         let namespace = self.0.values_mut().find(bound);
         if let Some(nic) = namespace.and_then(|ns| ns.nic(&adapter.to_lowercase())) {
-            nic.place = Place::Assigned;
+            nic.state = NicState::Assigned;
         }
     }
 
@@ -261,7 +261,7 @@ impl Namespaces {
     /// One line per namespace, for the state dump.
     pub fn describe(&self) -> Vec<String> {
         let line = |(id, namespace): (&String, &Namespace)| {
-            let nic = |nic: &Nic| format!(" {} {:?}", nic.adapter.id, nic.place);
+            let nic = |nic: &Nic| format!(" {} {:?}", nic.adapter.id, nic.state);
             let nics: String = namespace.nics.iter().map(nic).collect();
             format!("{id} container={:?}{nics}", namespace.container)
         };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::policy::Act;
 use super::session::Protocol;
-use super::Uvm;
+use super::{v1, Uvm};
 use crate::bridge::codec::{self, Reply, Request};
 use crate::bridge::frame::Frame;
 use crate::bridge::outbox::Ticket;
@@ -20,7 +20,7 @@ impl Uvm {
         self.session
             .received(MESSAGE_HEADER_SIZE + frame.payload.len());
         if self.session.is_v1(frame.id) {
-            return self.on_v1_frame(frame);
+            return v1::on_frame(self, frame);
         }
         let incoming = codec::decode(frame);
         let base = incoming.base;
