@@ -94,7 +94,7 @@ fn dispatch(uvm: &mut Uvm, ticket: Ticket, base: &MessageBase, request: Request)
             uvm.outbox.answer(ticket, resized.map(|()| Reply::Done));
         }
         Request::GetProperties(body) => uvm.properties(ticket, base, body.query.into_inner()),
-        // `admit_v1` has refused it.
+        // [`admit`] has refused it.
         _ => drop(ticket),
     }
 }
