@@ -1,4 +1,4 @@
-//! One measured figure beside what the machine itself costs, and what is asked of it.
+//! One measured figure, the floor of the machine for it, and its budget.
 
 use serde::Serialize;
 
@@ -30,7 +30,7 @@ impl Unit {
     }
 }
 
-/// What is asked of a figure; each part that is there must hold.
+/// The budget of a figure. Each part that is given must hold.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Budget {
     /// Multiple of the floor: at most, for a rate at least.
@@ -157,7 +157,7 @@ mod tests {
             let figure = figure(unit, value, ratio, absolute);
             assert_eq!(figure.holds(), expected, "{figure:?}");
         }
-        // Nothing measured, nothing claimed.
+        // Without a measurement there is no verdict.
         let mut unmeasured = figure(Time, 1.0, Some(1.0), None);
         unmeasured.floor.clear();
         assert_eq!(unmeasured.holds(), None);

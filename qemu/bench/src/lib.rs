@@ -107,10 +107,10 @@ impl Plan {
     }
 }
 
-/// Measures everything the plan wants; `doing` hears what is being done.
+/// Measures everything that the plan wants. `doing` is told what is being measured.
 ///
 /// # Errors
-/// A VM that does not come up, or work in it that fails: a wrong figure is worse than none.
+/// A VM does not come up, or work in it fails. A wrong figure is worse than none.
 pub fn run(plan: &Plan, mut doing: impl FnMut(&str)) -> Result<Vec<Figure>, BenchError> {
     let dir = PrivateDir::new().map_err(BenchError::io("a private directory"))?;
     let guest = plan
@@ -166,7 +166,7 @@ pub fn run(plan: &Plan, mut doing: impl FnMut(&str)) -> Result<Vec<Figure>, Benc
 fn sizes(plan: &Plan, initrd: &Path) -> Vec<Figure> {
     let size = |name: &str, path: &Path| {
         let mut figure = Figure::new(name, Unit::Kibibytes);
-        // Not there: not measured, which the table says.
+        // What is missing is not measured, and the table says so.
         if let Ok(about) = path.metadata() {
             figure.samples.push(about.len() as f64 / 1024.0);
         }

@@ -83,7 +83,7 @@ pub fn svg(figures: &[Figure]) -> String {
     for (row, (figure, used)) in rows.iter().enumerate() {
         let top = 28 + row * ROW;
         let base = top + 14;
-        // A bar that leaves the picture says its number all the same.
+        // A bar that leaves the picture still shows its number.
         let width = (used * FULL).min(480.0);
         let colour = if *used <= 1.0 { "#4a8" } else { "#c54" };
         let value = figure.value().unwrap_or_default();

@@ -1,5 +1,5 @@
 //! Disks and layers, mounted. A disk is timed from the moment at which QEMU has plugged it in, so
-//! that the kernel's own time until it tells of the disk is in the figure and in its floor.
+//! that the kernel's own time until it announces the disk is in the figure and in its floor.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -103,7 +103,7 @@ fn plug(vm: &Uvm, file: &Path) -> Result<MappedVirtualDisk, BenchError> {
     Ok(MappedVirtualDisk::new(controller, lun, &path, true))
 }
 
-/// Milliseconds until so many disks are mounted by the guest. Each is plugged in, then asked for,
+/// Milliseconds until the guest has mounted this many disks. Each is plugged in and then asked for,
 /// as hosts do.
 fn attach(vm: &Uvm, file: &Path, count: usize) -> Result<f64, BenchError> {
     let (mut disks, mut pending, mut started) = (Vec::new(), Vec::new(), None);

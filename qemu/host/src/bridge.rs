@@ -24,7 +24,8 @@ pub(crate) fn read(shared: &Shared, mut from: impl Read, number: u32, is_strict:
     loop {
         let frame = wire::read_frame(&mut from);
         if shared.lock().bridge_number != number {
-            // Dropped from this side: what it still brings is not read by a host either.
+            // This side has dropped the bridge, and a host would not read what still arrives
+            // either.
             return;
         }
         let said = match frame {
@@ -50,7 +51,7 @@ pub(crate) fn read(shared: &Shared, mut from: impl Read, number: u32, is_strict:
     }
 }
 
-/// A guest that dies takes the bridge along: its own last words explain more.
+/// A guest that dies loses its bridge, and its own last words explain more.
 fn closed(shared: &Shared, number: u32, end: End) {
     let leaving = shared.update(|state| {
         if state.bridge_number == number {
@@ -67,7 +68,7 @@ fn closed(shared: &Shared, number: u32, end: End) {
     }
 }
 
-/// Takes a frame of the guest. An error is a breach, told with the frame.
+/// Takes a frame of the guest. An error is a breach and names the frame.
 fn take(shared: &Shared, frame: &Frame, is_strict: bool) -> Result<(), String> {
     let taken = match frame.message {
         wire::NOTIFICATION => take_notification(shared, frame),
@@ -150,7 +151,7 @@ fn quote(payload: &[u8]) -> String {
     format!("; the payload: {text}")
 }
 
-/// A request on its way. Dropping it forgets the answer.
+/// A request without an answer yet. Dropping it forgets the answer.
 #[must_use]
 pub struct Pending {
     pub(crate) shared: Shared,

@@ -34,7 +34,7 @@ pub struct HostConfig {
     pub transport: Transport,
     /// End the run where a real host drops the bridge (protocol 1.7).
     pub strict: bool,
-    /// Hears the guest's log.
+    /// Gets the guest's log.
     pub log_sink: Option<LogSink>,
     /// How long the entropy connection stays open after its bytes; a real host closes it at once.
     pub entropy_hold: Duration,
@@ -43,7 +43,7 @@ pub struct HostConfig {
 }
 
 impl HostConfig {
-    /// A strict host that keeps its guest's log to itself and takes no notes.
+    /// A strict host without a sink for the guest's log and without a timeline.
     pub fn new(transport: Transport) -> Self {
         Self {
             transport,
@@ -105,7 +105,8 @@ impl Host {
 
         let to = shared.clone();
         let taker = move |stream| {
-            // On the accepting thread a hold would keep the other ports waiting.
+            // It has a thread of its own, because a pause on the accepting thread would delay the
+            // other ports.
             reader("entropy", move || give_entropy(&to, stream, entropy_hold));
         };
         ports.open(ENTROPY_PORT, Box::new(taker)).map_err(io)?;
@@ -221,7 +222,7 @@ impl Host {
         self.shared().lock().tolerated.clone()
     }
 
-    /// Says that the guest may go: from now on a closed bridge is no breach.
+    /// Notes that the guest may end. From now on a closed bridge is no breach.
     pub fn let_go(&self) {
         self.shared().update(|state| state.leaving = true);
     }
@@ -235,7 +236,7 @@ impl Host {
             state.bridge.take()
         });
         if let Some(stream) = bridge {
-            // It may be gone already, which is what is wanted.
+            // It may be gone already, which is the aim.
             drop(stream.shutdown(std::net::Shutdown::Both));
         }
     }
@@ -265,7 +266,7 @@ impl Host {
         self.0.ports.close(port);
     }
 
-    /// Who takes notes of this guest.
+    /// The recorder of this guest.
     pub fn trace(&self) -> Recorder {
         self.shared().lock().trace.clone()
     }
@@ -274,7 +275,7 @@ impl Host {
         &self.0.shared
     }
 
-    /// Held by who writes to the bridge: frames must not mix.
+    /// The writer of the bridge holds it, so that frames do not mix.
     pub(crate) fn writer(&self) -> &Arc<Mutex<()>> {
         &self.0.writer
     }
@@ -317,7 +318,7 @@ impl Host {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // Readers hold the state, not the handle: the end lets nobody wait for nothing.
+        // Readers hold the state and not the handle. The end wakes everybody who waits.
         self.shared.end(End::Stopped);
         if let Some(stream) = self.shared.update(|state| state.bridge.take()) {
             drop(stream.shutdown(std::net::Shutdown::Both));

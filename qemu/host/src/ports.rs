@@ -83,7 +83,7 @@ impl Drop for Listener {
     }
 }
 
-/// What to do with the connection of a port. Runs on the accepting thread: must not block.
+/// What to do with the connection of a port. It runs on the accepting thread and must not block.
 pub type Taker = Box<dyn FnOnce(UnixStream) + Send>;
 
 struct Entry {
@@ -226,7 +226,7 @@ fn take(board: &Mutex<Board>, port: u32) {
         };
         match board.entries[at].listener.accept() {
             Ok(stream) => (stream, board.entries.swap_remove(at).taker),
-            // The dialler gave up between poll and accept.
+            // The guest gave up between poll and accept.
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
             Err(e) => {
                 log::warn!("port {port}: accept failed: {e}");

@@ -193,7 +193,7 @@ impl Launch {
         })
     }
 
-    /// Starts it, feeds it, and collects everything it says until it exits.
+    /// Starts it, feeds it, and collects all its output until it exits.
     pub fn run(mut self) -> Result<Output, HostError> {
         let limit = self.limit;
         let input = std::mem::take(&mut self.input);
@@ -212,7 +212,7 @@ pub struct Process {
     waiting: Pending,
 }
 
-/// What a process said and how it ended.
+/// What a process has printed and how it has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
     /// The exit code: 128 + n after signal n.
@@ -221,7 +221,7 @@ pub struct Output {
     pub stdout: Vec<u8>,
     /// All of standard error; empty for a process with a terminal.
     pub stderr: Vec<u8>,
-    /// Both streams came to their end; else something in the guest still holds them.
+    /// Whether both streams have ended. Otherwise something in the guest still holds them.
     pub complete: bool,
 }
 
@@ -258,7 +258,7 @@ impl Process {
         self.host.signal(&self.container, self.pid, signal)
     }
 
-    /// Tells its terminal its size, in characters.
+    /// Sets the size of its terminal, in characters.
     ///
     /// # Errors
     /// The guest refuses it for a process without a terminal, or that has exited.
@@ -278,7 +278,7 @@ impl Process {
         move |rows, columns| host.resize(&container, pid, rows, columns)
     }
 
-    /// Feeds `input`, closes standard input, and collects the output until the exit.
+    /// Writes `input`, closes standard input, and collects the output until the exit.
     pub fn collect(mut self, input: Vec<u8>, limit: Duration) -> Result<Output, HostError> {
         let stdin = self.stdio.stdin.take();
         let feeding = stdin.map(|to| pump::feed(std::io::Cursor::new(input), to));

@@ -128,7 +128,7 @@ fn copy_out(mut from: &UnixStream, to: &mut impl Write, phase: &AtomicU8) -> Dra
             Ok(got) => {
                 last = Instant::now();
                 if let Err(e) = to.write_all(&buffer[..got]).and_then(|()| to.flush()) {
-                    // Nobody reads our output: let the process know by a broken pipe.
+                    // Nobody reads this tool's output, so the process gets a broken pipe.
                     drop(from.shutdown(Shutdown::Both));
                     return Drained::Failed(e.to_string());
                 }
@@ -173,14 +173,14 @@ pub(crate) fn feed(mut from: impl Read + Send + 'static, to: UnixStream) -> Join
                     break;
                 }
             };
-            // The process closed its input, which is its right.
+            // The process has closed its input, which is no error.
             if (&to).write_all(&buffer[..got]).is_err() {
                 return;
             }
         }
         drop(to.shutdown(Shutdown::Write));
-        // The stream stays whole until the guest lets go of it: closing it now could look like
-        // a reset to a device without half-close.
+        // The stream stays open until the guest closes it, because closing it now could look like a
+        // reset to a device without half-close.
         let mut rest = [0; 64];
         while matches!((&to).read(&mut rest), Ok(n) if n > 0) {}
     })

@@ -14,7 +14,7 @@ use crate::wire::Rpc;
 pub const UVM_ID: &str = "00000000-0000-0000-0000-000000000000";
 /// Every request carries it, as the shim's do.
 const ACTIVITY: &str = "00000000-0000-0000-0000-000000000000";
-/// Answers of everything but WaitForProcess come within this (protocol 11.1).
+/// The time limit for every request except WaitForProcess (protocol 11.1).
 pub const RPC_LIMIT: Duration = Duration::from_secs(300);
 const PROTOCOL: u64 = 4;
 
@@ -157,7 +157,8 @@ impl Host {
         self.modify("SecurityPolicy", "Add", json!({}))
     }
 
-    /// Has a disk mounted that is plugged in, or about to be: a guest waits some seconds for it.
+    /// Makes the guest mount a disk that is plugged in, or about to be: a guest waits some seconds
+    /// for it.
     pub fn add_disk(&self, disk: &MappedVirtualDisk) -> Result<(), HostError> {
         let mut settings = json!({
             "MountPath": disk.mount_path, "Lun": disk.lun, "Controller": disk.controller,
@@ -179,7 +180,7 @@ impl Host {
         self.modify("MappedVirtualDisk", "Remove", settings)
     }
 
-    /// Tells the guest to let go of a disk that is about to be unplugged.
+    /// Tells the guest to forget a disk that is about to be unplugged.
     pub fn remove_scsi_device(&self, controller: u8, lun: u8) -> Result<(), HostError> {
         self.modify(
             "SCSIDevice",
@@ -205,7 +206,7 @@ impl Host {
         self.modify("CombinedLayers", "Add", settings)
     }
 
-    /// Has the overlay at `root` unmounted.
+    /// Makes the guest unmount the overlay at `root`.
     pub fn remove_layers(&self, root: &str) -> Result<(), HostError> {
         self.modify(
             "CombinedLayers",
@@ -231,7 +232,8 @@ impl Host {
         outcome
     }
 
-    /// Expects a container whose Create goes out by hand: its notification is then no breach.
+    /// Expects a container whose Create the caller writes itself, so that its notification is no
+    /// breach.
     pub fn register(&self, container: &str) {
         self.shared()
             .update(|state| state.containers.insert(container.to_owned(), None));

@@ -50,14 +50,14 @@ pub(crate) struct Call {
     /// Its span in the timeline.
     pub span: Option<SpanId>,
     pub answer: Option<Answer>,
-    /// Nobody will fetch the answer; it is dropped when it comes.
+    /// Nobody will fetch the answer, so it is dropped when it arrives.
     pub forgotten: bool,
 }
 
 /// An exit notification as it came.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Notification {
-    /// Whose exit it tells.
+    /// The container that has exited.
     pub container: String,
     /// All of it: `Type`, `Result` and more (protocol 4.13).
     pub members: Map<String, Value>,
@@ -84,11 +84,11 @@ pub(crate) struct State {
     /// Violations met with strict mode off.
     pub tolerated: Vec<String>,
     pub records: VecDeque<Record>,
-    /// Records that made place for others.
+    /// How many records were dropped to make room for others.
     pub dropped_records: u64,
-    /// No record comes any more.
+    /// No further record will come.
     pub log_closed: bool,
-    /// Takes notes for a timeline.
+    /// Records a timeline.
     pub trace: Recorder,
 }
 
@@ -99,7 +99,7 @@ pub struct Tail {
     pub records: Vec<Record>,
     /// The number of the record that comes next.
     pub next: u64,
-    /// Records from that number on that are kept no more.
+    /// How many records from that number on are not kept any more.
     pub missed: u64,
 }
 
@@ -121,7 +121,8 @@ pub(crate) struct Shared(Arc<(Mutex<State>, Condvar)>);
 
 impl Shared {
     pub fn lock(&self) -> MutexGuard<'_, State> {
-        // The state is plain data, whole after every statement: a panic elsewhere cannot tear it.
+        // The state is plain data and consistent after every statement, so a panic elsewhere cannot
+        // corrupt it.
         self.0 .0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -149,7 +150,7 @@ impl Shared {
         });
     }
 
-    /// Waits until `ready` gives something. Facts that are there count even after the end.
+    /// Waits until `ready` returns something. Facts that have arrived count even after the end.
     pub fn wait<T>(
         &self,
         doing: &str,
@@ -231,7 +232,7 @@ mod tests {
                 state.records.front().map(|r| r.message.clone())
             })
         });
-        // It has looked in vain, and holds the lock until it sleeps.
+        // The waiter has found nothing, and holds the lock until it sleeps.
         first.recv().unwrap();
         shared.keep(record("here".into()));
         assert_eq!(waiting.join().unwrap().unwrap(), "here");

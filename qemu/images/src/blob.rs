@@ -1,4 +1,4 @@
-//! Bytes on their way in: digests, compression, and where in a file a blob lies.
+//! Bytes that are read: digests, compression, and where in a file a blob lies.
 
 use std::fmt;
 use std::fs::File;

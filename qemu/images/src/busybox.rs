@@ -1,6 +1,6 @@
 //! The default image: this machine's static busybox with a link for each of its applets.
 //!
-//! So that nothing has to be fetched from a registry. The default command shows what a person
+//! Nothing has to be fetched from a registry this way. The default command shows what a person
 //! wants to see first: the kernel, memory, mounts and processes as the container has them.
 
 use std::fs;
@@ -114,7 +114,7 @@ fn recipe_tree(binary: &Path, bytes: u64, staging: &Path) -> Result<Tree> {
     for (path, mode) in DIRS {
         put(path, mode, Kind::dir())?;
     }
-    // The links first: an applet must not take the place of a file of the recipe.
+    // The links come first, so that an applet does not replace a file of the recipe.
     for path in applets(binary)? {
         // Relative, so that they also lead somewhere where the disk is no root.
         let up = "../".repeat(path.matches('/').count());

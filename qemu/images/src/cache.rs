@@ -123,7 +123,7 @@ impl Cache {
         Ok(())
     }
 
-    /// A new small disk at `to` with nothing on it but an empty root.
+    /// A new small disk at `to` with only an empty root on it.
     pub fn empty(&self, to: &Path) -> Result<()> {
         self.scratch(SMALL, to)?;
         let args = ["-w", "-R", "rmdir lost+found"].map(OsStr::new);

@@ -22,7 +22,8 @@ use super::tree::{Kind, Node, NodeId, Tree, ROOT};
 
 const BLOCK: u64 = 4096;
 const INODE: u64 = 256;
-/// Spelt out, so that the machine's mke2fs.conf has no say. No journal: the disk is read only.
+/// Everything is spelt out, so that the machine's mke2fs.conf does not matter. There is no journal,
+/// because the disk is only read.
 const FEATURES: &str =
     "none,extent,filetype,flex_bg,sparse_super2,large_file,huge_file,dir_nlink,extra_isize,ext_attr,dir_index";
 /// debugfs reads lines into 8 KiB.
@@ -365,7 +366,7 @@ pub fn run<'a>(
     }
 }
 
-/// Where e2fsprogs are, also for users whose PATH leaves `sbin` out.
+/// The directories of e2fsprogs, also for users whose PATH lacks `sbin`.
 pub fn tool_path() -> OsString {
     let mut path = std::env::var_os("PATH").unwrap_or_default();
     path.push(":/usr/sbin:/sbin");

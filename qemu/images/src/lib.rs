@@ -1,5 +1,5 @@
-//! Container images into disks and words: an image as named on the command line becomes read-only
-//! ext4 disks, one a layer, and what to run in them.
+//! Turns a container image, as it is named on the command line, into read-only ext4 disks, one for
+//! each layer, and a spec of what to run in them.
 //!
 //! ```text
 //! path ─ store (directory | archive index) ─ manifest ┬ config ───────────────→ spec (OCI runtime)
@@ -182,7 +182,7 @@ fn rootfs_tar(shown: &str, path: &Path, cache: &Cache) -> Result<Image> {
     Ok(plain(layer))
 }
 
-/// A bare root file system says nothing of what to run.
+/// A bare root file system does not say what to run.
 fn plain(layer: LayerDisk) -> Image {
     Image {
         layers: vec![layer],

@@ -165,7 +165,7 @@ fn args(image: &ImageConfig, process: &Process) -> Vec<String> {
     entrypoint.iter().chain(cmd).cloned().collect()
 }
 
-/// The last word on a name wins, at the place of the first.
+/// The last value of a name wins, at the place of the first.
 fn env(image: &ImageConfig, process: &Process) -> Vec<String> {
     let mut env: Vec<String> = vec![PATH.into()];
     if process.terminal {

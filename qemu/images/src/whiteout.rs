@@ -44,7 +44,8 @@ impl Whiteouts {
     pub fn apply(self, tree: &mut Tree) -> Result<(), Why> {
         for path in self.hidden {
             match tree.find(&path)? {
-                // Removed below and made anew here: what was below must not shine through.
+                // The directory was removed below and is made anew here, so what was below must not
+                // show.
                 Some(id) if matches!(tree.node(id).kind, Kind::Dir(_)) => opaque(tree, id),
                 Some(_) => {}
                 None => {

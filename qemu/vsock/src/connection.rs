@@ -5,15 +5,15 @@
 //! guest ◀── next_packet(buffer) ──────────────────────────── read ── Unix stream
 //! ```
 //!
-//! The two directions end on their own. Guest → host ends when the guest has said
-//! SHUTDOWN(SEND) *and* everything before it was written; then the stream gets SHUT_WR.
-//! Host → guest ends when the stream reads 0; then the guest gets SHUTDOWN(SEND). Only when
-//! both have ended is the connection over. When the guest lets go first (SHUTDOWN of both, or
-//! RST), the machine is *orphaned*: it sends no more packets and lives on until its buffer is
-//! written, so that a slow reader still gets every byte.
+//! The two directions end on their own. Guest → host ends when the guest has said SHUTDOWN(SEND)
+//! *and* everything before it was written; then the stream gets SHUT_WR. Host → guest ends when the
+//! stream reads 0; then the guest gets SHUTDOWN(SEND). Only when both have ended is the connection
+//! over. When the guest ends first (SHUTDOWN of both, or RST), the machine is *orphaned*: it sends
+//! no more packets and exists until its buffer is written, so that a slow reader still gets every
+//! byte.
 //!
-//! What must hold: no call blocks; `out` never exceeds `BUFFER`; no more payload is sent than
-//! the guest has credit for; what epoll shall watch is a function of the state ([`Connection::interest`]).
+//! No call blocks. `out` never exceeds `BUFFER`. No more payload is sent than the guest has credit
+//! for. What epoll watches is a function of the state ([`Connection::interest`]).
 
 mod flow;
 
@@ -254,7 +254,7 @@ impl<S: Stream> Connection<S> {
     /// The guest is gone: keep only what the host side still has to read.
     pub fn orphan(&mut self) {
         if self.phase == Phase::Asked {
-            // Nothing was promised to the client: closing the stream is the answer.
+            // The client was promised nothing, so closing the stream is the answer.
             self.out.clear();
         }
         self.phase = Phase::Orphan;

@@ -1,7 +1,8 @@
 //! Credit of one connection: who may still send how much (virtio 1.2, 5.10.6.3).
 //!
-//! All counters run modulo 2³². The guest may send [`BUFFER`] bytes beyond what we have passed on
-//! and told it of; we may send what it announced beyond what it has taken.
+//! All counters run modulo 2³². The guest may send [`BUFFER`] bytes more than the device has passed
+//! on and announced. The device may send as many bytes as the guest has announced beyond those that
+//! it has taken.
 
 use crate::packet::Header;
 

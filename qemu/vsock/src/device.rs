@@ -65,7 +65,7 @@ impl Backend {
         self.used
     }
 
-    /// Runs until the guest has nothing to say and nothing (or no room) to hear.
+    /// Runs until the guest has nothing to send and nothing (or no room) to receive.
     fn run(&mut self) -> Result<(), QueueError> {
         let [rx, tx] = [RX, TX].map(|queue| self.vrings[queue].clone());
         loop {
@@ -262,7 +262,8 @@ impl VhostUserBackendMut for Backend {
         if self.vrings.is_empty() {
             self.vrings = vrings.to_vec();
         }
-        // An error here would end the worker: a guest that breaks its queues harms only itself.
+        // An error here would end the worker, so it is ignored. A guest that breaks its queues
+        // harms only itself.
         if let Err(e) = self.run() {
             log::error!("vsock: the guest's queues are broken: {e}");
         }

@@ -9,8 +9,8 @@
 //! guest's connect to (2, P) reaches `UDS_P`; a client of `UDS` that writes `CONNECT P\n` reaches
 //! the guest's port P and reads `OK N\n` once the guest has accepted.
 //!
-//! What must hold: both directions end on their own (real half-close); bytes sent before a close
-//! arrive; one blocked stream delays no other; every buffer is bounded.
+//! Both directions end on their own (real half-close). Bytes that were sent before a close arrive.
+//! One blocked stream delays no other. Every buffer is bounded.
 //!
 //! QEMU wants shared memory and a chardev: `-object memory-backend-memfd,id=mem0,size=M,share=on
 //! -machine q35,memory-backend=mem0 -m M -chardev socket,id=vs0,path=SOCKET
@@ -87,14 +87,14 @@ pub struct DeviceConfig {
     pub uds: PathBuf,
     /// The guest's context id, 3 to 2³²−2: vsock(7) gives 0 to 2 and 2³²−1 meanings of their own.
     pub cid: u64,
-    /// What shall go wrong, for tests.
+    /// The faults to make, for tests.
     pub faults: Faults,
 }
 
 /// Why a device does not start or did not end well.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The context id of the configuration is none that a guest can have.
+    /// A guest cannot have the context id of the configuration.
     #[error("vsock: {cid} cannot be a guest's context id, use 3 to 4294967294")]
     Cid {
         /// As configured.
@@ -262,7 +262,7 @@ impl Server {
     fn run(self) -> Result<(), Error> {
         let result = loop {
             match self.serve() {
-                // Somebody looked whether the socket is alive; QEMU is still to come.
+                // Somebody has checked whether the socket is alive. QEMU has not connected yet.
                 Ok(true) if !lock(&self.backend).was_used() && !self.stop_asked() => {}
                 ended => break ended.map(drop),
             }
@@ -332,7 +332,7 @@ impl Server {
     }
 }
 
-/// The daemon's error is not `Sync`, its words are.
+/// The daemon's error is not `Sync`, but its text is.
 fn vhost_user(error: DaemonError) -> Error {
     Error::VhostUser(error.to_string())
 }

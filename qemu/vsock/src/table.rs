@@ -40,8 +40,8 @@ pub struct Entry {
 pub struct Table {
     entries: HashMap<u64, Entry>,
     keys: HashMap<Key, u64>,
-    /// Connections that are over here and of which the guest has still to say RST; an answer to
-    /// what it sends until then would hit the next connection of the same ports.
+    /// Connections that are over here and for which the guest has not sent RST yet. An answer to
+    /// what it sends until then would reach the next connection of the same ports.
     closing: HashSet<Key>,
     next_id: u64,
     next_port: u32,

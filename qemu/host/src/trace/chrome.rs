@@ -1,8 +1,8 @@
 //! The timeline in Chrome's trace event format (its document of 2016, "Trace Event Format").
 //!
-//! A viewer draws what overlaps on one track as nested, which is right only for a span and its
-//! parent. So a span has the track of its parent if it is within it and beside its siblings, and
-//! else the first track of its process that is free.
+//! A viewer draws spans that overlap on one track as nested, which is right only for a span and its
+//! parent. So a span gets the track of its parent if it lies within the parent and does not overlap
+//! its siblings. Otherwise it gets the first free track of its process.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -22,7 +22,7 @@ struct Span {
     id: String,
     parent: Option<String>,
     process: u32,
-    /// Tracks of its own for each.
+    /// Each has tracks of its own.
     family: Family,
     name: String,
     start: f64,
@@ -34,7 +34,7 @@ struct Span {
 enum Family {
     Stages,
     Requests,
-    /// Of the guest, for no request.
+    /// Work of the guest that is for no request.
     Others,
 }
 
@@ -137,7 +137,7 @@ fn of_host(id: SpanId, span: &HostSpan, now: Duration) -> Span {
     }
 }
 
-/// Without a clock there is no place for them.
+/// Without a clock they cannot be placed.
 fn of_guest(spans: &[GuestSpan], clock: &Clock) -> Vec<Span> {
     // Requests first: a task finds its own among them.
     let id = |index: usize| format!("g{index}");
@@ -172,8 +172,8 @@ fn of_guest(spans: &[GuestSpan], clock: &Clock) -> Vec<Span> {
         .collect()
 }
 
-/// A parent that a span is not within (its work went on after the answer, or its stage ended
-/// early) is no parent.
+/// A span that is not within its parent gets none: its work went on after the answer, or its stage
+/// ended early.
 fn drop_false_parents(spans: &mut [Span]) {
     let known: HashMap<String, Span> = spans.iter().map(|s| (s.id.clone(), s.clone())).collect();
     for span in spans {
@@ -184,7 +184,7 @@ fn drop_false_parents(spans: &mut [Span]) {
     }
 }
 
-/// A row of the viewer.
+/// A row in the viewer.
 struct Track {
     process: u32,
     family: Family,

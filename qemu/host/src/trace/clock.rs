@@ -1,15 +1,16 @@
 //! The guest's clock in terms of the host's.
 //!
-//! Each request gives bounds, as in NTP: the guest cannot have read it before we wrote it, nor
-//! answered after we had its answer. With `t0`, `t3` (ours: written, answer read) and `t1`, `t2`
-//! (the guest's: read, answered) the offset of its clock is in `[t2 - t3, t1 - t0]`. The bounds of
-//! all requests together leave microseconds; the middle is taken, and every request of the guest
-//! then is within the one of the host. Where the bounds contradict each other the clocks have
-//! drifted apart (or the VM was paused), and a new period begins.
+//! Each request gives bounds, as in NTP: the guest cannot have read it before the host wrote it,
+//! nor answered after the host had the answer. With `t0`, `t3` (the host's times: written, answer
+//! read) and `t1`, `t2` (the guest's: read, answered) the offset of the guest's clock is in `[t2 -
+//! t3, t1 - t0]`. The bounds of all requests together leave microseconds, of which the middle is
+//! taken. Every request of the guest is then within that of the host. When bounds contradict each
+//! other, the clocks have drifted apart or the VM was paused, and a new period begins.
 
 use std::time::Duration;
 
-/// One request on both clocks, in µs: ours from the recorder's start, the guest's from its boot.
+/// One request on both clocks, in µs: the host's from the recorder's start, the guest's from its
+/// boot.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pair {
     pub sent: f64,
@@ -24,7 +25,7 @@ pub struct Period {
     pub from: f64,
     pub low: f64,
     pub high: f64,
-    /// Requests that say so.
+    /// The number of requests that agree.
     pub pairs: usize,
 }
 
@@ -66,7 +67,7 @@ impl Clock {
         Self(periods)
     }
 
-    /// A guest time in µs as ours; the end decides over the period.
+    /// A guest time in µs as host time. The end decides which period it is in.
     pub fn host(&self, start: f64, end: f64) -> Option<(f64, f64)> {
         let later = self.0.partition_point(|period| period.from <= end);
         let period = self.0.get(later.saturating_sub(1))?;

@@ -1,11 +1,11 @@
-//! Work of the guest, as its log tells it: records with the member `span` (a request, or a task
-//! beneath one) and the `boot:` record. Times are µs of the guest's uptime.
+//! Work of the guest, from its log: records with the member `span` (a request, or a task beneath
+//! one) and the `boot:` record. Times are µs of the guest's uptime.
 
 use serde_json::{Map, Value};
 
 use crate::log::Record;
 
-/// Members of a record that say when and what, and are no arguments of the span.
+/// Members of a record that give time and kind, and are no arguments of the span.
 const TIMES: [&str; 3] = ["span", "start_us", "took_us"];
 
 #[derive(Debug, Clone, PartialEq)]

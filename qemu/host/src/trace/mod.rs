@@ -14,8 +14,8 @@
 //! about it. `args.unfinished` marks what had no end when the file was written.
 //! `otherData.clock` says how guest times were translated: see [`clock`].
 //!
-//! Must hold: the file is valid JSON from the start on, also after a run that failed or was
-//! interrupted; a span is within its parent or has none.
+//! The file is valid JSON from the start on, also after a run that has failed or was interrupted. A
+//! span is within its parent or has none.
 
 mod chrome;
 mod clock;
@@ -71,12 +71,12 @@ struct Inner {
     collected: Mutex<Collected>,
 }
 
-/// Takes notes of one run. Clones share them; the default one takes none.
+/// Records one run. Clones share the record; the default one records nothing.
 #[derive(Debug, Clone, Default)]
 pub struct Recorder(Option<Arc<Inner>>);
 
 impl Recorder {
-    /// One that keeps its notes in memory.
+    /// A recorder that keeps its record in memory.
     pub fn new() -> Self {
         Self::with(None)
     }
@@ -90,7 +90,8 @@ impl Recorder {
         })))
     }
 
-    /// One whose notes [`finish`] writes to a file, which is a valid, empty timeline until then.
+    /// A recorder whose record [`finish`] writes to a file. Until then the file is a valid, empty
+    /// timeline.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -149,7 +150,7 @@ impl Recorder {
         }
     }
 
-    /// A stage of the tool's work, until the guard goes. Stages nest.
+    /// A stage of the tool's work, until the guard is dropped. Stages nest.
     pub fn stage(&self, name: &str) -> Stage {
         Stage {
             recorder: self.clone(),
@@ -157,7 +158,7 @@ impl Recorder {
         }
     }
 
-    /// A request that is about to be written; none when nobody takes notes.
+    /// A request that is about to be written. `None` when nothing is recorded.
     pub(crate) fn request(&self, name: &str) -> Option<SpanId> {
         self.begin(name, true)
     }
@@ -227,7 +228,7 @@ pub fn finish() {
     }
 }
 
-/// Ends its span when it goes.
+/// Ends its span when it is dropped.
 #[must_use]
 #[derive(Debug)]
 pub struct Stage {

@@ -105,15 +105,15 @@ impl<S: Stream> Connection<S> {
         }
     }
 
-    /// The host side reads no more: what waits for it is void.
+    /// The host side reads no more, so what waits for it is dropped.
     pub(super) fn deafen_host(&mut self) {
         self.host_deaf = true;
         self.credit.passed(self.out.len());
         self.out.clear();
     }
 
-    /// The guest reads no more: the host's writer shall notice. Unread bytes are thrown away,
-    /// or closing the socket would look like a connection reset to a host that still reads.
+    /// The guest reads no more, which the host's writer should notice. Unread bytes are dropped,
+    /// because closing the socket with them would look like a reset to a host that still reads.
     pub(super) fn deafen_guest(&mut self) {
         if self.guest_deaf {
             return;
