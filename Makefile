@@ -69,6 +69,7 @@ fresh-check: ## `make run` and `make test` on a fresh Debian 12 and 13 (an hour,
 
 bench: build ## measure against the floors: a table, out/bench.json, out/bench.svg
 	@qemu/bench/floor/build.sh out/floor
+	@qemu/bench/counter/build.sh out/counter.so
 	@out/uvm bench --json out/bench.json --svg out/bench.svg
 
 clean: ## remove what was built (the kernel stays in the user's cache)

@@ -4,8 +4,12 @@
 //   (none), boot         as PID 1: dial the bridge port, wait for ever
 //   true                 exit at once: the program that is run
 //   spawn N              N times vfork, exec of `true`, wait; prints nanoseconds in all
-//   contain N ROOT PROG  N times: clone into new namespaces, ROOT as the root, exec, wait; the same
-//   join PID N PROG      N times: into the namespaces of PID, exec, wait; the same
+//   contain N ROOT PROG [filter]  N containers of PROG, one after the other, as the default spec
+//                        has them; the same. With a seccomp filter like that of engines
+//   join PID N PROG GROUP [filter]  N processes in the container of PID, whose control group is
+//                        GROUP; the same
+//   peer N BUNDLE        N containers by crun: create, start, wait, delete; the same
+//   peer-exec N BUNDLE PROG  N processes by crun in a container that it made; the same
 //   mount N DEVICE DIR   N times: make DIR, mount ext4 read-only, unmount, remove DIR; the same
 //   arrive N DIR         says ready, mounts the N disks that come, each as its event says, says mounted
 //   overlay N COUNT LAYERS DIR  N times: DIR from LAYERS/0 to LAYERS/COUNT-1, writable; the same,
@@ -13,6 +17,8 @@
 //   wait                 for ever: the first process of a container to join
 //   fill BYTES           so many bytes to stdout
 //   write PORT BYTES     so many bytes to a vsock port of the host
+//   pipe PORT BYTES      the same from another process, through a pipe
+//   drop PORT            reads a vsock port of the host to its end; prints nanoseconds
 //   echo PORT            sends back what comes from a vsock port of the host, until its end
 //   cat PATH             a file to stdout
 //   load PATH            reads a file and drops it; prints nanoseconds
@@ -20,49 +26,11 @@
 // Freestanding: no C library, no start-up work, a few KiB. x86-64 only, as the guest. It dials
 // only as PID 1 or as a child of a guest service: on a machine that is itself a VM, a dial would
 // reach *its* host.
-#include <stddef.h>
-
-#define ALWAYS static inline __attribute__((always_inline))
-enum { READ = 0, WRITE = 1, CLOSE = 3, PAUSE = 34, SOCKET = 41, CONNECT = 42, CLONE = 56, VFORK = 58,
-       EXECVE = 59, EXIT = 60, WAIT4 = 61, CHDIR = 80, MKDIR = 83, RMDIR = 84, CHROOT = 161, MOUNT = 165, UMOUNT = 166, CLOCK_GETTIME = 228,
-       OPEN = 2, GETPID = 39, GETPPID = 110, ACCESS = 21,
-       SETNS = 308, PIDFD_OPEN = 434, BIND = 49, MOVE_MOUNT = 429, FSOPEN = 430, FSCONFIG = 431, FSMOUNT = 432 };
-enum { AF_NETLINK = 16, SOCK_DGRAM = 2, UEVENTS = 15, FSCONFIG_STRING = 1, FSCONFIG_CREATE = 6, EMPTY_PATH = 4 };
-enum { AF_VSOCK = 40, SOCK_STREAM = 1, HOST = 2, BRIDGE = 0x40000000, MONOTONIC = 1, SIGCHLD = 17 };
-enum { NEW_NAMESPACES = 0x00020000 | 0x04000000 | 0x08000000 | 0x20000000 }; // mnt, uts, ipc, pid
-enum { MS_RDONLY = 1, MS_BIND = 4096, MS_MOVE = 8192, MS_REC = 16384, MS_PRIVATE = 1 << 18 };
-
-// Inlined always: after vfork the child must not return from the function that called it.
-ALWAYS long call(long n, long a, long b, long c, long d, long e) {
-    register long r10 __asm__("r10") = d;
-    register long r8 __asm__("r8") = e;
-    long result;
-    __asm__ volatile("syscall" : "=a"(result) : "a"(n), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8)
-                     : "rcx", "r11", "memory");
-    return result;
-}
-#define sys(n, a, b, c) call(n, (long)(a), (long)(b), (long)(c), 0, 0)
+#include "floor.h"
 
 static char buffer[64 << 10];
 static char *const empty[] = {NULL};
 
-static size_t length(const char *s) { size_t n = 0; while (s[n]) n++; return n; }
-static int same(const char *a, const char *b) { while (*a && *a == *b) a++, b++; return *a == *b; }
-static long number(const char *s) { long n = 0; while (*s >= '0' && *s <= '9') n = n * 10 + *s++ - '0'; return n; }
-
-static _Noreturn void leave(int code) { for (;;) sys(EXIT, code, 0, 0); }
-static _Noreturn void fail(const char *what) {
-    sys(WRITE, 2, "floor: ", 7); sys(WRITE, 2, what, length(what)); sys(WRITE, 2, " failed\n", 8);
-    leave(1);
-}
-
-static void put(int fd, const char *from, long left) {
-    while (left > 0) {
-        long n = sys(WRITE, fd, from, left);
-        if (n <= 0) fail("write");
-        from += n, left -= n;
-    }
-}
 static void fill(int fd, long left) {
     for (; left > 0; left -= (long)sizeof buffer)
         put(fd, buffer, left < (long)sizeof buffer ? left : (long)sizeof buffer);
@@ -82,22 +50,27 @@ static int dial(unsigned port) {
     return (int)fd;
 }
 
-static long now(void) {
-    long time[2];
-    sys(CLOCK_GETTIME, MONOTONIC, time, 0);
-    return time[0] * 1000000000 + time[1];
+static char large[1 << 20]; // As much as one message of 9P holds.
+static void drop(int fd) {
+    long got, started = now();
+    while ((got = sys(READ, fd, large, sizeof large)) > 0) {}
+    if (got < 0) fail("read");
+    report(now() - started);
 }
-static void report(long value) {
-    char text[24]; int at = sizeof text;
-    text[--at] = '\n';
-    do text[--at] = (char)('0' + value % 10); while (value /= 10);
-    put(1, text + at, (long)sizeof text - at);
-}
-static void reap(long child) {
-    int status = 0;
-    if (child < 0) fail("a new process");
-    if (sys(WAIT4, child, &status, 0) != child) fail("wait");
-    if (status != 0) fail("the child");
+// What a container writes is read from a pipe and written to the host, with buffers so large that
+// larger ones change nothing.
+static void pipe(unsigned port, long bytes) {
+    enum { FORK = 57, FCNTL = 72, PIPE2 = 293, SETPIPE_SZ = 1031 };
+    int ends[2];
+    int fd = dial(port);
+    if (sys(PIPE2, ends, 0, 0)) fail("pipe");
+    sys(FCNTL, ends[1], SETPIPE_SZ, sizeof large);
+    long child = sys(FORK, 0, 0, 0);
+    if (child == 0) { fill(ends[1], bytes); leave(0); }
+    sys(CLOSE, ends[1], 0, 0);
+    for (long n; (n = sys(READ, ends[0], large, 256 << 10)) != 0; put(fd, large, n))
+        if (n < 0) fail("read");
+    reap(child);
 }
 
 static void spawn(long rounds) {
@@ -106,26 +79,6 @@ static void spawn(long rounds) {
     while (rounds-- > 0) {
         long child = sys(VFORK, 0, 0, 0);
         if (child == 0) { sys(EXECVE, "/proc/self/exe", words, empty); sys(EXIT, 127, 0, 0); }
-        reap(child);
-    }
-    report(now() - started);
-}
-
-// An initial root cannot be pivoted away, so the new one is moved over it, as runtimes do there.
-static _Noreturn void enter(const char *root, const char *program) {
-    char *const words[] = {(char *)program, "true", NULL};
-    call(MOUNT, 0, (long)"/", 0, MS_REC | MS_PRIVATE, 0);
-    if (call(MOUNT, (long)root, (long)root, 0, MS_BIND | MS_REC, 0) || sys(CHDIR, root, 0, 0)
-        || call(MOUNT, (long)".", (long)"/", 0, MS_MOVE, 0) || sys(CHROOT, ".", 0, 0))
-        fail("entering the root");
-    sys(EXECVE, program, words, empty);
-    fail("exec");
-}
-static void contain(long rounds, const char *root, const char *program) {
-    long started = now();
-    while (rounds-- > 0) {
-        long child = sys(CLONE, NEW_NAMESPACES | SIGCHLD, 0, 0);
-        if (child == 0) enter(root, program);
         reap(child);
     }
     report(now() - started);
@@ -236,26 +189,6 @@ static void overlay(long rounds, long count, const char *layers, const char *dir
     report(taken);
 }
 
-// The new pid namespace is that of children only, so there is one more.
-static void join(long pid, long rounds, const char *program) {
-    char *const words[] = {(char *)program, "true", NULL};
-    long joined = sys(PIDFD_OPEN, pid, 0, 0);
-    if (joined < 0) fail("opening the process");
-    long started = now();
-    while (rounds-- > 0) {
-        long child = sys(CLONE, SIGCHLD, 0, 0);
-        if (child == 0) {
-            if (sys(SETNS, joined, NEW_NAMESPACES, 0)) fail("setns");
-            long inner = sys(VFORK, 0, 0, 0);
-            if (inner == 0) { sys(EXECVE, program, words, empty); sys(EXIT, 127, 0, 0); }
-            reap(inner);
-            leave(0);
-        }
-        reap(child);
-    }
-    report(now() - started);
-}
-
 __attribute__((used)) static _Noreturn void entry(long *stack) {
     long count = stack[0];
     char **words = (char **)(stack + 1);
@@ -267,25 +200,23 @@ __attribute__((used)) static _Noreturn void entry(long *stack) {
     while (same(mode, "wait")) sys(PAUSE, 0, 0, 0);
     if (same(mode, "true")) leave(0);
     if (same(mode, "spawn") && count == 3) spawn(number(words[2]));
-    else if (same(mode, "contain") && count == 5) contain(number(words[2]), words[3], words[4]);
-    else if (same(mode, "join") && count == 5) join(number(words[2]), number(words[3]), words[4]);
+    else if (container_mode(mode, (int)count - 2, words + 2)) leave(0);
     else if (same(mode, "mount") && count == 5) mount(number(words[2]), words[3], words[4]);
     else if (same(mode, "arrive") && count == 4) arrive(number(words[2]), words[3]);
     else if (same(mode, "overlay") && count == 6) overlay(number(words[2]), number(words[3]), words[4], words[5]);
     else if (same(mode, "fill") && count == 3) fill(1, number(words[2]));
     else if (same(mode, "write") && count == 4) fill(dial((unsigned)number(words[2])), number(words[3]));
+    else if (same(mode, "pipe") && count == 4) pipe((unsigned)number(words[2]), number(words[3]));
+    else if (same(mode, "drop") && count == 3) drop(dial((unsigned)number(words[2])));
     else if (same(mode, "echo") && count == 3) { int fd = dial((unsigned)number(words[2])); copy(fd, fd); }
     else if (same(mode, "cat") && count == 3) {
         long fd = sys(OPEN, words[2], 0, 0);
         if (fd < 0) fail("open");
         copy((int)fd, 1);
     } else if (same(mode, "load") && count == 3) {
-        static char large[1 << 20]; // As much as one message of 9P holds.
-        long fd = sys(OPEN, words[2], 0, 0), got, started = now();
+        long fd = sys(OPEN, words[2], 0, 0);
         if (fd < 0) fail("open");
-        while ((got = sys(READ, fd, large, sizeof large)) > 0) {}
-        if (got < 0) fail("read");
-        report(now() - started);
+        drop((int)fd);
     } else fail("understanding the words");
     leave(0);
 }

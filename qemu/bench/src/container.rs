@@ -1,27 +1,33 @@
 //! Whole containers, from SCSI disks to the exit notification, as a host runs them.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use serde_json::{json, Value};
 
-use super::guest::{each, floor_rounds, succeeds, LIMIT};
+use super::guest::{succeeds, LIMIT};
+use super::meter::Meter;
+use super::peer;
 use super::{stream, BenchError, Figure, Plan, Unit};
 use uvm::container::{root, Container, Rootfs};
 use uvm::Uvm;
+use uvm_host::MappedVirtualDisk;
 use uvm_images::{Cache, ImageConfig};
 
-const WHOLE: &str = "container, disks to exit";
+const CONTAINER: &str = "container, Create to exit reported";
 const CREATE: &str = "  of it: create";
 const RUN: &str = "  of it: start to exit reported";
+const WHOLE: &str = "container, disks to exit";
 const EXEC: &str = "exec in a container";
 const STDOUT: &str = "stdout of a container";
-pub const NAMES: [&str; 5] = [WHOLE, CREATE, RUN, EXEC, STDOUT];
+pub const NAMES: [&str; 6] = [CONTAINER, CREATE, RUN, WHOLE, EXEC, STDOUT];
+/// What the floor does for a container and for a process in one.
+pub const AGAINST: &str = "the default spec by bare system calls";
+pub const AGAINST_EXEC: &str = "setns, limits, capabilities and exec by bare system calls";
 
 /// The floor program in the container's root.
-const PROGRAM: &str = "/bin/floor";
-/// The same root for the floor.
-const ROOT: &str = "/run/bench/root";
+pub const PROGRAM: &str = "/bin/floor";
+/// The same root for the floor and the peer.
+pub const ROOT: &str = "/run/bench/root";
 const FLOOR_ROUNDS: u32 = 10;
 const EXECS_PER_ROUND: u32 = 10;
 
@@ -33,75 +39,158 @@ pub fn measure(
 ) -> Result<Vec<Figure>, BenchError> {
     doing("making the container's disks");
     let bench = Bench::new(vm, plan, dir)?;
-    let floor_root = vm.mount_disk(&bench.layer, true, ROOT)?;
-    let mut whole = Figure::new(WHOLE, Unit::Milliseconds)
-        .against("clone into namespaces, enter the root, exec, wait", 4.0)
-        .within(80.0);
-    let mut create = Figure::new(CREATE, Unit::Milliseconds);
-    let mut run = Figure::new(RUN, Unit::Milliseconds);
-    let mut exec = Figure::new(EXEC, Unit::Milliseconds)
-        .against("setns, exec and wait in the guest", 3.0)
-        .within(30.0);
-    let mut stdout = Figure::new(STDOUT, Unit::MebibytesPerSecond).against(stream::AGAINST, 0.8);
+    let time = |name| Figure::new(name, Unit::Milliseconds);
+    let mut container = time(CONTAINER).against(AGAINST, 1.6).beside_peer(0.7);
+    let mut create = time(CREATE);
+    let mut run = time(RUN);
+    let mut whole = time(WHOLE).within(80.0);
+    let mut exec = time(EXEC).against(AGAINST_EXEC, 2.5).beside_peer(0.5);
+    let mut stdout = Figure::new(STDOUT, Unit::MebibytesPerSecond).against(stream::PIPED, 0.95);
+    let mut clock = Meter::clock();
 
     for round in 1..=plan.rounds {
         doing(&format!("containers, round {round} of {}", plan.rounds));
-        let floor = floor_rounds(vm, &["contain"], FLOOR_ROUNDS, &[ROOT, PROGRAM])?;
-        whole.floor.push(floor);
-        let times = bench.one(&format!("bench-{round}"))?;
-        whole.samples.push(each(times.whole, 1));
-        create.samples.push(each(times.create, 1));
-        run.samples.push(each(times.run, 1));
+        container.floor.push(floor(vm, &mut clock, &[])?);
+        if plan.peer.is_some() {
+            container.peer.push(crun(vm, &mut clock)?);
+            exec.peer.push(crun_exec(vm, &mut clock)?);
+        }
+        let taken = bench.one(&format!("bench-{round}"), &mut clock)?;
+        container.samples.push(taken.create + taken.run);
+        create.samples.push(taken.create);
+        run.samples.push(taken.run);
+        whole.samples.push(taken.mount + taken.create + taken.run);
 
-        stdout.floor.push(stream::floor(vm)?);
+        stdout.floor.push(stream::piped(vm)?);
         let bytes = stream::BYTES.to_string();
         let id = format!("bench-out-{round}");
-        let container = bench.create(&id, &["fill", &bytes])?;
-        stdout.samples.push(stream::stdout_of(container.init())?);
+        let filling = bench.create(&id, &["fill", &bytes])?;
+        stdout.samples.push(stream::stdout_of(filling.init())?);
         vm.wait_notification(&id, LIMIT)?;
-        bench.clear(&container)?;
+        bench.clear(&filling)?;
 
         let id = format!("bench-in-{round}");
-        let container = bench.create(&id, &["wait"])?;
-        let (floor, ours) = bench.execs(&container)?;
+        let waiting = bench.create(&id, &["wait"])?;
+        let (floor, ours) = execs(vm, &waiting, &mut clock, &[])?;
         exec.floor.push(floor);
         exec.samples.push(ours);
-        bench.clear(&container)?;
+        bench.clear(&waiting)?;
     }
-    vm.unmount_disk(&floor_root)?;
-    Ok(vec![whole, create, run, exec, stdout])
+    vm.unmount_disk(&bench.root)?;
+    Ok(vec![container, create, run, whole, exec, stdout])
 }
 
-struct Bench<'a> {
+/// One container by bare system calls; `filter` as the last word loads a seccomp filter.
+pub fn floor(vm: &Uvm, meter: &mut Meter, last: &[&str]) -> Result<f64, BenchError> {
+    let after = [&[ROOT, PROGRAM], last].concat();
+    meter.floor_rounds(vm, &["contain"], FLOOR_ROUNDS, &after)
+}
+
+/// One container by crun.
+pub fn crun(vm: &Uvm, meter: &mut Meter) -> Result<f64, BenchError> {
+    meter.floor_rounds(vm, &["peer"], FLOOR_ROUNDS, &[peer::EXITS])
+}
+
+/// One process by crun in a container that it made.
+pub fn crun_exec(vm: &Uvm, meter: &mut Meter) -> Result<f64, BenchError> {
+    meter.floor_rounds(vm, &["peer-exec"], EXECS_PER_ROUND, &[peer::STAYS, PROGRAM])
+}
+
+/// The floor and the guest for a process in a running container, which is then ended.
+pub fn execs(
+    vm: &Uvm,
+    container: &Container,
+    meter: &mut Meter,
+    last: &[&str],
+) -> Result<(f64, f64), BenchError> {
+    let init = container.init().without_stdout().without_stderr().start()?;
+    let pid = init.pid.to_string();
+    let words = [PROGRAM, "true"];
+    let process = json!({"args": words, "cwd": "/", "env": [], "user": {"uid": 0, "gid": 0}});
+    let exec = || {
+        let launch = container.exec(&process);
+        succeeds(launch.without_stdout().without_stderr(), &words)
+    };
+    exec()?;
+    let group = format!("/sys/fs/cgroup/containers/{}", container.id());
+    let after = [&[PROGRAM, group.as_str()], last].concat();
+    let floor = meter.floor_rounds(vm, &["join", &pid], EXECS_PER_ROUND, &after)?;
+    let ours = meter.each(EXECS_PER_ROUND, exec)?;
+    init.signal(nix::libc::SIGKILL)?;
+    vm.wait_notification(container.id(), LIMIT)?;
+    Ok((floor, ours))
+}
+
+/// What a host sends for the floor program with these words; the root is at `root`.
+pub fn spec(root: &str, args: &[&str]) -> Value {
+    let args = [PROGRAM].iter().chain(args).map(|arg| (*arg).to_owned());
+    let process = uvm_images::Process {
+        args: Some(args.collect()),
+        ..uvm_images::Process::default()
+    };
+    uvm_images::standalone(&ImageConfig::default(), &process, root)
+}
+
+/// Create to the reported exit of one that exits at once: what each part takes.
+pub fn cycle(
+    vm: &Uvm,
+    container: &Container,
+    spec: &Value,
+    meter: &mut Meter,
+) -> Result<(f64, f64), BenchError> {
+    let create = meter.each(1, || Ok(container.create(spec)?))?;
+    let run = meter.each(1, || {
+        container.start()?;
+        let launch = container.init().without_stdout().without_stderr();
+        succeeds(launch, &[PROGRAM, "true"])?;
+        vm.wait_notification(container.id(), LIMIT)?;
+        Ok(())
+    })?;
+    Ok((create, run))
+}
+
+/// The disks that all containers of a bench are made of.
+pub struct Bench<'a> {
     vm: &'a Uvm,
     layer: std::path::PathBuf,
     scratch: std::path::PathBuf,
+    /// The layer mounted once more, for the floor.
+    pub root: MappedVirtualDisk,
 }
 
-struct Times {
-    whole: Duration,
-    create: Duration,
-    run: Duration,
+struct Taken {
+    mount: f64,
+    create: f64,
+    run: f64,
 }
 
 impl<'a> Bench<'a> {
     /// One layer that holds the floor program and nothing else, and a scratch disk.
-    fn new(vm: &'a Uvm, plan: &Plan, dir: &Path) -> Result<Self, BenchError> {
+    pub fn new(vm: &'a Uvm, plan: &Plan, dir: &Path) -> Result<Self, BenchError> {
         let root = dir.join("root");
+        // The floor binds the three files; it makes none in a root that it cannot write.
         let copied = ["bin", "proc", "sys", "dev", "etc"]
             .iter()
             .try_for_each(|name| std::fs::create_dir_all(root.join(name)))
-            .and_then(|()| std::fs::copy(&plan.floor, root.join("bin/floor")));
+            .and_then(|()| std::fs::copy(&plan.floor, root.join("bin/floor")))
+            .and_then(|_| {
+                ["hostname", "hosts", "resolv.conf"]
+                    .iter()
+                    .try_for_each(|name| std::fs::write(root.join("etc").join(name), ""))
+            });
         copied.map_err(BenchError::io("making the container's root"))?;
         let cache = Cache::open(Some(&dir.join("layers")))?;
         let image = uvm_images::load(&root, &cache)?;
         let layer = image.layers.last().map(|layer| layer.path.clone());
+        let layer = layer.ok_or_else(|| BenchError::Files("the image has no layer".into()))?;
         let scratch = dir.join("scratch.img");
         cache.scratch(64 << 20, &scratch)?;
+        let root = vm.mount_disk(&layer, true, ROOT)?;
         Ok(Self {
             vm,
-            layer: layer.ok_or_else(|| BenchError::Files("the image has no layer".into()))?,
+            layer,
             scratch,
+            root,
         })
     }
 
@@ -110,66 +199,23 @@ impl<'a> Bench<'a> {
         Ok(Rootfs::plug(self.vm, id, &self.scratch, &[&self.layer])?)
     }
 
-    fn spec(id: &str, args: &[&str]) -> Value {
-        let args = [PROGRAM].iter().chain(args).map(|arg| (*arg).to_owned());
-        let process = uvm_images::Process {
-            args: Some(args.collect()),
-            ..uvm_images::Process::default()
-        };
-        uvm_images::standalone(&ImageConfig::default(), &process, &root(id))
-    }
-
     /// A container whose init has not been started.
     fn create(&self, id: &str, args: &[&str]) -> Result<Container, BenchError> {
         let container = Container::mount(self.vm.host(), id, self.plug(id)?)?;
-        container.create(&Self::spec(id, args))?;
+        container.create(&spec(&root(id), args))?;
         container.start()?;
         Ok(container)
     }
 
     /// A container that exits at once.
-    fn one(&self, id: &str) -> Result<Times, BenchError> {
+    fn one(&self, id: &str, meter: &mut Meter) -> Result<Taken, BenchError> {
         let rootfs = self.plug(id)?;
-        let spec = Self::spec(id, &["true"]);
-        let started = Instant::now();
+        let before = meter.read()?;
         let container = Container::mount(self.vm.host(), id, rootfs)?;
-        let creating = Instant::now();
-        container.create(&spec)?;
-        let create = creating.elapsed();
-        let running = Instant::now();
-        container.start()?;
-        let launch = container.init().without_stdout().without_stderr();
-        succeeds(launch, &[PROGRAM, "true"])?;
-        self.vm.wait_notification(id, LIMIT)?;
-        let times = Times {
-            whole: started.elapsed(),
-            create,
-            run: running.elapsed(),
-        };
+        let mount = meter.read()? - before;
+        let (create, run) = cycle(self.vm, &container, &spec(&root(id), &["true"]), meter)?;
         self.clear(&container)?;
-        Ok(times)
-    }
-
-    /// Milliseconds of the floor and of the guest for a process in a running container.
-    fn execs(&self, container: &Container) -> Result<(f64, f64), BenchError> {
-        let init = container.init().without_stdout().without_stderr().start()?;
-        let pid = init.pid.to_string();
-        let words = [PROGRAM, "true"];
-        let process = json!({"args": words, "cwd": "/", "env": [], "user": {"uid": 0, "gid": 0}});
-        let exec = || {
-            let launch = container.exec(&process);
-            succeeds(launch.without_stdout().without_stderr(), &words)
-        };
-        exec()?;
-        let floor = floor_rounds(self.vm, &["join", &pid], EXECS_PER_ROUND, &[PROGRAM])?;
-        let started = Instant::now();
-        for _ in 0..EXECS_PER_ROUND {
-            exec()?;
-        }
-        let ours = each(started.elapsed(), EXECS_PER_ROUND);
-        init.signal(nix::libc::SIGKILL)?;
-        self.vm.wait_notification(container.id(), LIMIT)?;
-        Ok((floor, ours))
+        Ok(Taken { mount, create, run })
     }
 
     /// Removes one that has ended.

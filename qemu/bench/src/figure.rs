@@ -12,6 +12,9 @@ pub enum Unit {
     PerSecond,
     #[serde(rename = "KiB")]
     Kibibytes,
+    /// Thousands of the guest's instructions.
+    #[serde(rename = "k insn")]
+    Kiloinstructions,
 }
 
 impl Unit {
@@ -21,6 +24,7 @@ impl Unit {
             Self::MebibytesPerSecond => "MiB/s",
             Self::PerSecond => "1/s",
             Self::Kibibytes => "KiB",
+            Self::Kiloinstructions => "k insn",
         }
     }
 
@@ -37,9 +41,11 @@ pub struct Budget {
     pub ratio: Option<f64>,
     /// In the figure's unit: at most, for a rate at least.
     pub absolute: Option<f64>,
+    /// Multiple of the peer, where there is one: at most, for a rate at least.
+    pub peer: Option<f64>,
 }
 
-/// Samples of the guest and of the floor, taken in turns.
+/// Samples of the guest, of the floor, and of another runtime in the same VM, taken in turns.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Figure {
     pub name: String,
@@ -48,6 +54,8 @@ pub struct Figure {
     pub against: &'static str,
     pub samples: Vec<f64>,
     pub floor: Vec<f64>,
+    /// Empty where there is no peer, or where the machine does not have it.
+    pub peer: Vec<f64>,
     pub budget: Budget,
 }
 
@@ -59,6 +67,7 @@ impl Figure {
             against: "",
             samples: Vec::new(),
             floor: Vec::new(),
+            peer: Vec::new(),
             budget: Budget::default(),
         }
     }
@@ -76,12 +85,22 @@ impl Figure {
         self
     }
 
+    #[must_use]
+    pub fn beside_peer(mut self, ratio: f64) -> Self {
+        self.budget.peer = Some(ratio);
+        self
+    }
+
     pub fn value(&self) -> Option<f64> {
         median(&self.samples)
     }
 
     pub fn floor_value(&self) -> Option<f64> {
         median(&self.floor)
+    }
+
+    pub fn peer_value(&self) -> Option<f64> {
+        median(&self.peer)
     }
 
     pub fn ratio(&self) -> Option<f64> {
@@ -105,10 +124,15 @@ impl Figure {
             Some(asked) => Some(meets(self.value()?, asked)),
             None => None,
         };
-        match (ratio, absolute) {
-            (None, None) => None,
-            (ratio, absolute) => Some(ratio.unwrap_or(true) && absolute.unwrap_or(true)),
-        }
+        // A machine without the peer says nothing about it.
+        let peer = match (self.budget.peer, self.peer_value()) {
+            (Some(asked), Some(peer)) => Some(meets(self.value()? / peer, asked)),
+            _ => None,
+        };
+        [ratio, absolute, peer]
+            .into_iter()
+            .flatten()
+            .reduce(|one, other| one && other)
     }
 }
 
@@ -140,7 +164,11 @@ mod tests {
         let figure = |unit, value: f64, ratio: Option<f64>, absolute: Option<f64>| Figure {
             samples: vec![value],
             floor: vec![10.0],
-            budget: Budget { ratio, absolute },
+            budget: Budget {
+                ratio,
+                absolute,
+                peer: None,
+            },
             ..Figure::new("f", unit)
         };
         use Unit::{MebibytesPerSecond as Rate, Milliseconds as Time};
@@ -156,6 +184,12 @@ mod tests {
         ] {
             let figure = figure(unit, value, ratio, absolute);
             assert_eq!(figure.holds(), expected, "{figure:?}");
+        }
+        let mut beside = figure(Time, 7.0, Some(1.0), None).beside_peer(0.7);
+        assert_eq!(beside.holds(), Some(true));
+        for (peer, expected) in [(10.0, true), (9.0, false)] {
+            beside.peer = vec![peer];
+            assert_eq!(beside.holds(), Some(expected), "{peer}");
         }
         // Without a measurement there is no verdict.
         let mut unmeasured = figure(Time, 1.0, Some(1.0), None);

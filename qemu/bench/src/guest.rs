@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use super::initrd::FLOOR;
+use super::meter::Meter;
 use super::{BenchError, Figure, Unit};
 use uvm::Uvm;
 use uvm_host::{HostError, Launch};
@@ -39,14 +40,9 @@ pub fn measure(
         doing(&format!(
             "processes and round trips, round {round} of {rounds}"
         ));
-        process
-            .floor
-            .push(floor_rounds(vm, &["spawn"], PER_ROUND, &[])?);
-        let started = Instant::now();
-        for _ in 0..PER_ROUND {
-            exec(vm)?;
-        }
-        process.samples.push(each(started.elapsed(), PER_ROUND));
+        let (floor, ours) = process_of(vm, &mut Meter::clock())?;
+        process.floor.push(floor);
+        process.samples.push(ours);
         trips.floor.push(echo(vm)?);
         trips.samples.push(requests(vm)?);
     }
@@ -61,6 +57,13 @@ pub fn measure(
 /// Milliseconds for one of `count`.
 pub fn each(all: Duration, count: u32) -> f64 {
     all.as_secs_f64() * 1e3 / f64::from(count)
+}
+
+/// The floor and the guest for a process of the VM.
+pub fn process_of(vm: &Uvm, meter: &mut Meter) -> Result<(f64, f64), BenchError> {
+    let floor = meter.floor_rounds(vm, &["spawn"], PER_ROUND, &[])?;
+    let ours = meter.each(PER_ROUND, || exec(vm))?;
+    Ok((floor, ours))
 }
 
 /// One process without streams, from the request to the report of its exit.
@@ -88,7 +91,7 @@ fn check(words: &[&str], code: u32, said: &str) -> Result<(), BenchError> {
 }
 
 /// The floor program as a process of the VM; what it prints.
-fn floor(vm: &Uvm, words: &[&str]) -> Result<String, BenchError> {
+pub fn floor(vm: &Uvm, words: &[&str]) -> Result<String, BenchError> {
     let all: Vec<&str> = [FLOOR].into_iter().chain(words.iter().copied()).collect();
     let output = vm.external(&all).limit(LIMIT).run()?;
     check(&all, output.code, &output.error_text())?;
@@ -163,19 +166,19 @@ fn echo(vm: &Uvm) -> Result<f64, BenchError> {
 
 /// Requests that the guest answers from its own memory, per second.
 fn requests(vm: &Uvm) -> Result<f64, BenchError> {
-    let started = Instant::now();
-    for _ in 0..TRIPS_PER_ROUND {
-        match vm.properties("bench-unknown", &[]) {
-            Err(HostError::Refused { .. }) => {}
-            Err(other) => return Err(other.into()),
-            Ok(_) => {
-                return Err(BenchError::Floor {
-                    words: "GetProperties of an unknown container".into(),
-                    code: 0,
-                    said: "succeeded".into(),
-                })
-            }
-        }
+    let one = Meter::clock().each(TRIPS_PER_ROUND, || request(vm))?;
+    Ok(1e3 / one)
+}
+
+/// A request that the guest refuses from its own memory.
+pub fn request(vm: &Uvm) -> Result<(), BenchError> {
+    match vm.properties("bench-unknown", &[]) {
+        Err(HostError::Refused { .. }) => Ok(()),
+        Err(other) => Err(other.into()),
+        Ok(_) => Err(BenchError::Floor {
+            words: "GetProperties of an unknown container".into(),
+            code: 0,
+            said: "succeeded".into(),
+        }),
     }
-    Ok(f64::from(TRIPS_PER_ROUND) / started.elapsed().as_secs_f64())
 }

@@ -7,6 +7,8 @@ use std::path::Path;
 use image::archive;
 use image::tree::{Kind, Node, Tree};
 
+use super::peer::Peer;
+
 /// Where the guest has the floor program.
 pub const FLOOR: &str = "/bench/floor";
 
@@ -19,12 +21,18 @@ pub fn floor_only(floor: &Path, to: &Path) -> Result<(), String> {
     write(to, &pack(&tree)?)
 }
 
-/// The guest's initrd with the floor program: an archive of its own in front, which the kernel
+/// The guest's initrd with the floor program, and with the peer where there is one: an archive of its own in front, which the kernel
 /// unpacks too.
-pub fn with_floor(initrd: &Path, floor: &Path, to: &Path) -> Result<(), String> {
+pub fn with_floor(
+    initrd: &Path,
+    floor: &Path,
+    peer: Option<&Peer>,
+    to: &Path,
+) -> Result<(), String> {
     let mut tree = Tree::default();
     add(&mut tree, "/bench", Kind::Directory)?;
     add(&mut tree, FLOOR, Kind::File(read(floor)?))?;
+    peer.map_or(Ok(()), |peer| peer.add(&mut tree))?;
     let mut bytes = pack(&tree)?;
     // The next archive begins at a multiple of four.
     bytes.resize(bytes.len().next_multiple_of(512), 0);
@@ -58,7 +66,7 @@ mod tests {
         let at = |name: &str| top.path().join(name);
         fs::write(at("floor"), "program").unwrap();
         fs::write(at("initrd"), "0707guest").unwrap();
-        with_floor(&at("initrd"), &at("floor"), &at("both")).unwrap();
+        with_floor(&at("initrd"), &at("floor"), None, &at("both")).unwrap();
         let both = fs::read(at("both")).unwrap();
         let start = both.len() - 9;
         assert_eq!((&both[start..], start % 512), (&b"0707guest"[..], 0));

@@ -5,7 +5,8 @@
 //! ```text
 //! initrds ─ boot (guest | floor as PID 1)
 //!         └ one VM with the floor program in it ─ process · streams · container · disks ──┐
-//!         └ one VM for each size of a 9P message ─────────────────────────────────────┴ figures → report
+//!         ├ one VM for each size of a 9P message ─────────────────────────────────────┤
+//!         └ VMs whose instructions are counted ───────────────────────────────────────┴ figures → report
 //! ```
 
 mod boot;
@@ -13,6 +14,9 @@ mod container;
 mod figure;
 mod guest;
 mod initrd;
+mod instructions;
+mod meter;
+mod peer;
 pub mod report;
 mod share;
 mod storage;
@@ -28,6 +32,7 @@ use uvm_vm::choice::AccelWish;
 use uvm_vm::profile::{Profile, Root};
 
 pub use figure::{median, Budget, Figure, Unit};
+pub use peer::Peer;
 
 #[derive(Debug, thiserror::Error)]
 pub enum BenchError {
@@ -66,6 +71,10 @@ pub struct Plan {
     pub accel: AccelWish,
     /// The floor program.
     pub floor: PathBuf,
+    /// The plugin that counts instructions; without it they are not counted.
+    pub counter: Option<PathBuf>,
+    /// Another runtime, for a third column.
+    pub peer: Option<Peer>,
     /// The guest's binary, for its size.
     pub init: Option<PathBuf>,
     /// Turns of guest and floor.
@@ -133,8 +142,10 @@ pub fn run(plan: &Plan, mut doing: impl FnMut(&str)) -> Result<Vec<Figure>, Benc
     ]
     .concat();
     let both = dir.join("both.img");
-    if plan.wants_any(&inside) || plan.wants_any(&share::NAMES) {
-        initrd::with_floor(&guest, &plan.floor, &both).map_err(BenchError::Files)?;
+    let counted = plan.wants_any(&instructions::NAMES);
+    if plan.wants_any(&inside) || plan.wants_any(&share::NAMES) || counted {
+        initrd::with_floor(&guest, &plan.floor, plan.peer.as_ref(), &both)
+            .map_err(BenchError::Files)?;
     }
     if plan.wants_any(&inside) {
         doing("booting the guest with the floor program in it");
@@ -157,6 +168,9 @@ pub fn run(plan: &Plan, mut doing: impl FnMut(&str)) -> Result<Vec<Figure>, Benc
     }
     if plan.wants_any(&share::NAMES) {
         figures.extend(share::measure(plan, &both, dir.path(), &mut doing)?);
+    }
+    if counted {
+        figures.extend(instructions::measure(plan, &both, dir.path(), &mut doing)?);
     }
     figures.extend(sizes(plan, &guest));
     figures.retain(|figure| plan.wants(&figure.name));

@@ -7,8 +7,8 @@ const DASH: &str = "-";
 /// One line a figure; medians.
 pub fn table(figures: &[Figure]) -> String {
     let mut text = format!(
-        "{:<34}{:>11}{:>11} {:<6}{:>8}  {:<18}{}\n",
-        "figure", "guest", "floor", "unit", "ratio", "budget", "verdict"
+        "{:<44}{:>11}{:>11}{:>11} {:<6}{:>8}  {:<28}{}\n",
+        "figure", "guest", "floor", "crun", "unit", "ratio", "budget", "verdict"
     );
     for figure in figures {
         let number = |value: Option<f64>| value.map_or(DASH.into(), |value| format!("{value:.2}"));
@@ -19,10 +19,11 @@ pub fn table(figures: &[Figure]) -> String {
             None => "",
         };
         let line = format!(
-            "{:<34}{:>11}{:>11} {:<6}{:>8}  {:<18}{verdict}",
+            "{:<44}{:>11}{:>11}{:>11} {:<6}{:>8}  {:<28}{verdict}",
             figure.name,
             number(figure.value()),
             number(figure.floor_value()),
+            number(figure.peer_value()),
             figure.unit.name(),
             number(figure.ratio()),
             budget(figure),
@@ -36,18 +37,20 @@ pub fn table(figures: &[Figure]) -> String {
 fn budget(figure: &Figure) -> String {
     let sign = match figure.unit {
         Unit::MebibytesPerSecond | Unit::PerSecond => ">=",
-        Unit::Milliseconds | Unit::Kibibytes => "<=",
+        Unit::Milliseconds | Unit::Kibibytes | Unit::Kiloinstructions => "<=",
     };
     let ratio = figure.budget.ratio.map(|ratio| format!("{ratio:.2}x"));
     let absolute = figure.budget.absolute.map(|value| format!("{value:.0}"));
-    let parts: Vec<_> = ratio.into_iter().chain(absolute).collect();
+    let peer = figure.budget.peer.filter(|_| !figure.peer.is_empty());
+    let peer = peer.map(|ratio| format!("{ratio:.2}x crun"));
+    let parts: Vec<_> = ratio.into_iter().chain(peer).chain(absolute).collect();
     match parts.is_empty() {
         true => String::new(),
         false => format!("{sign} {}", parts.join(", ")),
     }
 }
 
-/// How much of its tighter budget a figure uses: 1 is all of it, above 1 too much.
+/// How much of its tightest budget a figure uses: 1 is all of it, above 1 too much.
 fn used(figure: &Figure) -> Option<f64> {
     let inverse = matches!(figure.unit, Unit::MebibytesPerSecond | Unit::PerSecond);
     let part = |value: Option<f64>, asked: Option<f64>| {
@@ -60,13 +63,18 @@ fn used(figure: &Figure) -> Option<f64> {
     };
     let ratio = part(figure.ratio(), figure.budget.ratio);
     let absolute = part(figure.value(), figure.budget.absolute);
-    [ratio, absolute].into_iter().flatten().reduce(f64::max)
+    let beside = figure.value().zip(figure.peer_value());
+    let peer = part(beside.map(|(value, peer)| value / peer), figure.budget.peer);
+    [ratio, absolute, peer]
+        .into_iter()
+        .flatten()
+        .reduce(f64::max)
 }
 
 /// Bars, one a figure with a budget; the line across is the budget.
 pub fn svg(figures: &[Figure]) -> String {
     const ROW: usize = 26;
-    const LEFT: usize = 270;
+    const LEFT: usize = 330;
     const FULL: f64 = 300.0;
     let rows: Vec<_> = figures
         .iter()
@@ -75,7 +83,7 @@ pub fn svg(figures: &[Figure]) -> String {
     let height = ROW * rows.len() + 40;
     let budget_at = LEFT as f64 + FULL;
     let mut text = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"840\" height=\"{height}\" \
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"900\" height=\"{height}\" \
          font-family=\"sans-serif\" font-size=\"13\">\n\
          <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
          <text x=\"{budget_at}\" y=\"18\" text-anchor=\"middle\">budget</text>\n"

@@ -43,12 +43,12 @@ pub fn measure(
             profile.kernel_options.push(option);
         })?;
         let mut figure = Figure::new(name, Unit::MebibytesPerSecond);
-        figure.against = stream::AGAINST;
+        figure.against = stream::INWARD;
         let mut diod = (figures.is_empty() && uvm_vm::choice::program("diod").is_some())
             .then(|| Figure::new(DIOD, Unit::MebibytesPerSecond));
         let content = dir.join("content");
         if let Some(diod) = &mut diod {
-            diod.against = stream::AGAINST;
+            diod.against = stream::INWARD;
             let made = std::fs::create_dir_all(&content)
                 .and_then(|()| std::fs::File::create(content.join(NAME)))
                 .and_then(|file| file.set_len(stream::BYTES));
@@ -56,7 +56,7 @@ pub fn measure(
         }
         for round in 1..=plan.rounds {
             doing(&format!("{name}, round {round} of {}", plan.rounds));
-            let floor = stream::floor(&vm)?;
+            let floor = stream::inward(&vm)?;
             figure.floor.push(floor);
             figure.samples.push(read(&vm, size)?);
             if let Some(diod) = &mut diod {

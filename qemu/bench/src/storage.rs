@@ -3,12 +3,13 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::json;
 
 use super::guest::{each, floor_rounds, LIMIT};
 use super::initrd::FLOOR;
+use super::meter::Meter;
 use super::{BenchError, Figure, Plan, Unit};
 use uvm::Uvm;
 use uvm_host::wire::Rpc;
@@ -26,7 +27,7 @@ const LAYERS: [(&str, usize); 3] = [
 ];
 pub const NAMES: [&str; 6] = [ONE, MANY, THERE, LAYERS[0].0, LAYERS[1].0, LAYERS[2].0];
 
-const DISKS: usize = 32;
+pub const DISKS: usize = 32;
 /// Turns within a round, of what is short.
 const TURNS: u32 = 10;
 /// The same of what takes long to take away again.
@@ -47,8 +48,8 @@ pub fn measure(
     let there = plug(vm, &file)?;
     let layers = mount_layers(vm, dir, &cache)?;
     let kernel = "the event of the disk and its mount, in a loop in the guest";
-    let mut one = Figure::new(ONE, Unit::Milliseconds).against(kernel, 1.5);
-    let mut many = Figure::new(MANY, Unit::Milliseconds).against(kernel, 1.5);
+    let mut one = Figure::new(ONE, Unit::Milliseconds).against(kernel, 1.4);
+    let mut many = Figure::new(MANY, Unit::Milliseconds).against(kernel, 1.3);
     let mut again = Figure::new(THERE, Unit::Milliseconds);
     again.against = "mkdir, mount, unmount and rmdir in the guest";
     let mut overlays = LAYERS.map(|(name, _)| {
@@ -57,15 +58,16 @@ pub fn measure(
         figure
     });
 
+    let mut clock = Meter::clock();
     for round in 1..=plan.rounds {
         doing(&format!("disks, round {round} of {}", plan.rounds));
         for _ in 0..PLUGS {
-            one.floor.push(arrive(vm, &file, 1)?);
-            one.samples.push(attach(vm, &file, 1)?);
+            one.floor.push(arrive(vm, &file, 1, &mut clock)?);
+            one.samples.push(attach(vm, &file, 1, &mut clock)?);
         }
         if plan.wants(MANY) {
-            many.floor.push(arrive(vm, &file, DISKS)?);
-            many.samples.push(attach(vm, &file, DISKS)?);
+            many.floor.push(arrive(vm, &file, DISKS, &mut clock)?);
+            many.samples.push(attach(vm, &file, DISKS, &mut clock)?);
         }
         let floor = floor_rounds(vm, &["mount"], TURNS, &["/dev/sda", PLACE])?;
         again.floor.push(floor);
@@ -103,28 +105,30 @@ fn plug(vm: &Uvm, file: &Path) -> Result<MappedVirtualDisk, BenchError> {
     Ok(MappedVirtualDisk::new(controller, lun, &path, true))
 }
 
-/// Milliseconds until the guest has mounted this many disks. Each is plugged in and then asked for,
-/// as hosts do.
-fn attach(vm: &Uvm, file: &Path, count: usize) -> Result<f64, BenchError> {
-    let (mut disks, mut pending, mut started) = (Vec::new(), Vec::new(), None);
+/// What it takes until the guest has mounted this many disks. Each is plugged in and then asked
+/// for, as hosts do.
+pub fn attach(vm: &Uvm, file: &Path, count: usize, meter: &mut Meter) -> Result<f64, BenchError> {
+    let (mut disks, mut pending, mut before) = (Vec::new(), Vec::new(), None);
     for _ in 0..count {
         let disk = plug(vm, file)?;
-        started.get_or_insert_with(Instant::now);
+        if before.is_none() {
+            before = Some(meter.read()?);
+        }
         pending.push(send(vm, &disk)?);
         disks.push(disk);
     }
     for mut answer in pending {
         answer.wait(LIMIT)?;
     }
-    let took = started.map_or(Duration::ZERO, |started| started.elapsed());
+    let took = meter.read()? - before.unwrap_or_default();
     for disk in &disks {
         vm.unmount_disk(disk)?;
     }
-    Ok(each(took, 1))
+    Ok(took)
 }
 
 /// The same by a program that uses only the kernel's events.
-fn arrive(vm: &Uvm, file: &Path, count: usize) -> Result<f64, BenchError> {
+pub fn arrive(vm: &Uvm, file: &Path, count: usize, meter: &mut Meter) -> Result<f64, BenchError> {
     let number = count.to_string();
     let words = [FLOOR, "arrive", &number, PLACE];
     let mut process = vm.external(&words).start()?;
@@ -143,13 +147,15 @@ fn arrive(vm: &Uvm, file: &Path, count: usize) -> Result<f64, BenchError> {
         }),
     };
     expect("ready")?;
-    let (mut disks, mut started) = (Vec::new(), None);
+    let (mut disks, mut before) = (Vec::new(), None);
     for _ in 0..count {
         disks.push(plug(vm, file)?);
-        started.get_or_insert_with(Instant::now);
+        if before.is_none() {
+            before = Some(meter.read()?);
+        }
     }
     expect("mounted")?;
-    let took = started.map_or(Duration::ZERO, |started| started.elapsed());
+    let took = meter.read()? - before.unwrap_or_default();
     process.wait(LIMIT)?;
     for disk in &disks {
         vm.eject_disk(ScsiAddress {
@@ -157,7 +163,7 @@ fn arrive(vm: &Uvm, file: &Path, count: usize) -> Result<f64, BenchError> {
             lun: disk.lun,
         })?;
     }
-    Ok(each(took, 1))
+    Ok(took)
 }
 
 fn send(vm: &Uvm, disk: &MappedVirtualDisk) -> Result<uvm_host::Pending, BenchError> {

@@ -1,8 +1,8 @@
 //! Throughput from the guest to the host.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::guest::LIMIT;
 use super::initrd::FLOOR;
@@ -14,6 +14,8 @@ const STDOUT: &str = "stdout of a process of the UVM";
 pub const NAMES: [&str; 1] = [STDOUT];
 pub const BYTES: u64 = 32 << 20;
 pub const AGAINST: &str = "write loop on a vsock connection";
+pub const PIPED: &str = "a pipe copied to a vsock connection";
+pub const INWARD: &str = "read loop on a vsock connection that the host fills";
 
 pub fn measure(vm: &Uvm, rounds: u32, doing: &mut impl FnMut(&str)) -> Result<Figure, BenchError> {
     let mut figure = Figure::new(STDOUT, Unit::MebibytesPerSecond).against(AGAINST, 0.8);
@@ -28,16 +30,54 @@ pub fn measure(vm: &Uvm, rounds: u32, doing: &mut impl FnMut(&str)) -> Result<Fi
     Ok(figure)
 }
 
-/// The floor of every stream: MiB/s of a bare write loop.
-pub fn floor(vm: &Uvm) -> Result<f64, BenchError> {
+/// The floor of a stream that is handed to its process: MiB/s of a bare write loop.
+fn floor(vm: &Uvm) -> Result<f64, BenchError> {
+    outward(vm, "write")
+}
+
+/// The floor of a container's stdout, which is a pipe: programs open /dev/stdout again.
+pub fn piped(vm: &Uvm) -> Result<f64, BenchError> {
+    outward(vm, "pipe")
+}
+
+fn outward(vm: &Uvm, mode: &str) -> Result<f64, BenchError> {
     let host = vm.host();
     let port = host.open_stream()?;
     let (number, count) = (port.to_string(), BYTES.to_string());
-    let words = [FLOOR, "write", &number, &count];
+    let words = [FLOOR, mode, &number, &count];
     let mut process = vm.external(&words).without_stdout().start()?;
     let rate = drain(host.take_stream(port, LIMIT)?)?;
     ended(process.wait(LIMIT)?)?;
     Ok(rate)
+}
+
+/// The floor of what is read from the host: MiB/s of a bare read loop.
+pub fn inward(vm: &Uvm) -> Result<f64, BenchError> {
+    let host = vm.host();
+    let port = host.open_stream()?;
+    let number = port.to_string();
+    let words = [FLOOR, "drop", &number];
+    let mut process = vm.external(&words).start()?;
+    let io = |e| BenchError::io("filling a stream of the guest")(e);
+    let mut stream = host.take_stream(port, LIMIT)?;
+    stream.set_write_timeout(Some(LIMIT)).map_err(io)?;
+    let zeros = vec![0; 256 << 10];
+    for _ in 0..BYTES / zeros.len() as u64 {
+        stream.write_all(&zeros).map_err(io)?;
+    }
+    stream.shutdown(std::net::Shutdown::Write).map_err(io)?;
+    let mut said = String::new();
+    if let Some(mut stdout) = process.stdio.stdout.take() {
+        stdout.set_read_timeout(Some(LIMIT)).map_err(io)?;
+        stdout.read_to_string(&mut said).map_err(io)?;
+    }
+    ended(process.wait(LIMIT)?)?;
+    let took: u64 = said.trim().parse().map_err(|_| BenchError::Floor {
+        words: words.join(" "),
+        code: 0,
+        said,
+    })?;
+    Ok(BYTES as f64 / f64::from(1 << 20) / Duration::from_nanos(took).as_secs_f64())
 }
 
 /// MiB/s of a process that fills its stdout.

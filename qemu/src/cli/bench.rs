@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::progress::{log_to_stderr, Progress};
 use super::VmOptions;
-use uvm_bench::{report, Plan};
+use uvm_bench::{report, Peer, Plan};
 use uvm_vm::choice;
 use uvm_vm::QEMU;
 
@@ -22,6 +22,9 @@ pub struct Bench {
     /// The floor program, which `make bench` builds
     #[arg(long, default_value = "out/floor", value_name = "FILE")]
     floor: PathBuf,
+    /// The QEMU plugin that counts the guest's instructions, which `make bench` builds
+    #[arg(long, default_value = "out/counter.so", value_name = "FILE")]
+    counter: PathBuf,
     /// The guest's binary, for its size
     #[arg(long, default_value = "out/init", value_name = "FILE")]
     init: PathBuf,
@@ -52,10 +55,21 @@ impl Bench {
         let progress = Progress::new();
         log_to_stderr(&progress, self.vm.log_filter());
         let log = self.vm.sinks(&progress);
+        let counter = self.counter.canonicalize().inspect_err(|e| {
+            let path = self.counter.display();
+            progress.line(&format!(
+                "SKIPPED: instructions are not counted: {path}: {e}"
+            ));
+        });
+        let peer = Peer::find().inspect_err(|why| {
+            progress.line(&format!("SKIPPED: no third column: {why}"));
+        });
         let plan = Plan {
             profile: self.vm.profile()?,
             accel: self.vm.accel,
             floor: self.floor,
+            counter: counter.ok(),
+            peer: peer.ok(),
             init: Some(self.init),
             rounds: self.rounds,
             filter: self.filter,
@@ -76,6 +90,7 @@ impl Bench {
                     let mut value = json!(figure);
                     value["median"] = json!(figure.value());
                     value["floor_median"] = json!(figure.floor_value());
+                    value["peer_median"] = json!(figure.peer_value());
                     value["ratio"] = json!(figure.ratio());
                     value["holds"] = json!(figure.holds());
                     value
