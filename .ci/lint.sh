@@ -27,4 +27,4 @@ heartbeat clippy "$cargo" clippy --locked --workspace --features gcs/engine --al
 heartbeat clippy "$cargo" clippy --locked -p gcs --all-targets -- -D warnings >&2 ||
     die "clippy has objections to gcs without the container engine (above)"
 "$cargo" run -q --locked -p tree-check -- citations >&2 || die "a section or requirement is cited that gcs/PROTOCOL.md does not have (above)"
-"$cargo" run -q --locked -p tree-check -- modules >&2 || say "WARNING: modules form cycles (above)"
+"$cargo" run -q --locked -p tree-check -- modules >&2 || die "modules form a cycle (above)"

@@ -62,7 +62,7 @@ disk    /usr/lib/systemd/boot/efi/linuxx64.efi.stub  systemd-boot-efi  starts ke
 stock   dpkg-deb                    dpkg             unpacks a packaged kernel
 stock   zcat                        gzip             reads its configuration
 stock   metapackage  linux-image-6.12-amd64,linux-image-amd64  a kernel that somebody else built
-unwinder  download  libunwind-19-dev,libunwind-16-dev,libunwind-14-dev  unwinds panics in the guest
+unwinder  download  libunwind-14-dev,libunwind-19-dev  unwinds panics in the guest
 fresh   debootstrap                 debootstrap      the root file systems of fresh machines
 fresh   unshare                     util-linux       keeps their mounts and processes apart
 fresh   pivot_root                  util-linux       enters them

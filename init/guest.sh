@@ -18,8 +18,8 @@ flags=(-C target-feature=+crt-static -C relocation-model=static
 args=(build -p init -p bringup --profile "$profile" --target "$triple" --target-dir "$dir" --locked)
 
 # rustc links std for musl with -lunwind. Debian's static LLVM unwinder does, but was compiled against
-# glibc with fortified printing, whose one symbol musl lacks. The package is unpacked, not installed:
-# it conflicts with libunwind-dev.
+# glibc with fortified printing, whose functions musl lacks: those of LLVM 14 (Debian 12) and 19 (Debian 13)
+# are below. The package is unpacked, not installed: it conflicts with libunwind-dev.
 unwinder() {
     local lib=$dir/lib package work
     [ -e "$lib/libunwind.a" ] && [ -e "$lib/version" ] && return 0
@@ -32,6 +32,10 @@ unwinder() {
     cat >"$work/fortify.c" <<'C'
 #include <stdarg.h>
 #include <stdio.h>
+int __vfprintf_chk(FILE *stream, int level, const char *format, va_list args) {
+    (void)level;
+    return vfprintf(stream, format, args);
+}
 int __fprintf_chk(FILE *stream, int level, const char *format, ...) {
     va_list args;
     (void)level;
@@ -39,6 +43,10 @@ int __fprintf_chk(FILE *stream, int level, const char *format, ...) {
     int n = vfprintf(stream, format, args);
     va_end(args);
     return n;
+}
+int __vsnprintf_chk(char *text, size_t size, int level, size_t room, const char *format, va_list args) {
+    (void)level, (void)room;
+    return vsnprintf(text, size, format, args);
 }
 C
     musl-gcc -Os -c "$work/fortify.c" -o "$work/fortify.o"

@@ -13,7 +13,7 @@ use uvm_host::{Answer, Launch, MappedVirtualDisk};
 use uvm_vm::VmEnd;
 
 use super::check::{fail, Checked};
-use super::lab::Witness;
+use super::witness::Witness;
 
 /// Longer than anything takes, also under emulation on a busy machine.
 pub const LIMIT: Duration = Duration::from_secs(60);

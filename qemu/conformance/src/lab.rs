@@ -15,12 +15,10 @@ use uvm_vm::profile::{ColdDisk, Profile};
 use super::check::{fail, not_run, Checked, Stop};
 use super::guest::Guest;
 use super::images;
+use super::witness::Witness;
 
 /// A scenario that takes longer loses its VMs, so that all its waits end.
 const SCENARIO_LIMIT: Duration = Duration::from_secs(240);
-/// Log records and console lines kept with a fail.
-const KEPT: usize = 40;
-const KEPT_CONSOLE: usize = 10;
 
 /// The same for all labs of a run.
 pub struct Supplies {
@@ -55,26 +53,6 @@ pub struct Lab {
     touched: bool,
     witness: Rc<RefCell<Witness>>,
     watch: Watch,
-}
-
-/// What the VMs of the running scenario have left.
-#[derive(Default)]
-pub(super) struct Witness {
-    pub ends: Vec<End>,
-    pub log: Vec<String>,
-}
-
-impl Witness {
-    pub fn note(&mut self, vm: &Uvm) {
-        self.ends.extend(vm.ended());
-        let records = vm.log_records();
-        let from = records.len().saturating_sub(KEPT);
-        self.log
-            .extend(records[from..].iter().map(ToString::to_string));
-        let console = vm.vm().console().tail(KEPT_CONSOLE);
-        self.log
-            .extend(console.lines().map(|line| format!("console: {line}")));
-    }
 }
 
 impl Lab {

@@ -59,6 +59,7 @@ mod report;
 mod run;
 mod scenarios;
 mod select;
+mod witness;
 
 pub use check::{
     codes, contains, fail, not_run, refused, same, that, AnswerIs, Checked, Expected, Stop,
