@@ -1,4 +1,5 @@
-//! What a scenario says: nothing when all is well, else what was expected and what was seen.
+//! The result of a scenario: nothing when all is well, otherwise what was expected and what was
+//! seen.
 
 use std::fmt::{Debug, Display};
 
@@ -11,7 +12,7 @@ pub enum Stop {
         expected: String,
         seen: String,
     },
-    /// This machine or this guest has not what the scenario needs.
+    /// This machine or this guest lacks what the scenario needs.
     NotRun {
         reason: String,
     },
@@ -19,7 +20,7 @@ pub enum Stop {
 
 pub type Checked<T = ()> = Result<T, Stop>;
 
-/// Whatever goes wrong on the way was expected to succeed.
+/// Any error on the way was expected to be a success.
 impl<E: std::error::Error> From<E> for Stop {
     fn from(error: E) -> Self {
         fail("success", error)
@@ -78,7 +79,7 @@ pub fn contains(what: &str, part: &str, text: &str) -> Checked {
     that(text.contains(part), format!("{part:?} in {what}"), text)
 }
 
-/// The request must have been refused with this code; gives the guest's words.
+/// The request must have been refused with this code. Returns the guest's text.
 pub fn refused<T>(outcome: Result<T, HostError>, code: u32) -> Checked<String> {
     let expected = format!("a refusal with {code:#010x}");
     match outcome {

@@ -12,7 +12,7 @@ use uvm_images::ImageConfig;
 use super::check::{fail, Checked};
 use super::guest::{Guest, LIMIT, PLACE, TOOLS};
 
-/// A killed container is gone before, unless the scenario holds its streams.
+/// A killed container is gone earlier, unless the scenario holds its streams.
 const POLITE: Duration = Duration::from_millis(500);
 const AGAIN: Duration = Duration::from_millis(50);
 const PATH: &str = "PATH=/bin:/usr/bin:/sbin:/usr/sbin";
@@ -195,7 +195,7 @@ impl Container<'_> {
         self.driven.exec(&process).limit(LIMIT)
     }
 
-    /// Runs a script in the running container; it must end with 0. Gives what it said.
+    /// Runs a script in the running container. It must end with 0. Returns its output.
     pub fn sh(&self, script: &str) -> Checked<String> {
         let out = self.exec(script).run()?;
         match out.code {
@@ -232,8 +232,8 @@ impl Container<'_> {
         Ok(self.clear()?)
     }
 
-    /// Whether its exit is notified is for scenarios to judge (P-210), and one that holds on to
-    /// its streams keeps it back: what counts is that the guest lets go.
+    /// Scenarios judge whether its exit is notified (P-210), and one that holds its streams delays
+    /// that. Here it only counts that the guest deletes the container.
     fn clear(&self) -> Result<(), HostError> {
         // Exited or not: success (P-208).
         self.guest.shutdown(self.id(), true)?;

@@ -19,7 +19,7 @@ use super::witness::Witness;
 pub const LIMIT: Duration = Duration::from_secs(60);
 /// Where the tools are mounted.
 pub const TOOLS: &str = "/run/mounts/scsi/m63";
-/// What scenarios may make of their own, on the tmpfs of `/run`.
+/// Where scenarios may make files of their own, on the tmpfs of `/run`.
 pub const PLACE: &str = "/run/lab";
 
 /// A VM with all of [`Uvm`] and `Host` (by `Deref`), and more.
@@ -123,7 +123,7 @@ impl Guest {
         Ok(pending.answer(LIMIT)?)
     }
 
-    /// Has the VM power off and waits for its end.
+    /// Makes the VM power off and waits for its end.
     pub fn power_off(self) -> Checked<VmEnd> {
         self.vm.shutdown_uvm()?;
         Ok(self.vm.vm().wait(LIMIT)?)

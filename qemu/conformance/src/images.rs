@@ -42,7 +42,7 @@ pub fn root_disk(initrd: &Path, dir: &Path) -> Checked<PathBuf> {
     let root = dir.join("root");
     fs::create_dir(&root)?;
     let members = archive::read(&pack::unpack(&fs::read(initrd)?)?)?;
-    // Names of one file stay one file: by that a guest knows its own programs.
+    // Names of one file stay one file, by which a guest recognises its own programs.
     let mut files: HashMap<u32, PathBuf> = HashMap::new();
     for member in &members {
         let name = member.path.trim_start_matches(['/', '.']);

@@ -17,7 +17,7 @@ use super::guest::Guest;
 use super::images;
 use super::witness::Witness;
 
-/// A scenario that takes longer loses its VMs, so that all its waits end.
+/// The VMs of a scenario that takes longer are killed, so that all its waits end.
 const SCENARIO_LIMIT: Duration = Duration::from_secs(240);
 
 /// The same for all labs of a run.
@@ -27,7 +27,7 @@ pub struct Supplies {
     pub accel: AccelWish,
     /// ext4 disk with a static busybox: the tools of the VM and the layer of containers.
     pub layer: PathBuf,
-    /// Files that go with the run.
+    /// Files that are removed with the run.
     pub dir: PrivateDir,
     /// Makes a sink for the log of each VM.
     pub log: Option<Box<dyn Fn() -> LogSink + Send + Sync>>,
@@ -137,7 +137,7 @@ impl Lab {
         Ok(tempfile::tempdir_in(self.supplies.dir.path())?.keep())
     }
 
-    /// Boots the VM once to see whether there is any point in going on.
+    /// Boots the VM once, to see whether the run makes sense.
     pub(super) fn probe(&self) -> Checked {
         self.boot(|_| {}).map(drop)
     }
@@ -149,8 +149,8 @@ impl Lab {
         self.watch.set(Some(Instant::now() + SCENARIO_LIMIT));
     }
 
-    /// After it: a VM that broke the protocol or ended unasked is a fail as well. Gives what the
-    /// guests logged last when it is one.
+    /// After a scenario. A VM that broke the protocol or ended unasked is a fail too. Returns the
+    /// guests' last log records on a fail.
     pub(super) fn end(&mut self, outcome: Checked) -> (Checked, Vec<String>) {
         let late = self.watch.set(None);
         let shared = self.shared.as_ref().filter(|_| self.touched);

@@ -14,8 +14,8 @@ pub const SANDBOX_ID: &str = "io.kubernetes.cri.sandbox-id";
 pub const SANDBOX: &str = "sandbox";
 
 impl Guest {
-    /// A network namespace that the guest knows: an adapter was added to it. It is none that
-    /// there is, and the refusal is not waited for.
+    /// A network namespace that the guest knows, because an adapter was added to it. The adapter
+    /// does not exist, and nobody waits for the refusal.
     pub fn namespace(&self) -> Checked<String> {
         self.namespace_with(json!({}))
     }
@@ -70,7 +70,7 @@ impl Guest {
     }
 }
 
-/// Has a workload share what the containers of a pod share: network, IPC and host name of the
+/// Makes a workload share what the containers of a pod share: network, IPC and host name of the
 /// running sandbox, whose first process is `pid`.
 pub fn join(plan: Plan<'_>, pid: u32) -> Plan<'_> {
     join_also(plan, pid, &[])

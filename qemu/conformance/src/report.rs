@@ -1,4 +1,4 @@
-//! What came out: lines for people, JSON and JUnit for machines.
+//! The outcomes: lines for people, JSON and JUnit for machines.
 
 use std::fmt;
 use std::time::Duration;
@@ -26,7 +26,7 @@ impl From<Stop> for Verdict {
     }
 }
 
-/// What became of a line.
+/// The outcome of a line.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Outcome {
     /// `P-007`.
@@ -36,7 +36,7 @@ pub struct Outcome {
     #[serde(flatten)]
     pub verdict: Verdict,
     pub seconds: f64,
-    /// With a fail: the last log records and console lines of the VMs it used.
+    /// On a fail, the last log records and console lines of the VMs that it used.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub log: Vec<String>,
 }

@@ -20,7 +20,7 @@ use super::report::{Outcome, Report, Verdict};
 use super::select::Selection;
 use super::{task, Scenario, Task};
 
-/// How often the scenarios' time is looked at.
+/// How often the scenarios' deadlines are checked.
 const LOOK: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
@@ -74,8 +74,8 @@ fn supplies(
     })
 }
 
-/// Runs the order; `told` hears each outcome in the order of the checklist, as soon as it and
-/// all before it are known.
+/// Runs the order. `told` gets each outcome in the order of the checklist, as soon as it and all
+/// before it are known.
 ///
 /// # Errors
 /// The tools cannot be made, or not even a plain VM comes up.

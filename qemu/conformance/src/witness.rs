@@ -7,7 +7,7 @@ use uvm_host::End;
 const KEPT: usize = 40;
 const KEPT_CONSOLE: usize = 10;
 
-/// What the VMs of the running scenario have left.
+/// The logs and consoles of the running scenario's VMs.
 #[derive(Default)]
 pub(super) struct Witness {
     pub ends: Vec<End>,

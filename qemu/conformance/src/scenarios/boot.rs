@@ -87,7 +87,7 @@ fn ends(lab: &Lab, change: impl FnOnce(&mut Boot)) -> Checked<String> {
     }
 }
 
-/// Frames and documents that a careless service stumbles over.
+/// Frames and documents over which a careless service fails.
 fn barrage() -> Vec<(Rpc, serde_json::Value)> {
     let create = |oci: serde_json::Value| {
         let config = json!({"SchemaVersion": {"Major": 2, "Minor": 1}, "OciSpecification": oci});

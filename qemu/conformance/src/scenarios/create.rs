@@ -33,7 +33,7 @@ fn broken(plan: Plan<'_>) -> Plan<'_> {
     plan.with_mount("/x", "/no/such/source", &["bind"])
 }
 
-/// What is there of a container in the VM: directories, mounts, control groups.
+/// What a container has in the VM: directories, mounts, control groups.
 fn traces(vm: &Guest, id: &str) -> Checked<String> {
     vm.sh(&format!(
         "ls -d {} 2>/dev/null; grep -F /{id}/ /proc/mounts; \
@@ -247,7 +247,7 @@ const SCENARIOS: &[(u16, Scenario)] = &[
     }),
     (135, |lab| {
         let vm = lab.guest()?;
-        // With as little as a spec can have: it works or is refused.
+        // A spec with as little as possible works or is refused.
         for keep in [&["process", "root"][..], &["process", "root", "mounts"]] {
             let plan = vm.container("true").edit(|spec| {
                 if let Some(members) = spec.as_object_mut() {

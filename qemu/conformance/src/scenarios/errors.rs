@@ -17,7 +17,7 @@ pub const AREA: Area = Area {
 
 /// A pid that no process has (above the kernel's largest).
 const NO_PID: u32 = 0x7fff_fff0;
-/// Another container is tried this often for one that is seen while it is being created.
+/// How many containers are tried until one is seen while it is being created.
 const RACES: usize = 10;
 
 /// Requests that are refused, each in another way.
@@ -66,7 +66,7 @@ fn refusals(vm: &Guest) -> Checked<Vec<(&'static str, Answer)>> {
     requests.into_iter().map(ask).collect()
 }
 
-/// Judges every refusal; the check gives what it expected when it did not hold.
+/// Judges every refusal. The check returns what it expected when it does not hold.
 fn each_refusal(lab: &mut Lab, check: impl Fn(&Answer) -> Result<(), String>) -> Checked {
     let vm = lab.guest()?;
     for (name, answer) in refusals(&vm)? {

@@ -41,8 +41,8 @@ fn table(vm: &Guest, rpc: Rpc, rows: &[(&str, u32)]) -> Checked {
     Ok(())
 }
 
-/// Has a process of the VM run by an inner document written by hand; gives its exit code.
-/// `inner` has `PROGRAM` for the tools' busybox.
+/// Runs a process of the VM by an inner document written by hand. Returns its exit code. `inner`
+/// has `PROGRAM` for the tools' busybox.
 fn external(vm: &Guest, inner: &[u8]) -> Checked<u32> {
     vm.tools()?;
     let mut outer = format!("{{\"ContainerId\":\"{UVM_ID}\",\"Unknown\":[1e999999],\"Settings\":{{\"Unknown\":{{\"a\":null}},\"ProcessParameters\":\"").into_bytes();

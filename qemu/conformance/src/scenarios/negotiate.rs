@@ -67,7 +67,7 @@ const SCENARIOS: &[(u16, Scenario)] = &[
     }),
     (74, |lab| {
         let vm = fresh(lab)?;
-        // Create not as the first one: a guest may take that for the V1 protocol.
+        // Create is not the first request, which a guest may take for the V1 protocol.
         let others = Rpc::ALL.into_iter().rev();
         for rpc in others.filter(|rpc| *rpc != Rpc::NegotiateProtocol) {
             vm.ask_json(rpc, &json!({"ContainerId": "x"}))?

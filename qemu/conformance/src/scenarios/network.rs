@@ -23,7 +23,7 @@ pub const AREA: Area = Area {
     not_run: &[],
 };
 
-/// What a guest may take to say that an adapter does not appear (7.8), with room for a busy
+/// How long a guest may take to report that an adapter does not appear (7.8), with room for a busy
 /// machine.
 const ARRIVAL: Duration = Duration::from_secs(5);
 /// A listener on this machine that answers a line with another.
@@ -44,7 +44,7 @@ fn listener(on: IpAddr) -> Checked<u16> {
     Ok(port)
 }
 
-/// A connection from the container to this machine, there and back.
+/// Sends a line from the container to this machine and back.
 fn reaches_host(container: &Container<'_>, host: IpAddr, port: u16) -> Checked {
     let said = container.sh(&format!("echo ping | nc -w 30 {host} {port}"))?;
     same("what this machine answered", "pong".to_owned(), said)
@@ -75,7 +75,7 @@ const SCENARIOS: &[(u16, Scenario)] = &[
         same("adapters left in the VM", "1".to_owned(), in_vm(&vm, nic)?)?;
         let pod = sandbox(&vm, Some("early")).create()?;
         same("adapters left in the VM", "0".to_owned(), in_vm(&vm, nic)?)?;
-        // The first process is made and waits: what it is given is there.
+        // The first process exists and waits, so what it is given is there.
         let process = pod.init().open_stdin().start()?;
         let addresses = pod.sh(&format!("ip addr show dev {}", interface(&pod, nic)?))?;
         contains("ip addr", &format!("inet {}/24", nic.ipv4()), &addresses)?;
@@ -280,7 +280,7 @@ const SCENARIOS: &[(u16, Scenario)] = &[
     }),
     (273, |lab| {
         let (vm, nic) = (with_nics(lab, 1)?, Nic::new(0));
-        // A guest that never finds it here says so; then there is nothing to wait for.
+        // A guest that cannot find it here answers so, and then there is nothing to wait for.
         add(&vm, network::settings(nic, "there"))?;
         vm.modify("Network", "Remove", network::bare(nic, "there"))?;
         let driver = "/sys/bus/virtio/drivers/virtio_net";

@@ -21,7 +21,7 @@ pub fn add(vm: &Guest, settings: Value) -> Checked {
         Err(refusal) => refusal,
     };
     let here = vm.sh("test -d /sys/bus/vmbus && echo yes || echo no")?;
-    // Ours says so if it does not find one; any other may only know the bus.
+    // This project's guest must find it. Any other may know only the bus.
     let ours = vm.sh("test /init -ef /bin/gcs && echo yes || echo no")?;
     match (&refusal, here.as_str(), ours.as_str()) {
         (HostError::Refused { .. }, "no", "no") => Err(not_run(format!(
@@ -31,7 +31,7 @@ pub fn add(vm: &Guest, settings: Value) -> Checked {
     }
 }
 
-/// Makes a namespace known. That the adapter is not found may be: it was added all the same.
+/// Makes a namespace known. The adapter may not be found, but it was added all the same.
 pub fn know(vm: &Guest, settings: Value) -> Checked {
     match add(vm, settings) {
         Err(crate::Stop::NotRun { .. }) => Ok(()),
@@ -68,8 +68,8 @@ pub fn interface(container: &Container<'_>, nic: Nic) -> Checked<String> {
     ))
 }
 
-/// What the host gave an adapter, as a container has it: its two addresses, its IPv4 routes. What
-/// the network adds by itself, by router advertisements above all, comes and goes when it likes.
+/// What the host gave an adapter, as a container has it: its two addresses and its IPv4 routes.
+/// What the network adds by itself, mainly by router advertisements, may change at any time.
 pub fn configured(container: &Container<'_>, nic: Nic) -> Checked<Vec<String>> {
     let name = interface(container, nic)?;
     let addresses = container.sh(&format!("ip addr show dev {name}"))?;

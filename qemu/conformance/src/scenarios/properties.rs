@@ -51,7 +51,7 @@ fn positive(metrics: &Value, pointer: &str) -> Checked<u64> {
         .expected(format!("a number above 0 at {pointer} of {metrics}"))
 }
 
-/// Every member is a number but the names of things; none is zero.
+/// Every member is a number, except names. None is zero.
 fn numbers(path: &str, value: &Value) -> Checked {
     match value {
         Value::Object(members) => members
@@ -252,7 +252,7 @@ const SCENARIOS: &[(u16, Scenario)] = &[
             Err(HostError::Refused { .. }) => {}
             Err(other) => return Err(fail("statistics or a refusal", other)),
         }
-        // Neither is there anybody left, nor is anything wrong with that.
+        // No process is left, and that is no error.
         same("processes", 0, pids(&vm, container.id())?.len())?;
         let id = container.id().to_owned();
         container.remove()?;
@@ -271,7 +271,7 @@ const SCENARIOS: &[(u16, Scenario)] = &[
                 answer.text(),
             )?;
         }
-        // Also with much to tell: many who wait, and a log that is full of refusals.
+        // Also with much to report: many waiters, and a log full of refusals.
         let container = running(&vm)?;
         let pid = u32::try_from(pids(&vm, container.id())?[0]).expected("a pid of 32 bits")?;
         let waits: Vec<_> = (0..200)

@@ -51,7 +51,7 @@ pub fn dials_again_or_ends(lab: &mut Lab) -> Checked {
     let vm = lab.boot(|_| {})?;
     let before = ticks(&vm)?;
     vm.drop_bridge();
-    // Refused for a while: it goes on trying, and does nothing else.
+    // Refused for a while, the guest goes on trying and does nothing else.
     std::thread::sleep(std::time::Duration::from_secs(3));
     if !comes_again(&vm)? {
         return Ok(());
@@ -95,11 +95,11 @@ pub fn exits_are_told(lab: &mut Lab) -> Checked {
     let mut stdout = init.stdio.stdout.take().expected("a connection")?;
     rest(&mut stdout)?;
     drop((stdout, std::mem::take(&mut init.stdio)));
-    // Its notification is kept back for a waiter, longer than this takes; not for a host.
+    // The notification waits for a waiter longer than this takes, but not for a host.
     again(&vm)?;
     let exit = container.exited()?;
     same("Type", Some("UnexpectedExit"), exit["Type"].as_str())?;
-    // Its record survives: a host asks again.
+    // The record survives, because a host asks again.
     let answer = wait(&vm, container.id(), init.pid, 50)?;
     answer.is(0)?;
     same(

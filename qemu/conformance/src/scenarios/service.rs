@@ -61,7 +61,7 @@ pub(super) fn settle(vm: &Guest) -> Checked {
         .expected("a message of the kernel in the log")
 }
 
-/// Whether a record tells of memory running out in this group.
+/// Whether a record says that memory ran out in this group.
 fn tells(record: &Record, group: &str) -> bool {
     let text = record.to_string().to_lowercase();
     let memory = ["out of memory", "oom", "memory"];
@@ -160,7 +160,7 @@ const SCENARIOS: &[(u16, Scenario)] = &[
                 .map(drop)
                 .expected("a record that the time is kept in step with the PTP clock");
         }
-        // Without the clock, which only Hyper-V has, a warning is all there is to see.
+        // Without the clock, which only Hyper-V has, only a warning can be seen.
         settle(&vm)?;
         let warned = |records: &Records| {
             let all = records.lock();

@@ -19,7 +19,7 @@ pub const AREA: Area = Area {
 };
 
 const START: u32 = Rpc::Start as u32;
-/// Types of frames that mean nothing to a guest: reserved, of another category, no request.
+/// Types of frames that a guest does not know: reserved, of another category, no request.
 const UNKNOWN: [u32; 4] = [0x1010_0e01, 0x1010_0f01, 0x1020_0101, 0x1010_ff01];
 const NO_REQUESTS: [u32; 4] = [0x2010_0101, 0x3010_0101, 0x9010_0201, 0];
 
@@ -51,7 +51,7 @@ fn long_answers(vm: &Guest) -> Checked<Vec<Answer>> {
     requests.iter().map(ask).collect()
 }
 
-/// Ends a VM's bridge by a header of this size and gives how it ended.
+/// Ends a VM's bridge by a header of this size. Returns how it ended.
 fn after_header(lab: &mut Lab, size: u32) -> Checked<End> {
     let vm = lab.boot(|_| {})?;
     let mut header = START.to_le_bytes().to_vec();

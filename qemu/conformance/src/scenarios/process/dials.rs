@@ -63,7 +63,7 @@ pub fn in_order(lab: &mut Lab) -> Checked {
             return Err(fail("a refusal: one port does not listen", answer.text()));
         }
         for before in 0..refusing {
-            // Made before the answer; our own thread may take a moment to accept it.
+            // It was made before the answer; this side's thread may take a moment to accept it.
             let mut stream = vm.take_stream(ports.ports[before], LIMIT)?;
             let text = super::rest(&mut stream)?;
             same("bytes on a connection of a failed start", 0, text.len())?;

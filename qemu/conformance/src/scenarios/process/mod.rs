@@ -59,7 +59,7 @@ const SCENARIOS: &[(u16, Scenario)] = &[
     (182, execs::three_descriptors),
 ];
 
-/// Whether something that must not happen has happened is looked at after this long.
+/// How long to wait before checking that something has not happened.
 pub(super) const ABSENCE: Duration = Duration::from_millis(400);
 
 /// `CreateStd…Pipe` and the member of the port, by stream.

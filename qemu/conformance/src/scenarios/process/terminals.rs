@@ -6,7 +6,7 @@ use super::{line, read_line, rest, runs_on};
 use crate::{codes, refused, same, that, Checked, Container, Expected, Guest, Lab, LIMIT};
 use uvm_host::{Launch, Process};
 
-/// Tells its size whenever that changes. A `read` of the shell would keep the trap waiting.
+/// Prints its size whenever that changes. A `read` of the shell would keep the trap waiting.
 const SIZES: &str = "trap 'stty size' WINCH; echo ready; while :; do sleep 0.05; done";
 
 fn with_terminal(container: &Container<'_>, script: &str) -> Launch {

@@ -83,7 +83,7 @@ pub fn read_only(lab: &mut Lab) -> Checked {
     disk.add(json!({"ReadOnly": true, "Options": ["ro"]}))?;
     let line = mount_line(&vm, &disk.path)?;
     contains("the mount", " ext4 ro", &line)?;
-    // The kernel tells `noload` by its other name.
+    // The kernel shows `noload` by its other name.
     let unwritten = line.contains("norecovery") || line.contains("noload");
     that(unwritten, "noload", line)?;
     disk.has("file")?;
@@ -167,7 +167,7 @@ pub fn partitions(lab: &mut Lab) -> Checked {
     let block = format!("ls /sys/bus/scsi/devices/0:0:0:{}/block", disk.lun());
     for partition in [2, 1] {
         disk.add(json!({"Partition": partition, "EnsureFilesystem": true, "Filesystem": "ext4"}))?;
-        // Behind the Add, which waits for the disk.
+        // After the Add, which waits for the disk.
         let name = vm.sh(&block)?;
         let line = mount_line(&vm, &disk.path)?;
         contains("the mount", &format!("/dev/{name}{partition} ext4"), &line)?;

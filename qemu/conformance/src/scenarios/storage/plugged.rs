@@ -23,7 +23,7 @@ pub struct PluggedDisk<'g> {
     _dir: TempDir,
 }
 
-/// A file that goes with its directory.
+/// A file that is removed with its directory.
 pub fn file(bytes: u64) -> Checked<(TempDir, PathBuf)> {
     let dir = tempfile::tempdir()?;
     let file = dir.path().join("disk");
@@ -102,7 +102,7 @@ impl<'g> PluggedDisk<'g> {
 
 impl Drop for PluggedDisk<'_> {
     fn drop(&mut self) {
-        // As far as it goes: the scenario may have done it, or failed.
+        // This may fail, because the scenario may have done it already, or failed.
         if self.vm.ended().is_none() {
             drop(self.remove());
             drop(self.vm.eject_disk(self.address));

@@ -37,7 +37,7 @@ fn modify(vm: &Guest, kind: &str, request: &str, settings: &Value, code: u32) ->
     asked.is(code)
 }
 
-/// What is mounted by the host's wish, a line each: path, type, `ro` or `rw`.
+/// What the host has asked to mount, one line each: path, type, `ro` or `rw`.
 fn mounts(vm: &Guest, busybox: &str) -> Checked<String> {
     let script = format!(
         "{busybox} grep -e ' {PLACE}' -e ' /run/gcs/c/' -e ' {TOOLS} ' /proc/mounts | \
@@ -85,7 +85,7 @@ pub fn exit(lab: &mut Lab) -> Checked {
     line(init.stdio.stdout.as_mut(), "pmem")?;
     changes(&vm, bare, later, &before)?;
 
-    // Left to the end; the last one comes too late.
+    // They stay to the end; the last one comes too late.
     modify(&vm, "MappedVirtualDisk", "Add", &disk(later, "left"), 0)?;
     let (sender, dialled) = mpsc::channel::<UnixStream>();
     vm.on_dial(PORT, move |stream| drop(sender.send(stream)))?;

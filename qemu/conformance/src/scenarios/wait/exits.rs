@@ -78,7 +78,8 @@ pub fn signals_of_externals(lab: &mut Lab) -> Checked {
     Ok(())
 }
 
-/// What init leaves holds its output open: only its end lets the exit be told.
+/// The processes that init leaves hold its output open, so the exit is reported only after their
+/// end.
 pub fn leftovers(lab: &mut Lab) -> Checked {
     let vm = lab.guest()?;
     let plan = vm.container("sleep 1000 & sleep 1001 & echo left; exit 3");
@@ -120,7 +121,7 @@ pub fn orphans(lab: &mut Lab) -> Checked {
     }
 }
 
-/// Exits that others are interested in, beside a storm of orphans and tasks of the guest.
+/// Exits that somebody waits for, among many orphans and tasks of the guest.
 pub fn no_status_stolen(lab: &mut Lab) -> Checked {
     let vm = lab.guest()?;
     let host = idle(&vm)?;
@@ -145,7 +146,7 @@ pub fn no_status_stolen(lab: &mut Lab) -> Checked {
     host.remove()
 }
 
-/// A record that nobody has asked for stands in the way of a later process of its number.
+/// A record that nobody has asked for must not affect a later process with its pid.
 pub fn pid_used_again(lab: &mut Lab) -> Checked {
     let vm = lab.boot(|_| {})?;
     vm.sh("echo 500 > /proc/sys/kernel/pid_max")?;

@@ -10,7 +10,7 @@ use uvm_host::wire::Rpc;
 use uvm_host::UVM_ID;
 use uvm_vm::VmEnd;
 
-/// Says what it hears. A shell's `wait` is interrupted by a trap.
+/// Prints the signals that it gets. A trap interrupts the `wait` of a shell.
 const LISTENER: &str = "trap 'echo usr1' USR1; trap 'exit 5' TERM; \
                         echo ready; while :; do sleep 0.05; done";
 
@@ -67,7 +67,7 @@ pub fn exited(lab: &mut Lab) -> Checked {
     let container = vm.container("read line; exit 3").create()?;
     let mut init = container.init().open_stdin().start()?;
     let pid = start_unwaited(&vm, container.id(), oci_process(&["true"]))?;
-    // Nobody waits for it, so its record stays; its number is free once it is reaped.
+    // Nobody waits for it, so its record stays; its pid is free once it is reaped.
     let began = Instant::now();
     while vm.sh(&format!("[ -e /proc/{pid} ] && echo there || echo gone"))? == "there" {
         that(
@@ -119,7 +119,7 @@ pub fn forced_kills_all(lab: &mut Lab) -> Checked {
     ready(&mut init)?;
     let mut other = container.exec(LISTENER).start()?;
     ready(&mut other)?;
-    // Held output keeps the exit from being told, but not the answer.
+    // Held output delays the report of the exit, but not the answer.
     vm.shutdown(container.id(), true)?;
     that(
         !init.has_exited(),
