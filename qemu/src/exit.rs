@@ -13,7 +13,7 @@ pub const NOT_RUNNABLE: u8 = 126;
 pub const NOT_FOUND: u8 = 127;
 
 /// What a shell would end with when a command cannot be started. The guest has one code for all
-/// reasons, so its words have to tell.
+/// reasons, so the text of its refusal has to tell.
 pub fn start_failure(error: &HostError) -> u8 {
     match error {
         HostError::Refused { message, .. } => {

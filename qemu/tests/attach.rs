@@ -316,7 +316,7 @@ fn a_deletion_that_meets_a_mount_in_use_works_when_asked_again() {
         .unwrap();
     let refusal = vm.delete("busy").unwrap_err();
     assert!(refusal.to_string().contains("busy"), "{refusal}");
-    // Nothing below the mount is gone, and it is still the same container.
+    // Nothing below the mount is gone, and it is the same container still.
     let kept = vm
         .external(&["cat", &format!("{root}/file")])
         .run()

@@ -34,10 +34,10 @@ impl Place {
         Directory::at(self.path("lcow-uvm"))
     }
 
-    fn command(&self, words: &[&str]) -> Command {
+    fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_uvm"));
         command
-            .args(words)
+            .args(args)
             .current_dir(self.0.path())
             .env("XDG_RUNTIME_DIR", self.0.path())
             .env("UVM_LAYER_CACHE", common::layer_cache())
@@ -45,26 +45,26 @@ impl Place {
         command
     }
 
-    fn uvm(&self, words: &[&str]) -> Output {
-        self.command(words).output().unwrap()
+    fn uvm(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
     }
 
     /// Runs it to success and gives its output.
     #[track_caller]
-    fn good(&self, words: &[&str]) -> String {
-        let output = self.uvm(words);
+    fn good(&self, args: &[&str]) -> String {
+        let output = self.uvm(args);
         let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(0), "{words:?}: {said}");
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {said}");
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Runs it to the tool's failure and a text that has these words.
+    /// Runs it to the tool's failure and a text that contains this.
     #[track_caller]
-    fn bad(&self, words: &[&str], says: &str) {
-        let output = self.uvm(words);
+    fn bad(&self, args: &[&str], says: &str) {
+        let output = self.uvm(args);
         let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(125), "{words:?}: {said}");
-        assert!(said.contains(says), "{words:?}: {said}");
+        assert_eq!(output.status.code(), Some(125), "{args:?}: {said}");
+        assert!(said.contains(says), "{args:?}: {said}");
     }
 
     /// An ext4 file system with one file.
@@ -132,9 +132,9 @@ fn inventory(vm: &Uvm) -> (Vec<Value>, String) {
 fn servers(path: &Path) -> usize {
     let processes = fs::read_dir("/proc").unwrap().flatten();
     let of_ours = |entry: &fs::DirEntry| {
-        let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let words = String::from_utf8_lossy(&words).into_owned();
-        words.contains("diod") && words.contains(path.to_str().unwrap())
+        let args = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let args = String::from_utf8_lossy(&args).into_owned();
+        args.contains("diod") && args.contains(path.to_str().unwrap())
     };
     processes.filter(of_ours).count()
 }
@@ -233,7 +233,7 @@ fn what_is_attached_comes_and_goes_without_a_trace() {
     place.good(&["detach", "/run/x"]);
 
     // What fails leaves nothing.
-    for (words, says) in [
+    for (args, says) in [
         (["disk", "none.img:/run/x"], "No such file"),
         (["disk", "shared:/run/x"], "not a file"),
         (["disk", "junk.img:/run/x"], "no file system"),
@@ -244,9 +244,9 @@ fn what_is_attached_comes_and_goes_without_a_trace() {
         (["disk", "raw.img:/proc/x"], "/proc/x"),
         (["share", "shared:/proc/x"], "/proc/x"),
     ] {
-        place.bad(&["attach", words[0], words[1]], says);
-        assert_eq!(inventory(&vm), before, "{words:?}");
-        assert_eq!(servers(&shared), 0, "{words:?}");
+        place.bad(&["attach", args[0], args[1]], says);
+        assert_eq!(inventory(&vm), before, "{args:?}");
+        assert_eq!(servers(&shared), 0, "{args:?}");
     }
     let unknown = ["attach", "disk", "raw.img:/run/x", "--vm", "two"];
     place.bad(&unknown, "there is no VM two (running: one)");
@@ -344,7 +344,7 @@ fn a_running_container_is_worked_in_and_stopped() {
     let mut up = [0; 3];
     run.0.stdout.as_mut().unwrap().read_exact(&mut up).unwrap();
     assert_eq!(&up, b"up\n");
-    // Its socket appears soon after the start of its process.
+    // Its socket appears right after the start of its process.
     while !place.good(&["ps"]).contains("web") {}
 
     // Streams and exit code, of more than any buffer holds.
@@ -404,9 +404,9 @@ fn on_a_terminal(place: &Place) {
     size(31, 101);
     let settings = || format!("{:?}", tcgetattr(&pty.slave).unwrap());
     let before = settings();
-    let start = |words: &[&str]| {
+    let start = |args: &[&str]| {
         let end = || Stdio::from(pty.slave.try_clone().unwrap());
-        let mut command = place.command(words);
+        let mut command = place.command(args);
         Run(command
             .stdin(end())
             .stdout(end())
@@ -416,7 +416,7 @@ fn on_a_terminal(place: &Place) {
     };
     let mut master = File::from(pty.master.try_clone().unwrap());
     let mut said = String::new();
-    // Everything up to these words. The shell asks only through its terminal.
+    // Everything up to this text. The shell asks its questions on the terminal only.
     let mut until = |words: &str| {
         let mut buffer = [0; 1024];
         while !said.contains(words) {
@@ -429,7 +429,7 @@ fn on_a_terminal(place: &Place) {
     let mut shell = start(&["shell", "--container"]);
     until("# ");
     assert_ne!(settings(), before, "the terminal is not raw");
-    // The words are put together there, so that their echo is not taken for them.
+    // The text is put together there, so that their echo is not taken for them.
     input.write_all(b"echo is $(stty size)\n").unwrap();
     until("is 31 101");
     size(41, 111);

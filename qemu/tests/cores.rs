@@ -105,7 +105,7 @@ fn round_trips(vm: &Uvm, mut enough: impl FnMut(usize) -> bool) -> Vec<Duration>
 }
 
 #[test]
-fn a_large_core_delays_no_request_and_the_exit_is_told_once_behind_it() {
+fn a_large_core_delays_no_request_and_the_exit_is_told_once_after_it() {
     const MIB: u64 = 200;
     let (Some(image), Some(mut profile)) = (Image::open(), common::profile()) else {
         return;
@@ -159,7 +159,7 @@ fn a_large_core_delays_no_request_and_the_exit_is_told_once_behind_it() {
     assert!(median(&during) < 20 * before + Duration::from_millis(20));
     assert!(worst < Duration::from_secs(2) && worst < took);
 
-    // The exit is reported after the dump, by the shell that waited and then by the container.
+    // The exit is told after the dump, by the shell that waited and then by the container.
     let said = said.join().unwrap();
     assert!(said.starts_with("ended 134\n"), "{said}");
     assert_eq!(process.wait(LONG).unwrap(), 5);

@@ -12,7 +12,7 @@ use uvm_vm::profile::{ColdDisk, Profile, Root};
 
 use common::image::Image;
 
-/// Behind the root's words: what the host says to a VM without console, with what QEMU needs in
+/// After the root's part of the line: what the host says to a VM without console, with what QEMU needs in
 /// the place of the user's options and without `pci=off`.
 fn tail(options: &str) -> String {
     let space = if options.is_empty() { "" } else { " " };

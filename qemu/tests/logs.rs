@@ -181,7 +181,7 @@ fn a_host_that_does_not_read_the_log_has_its_requests_answered_all_the_same() {
         stalled < 3 * read + Duration::from_millis(5),
         "{stalled:?} against {read:?}"
     );
-    // Lost records are counted, after those that were kept.
+    // What was lost is counted, after what was not.
     let counted = |record: &Record| record.fields.get("dropped").is_some();
     let told = vm.wait_log(LONG, counted).unwrap();
     assert!(told.fields["dropped"].as_u64() > Some(0), "{told}");

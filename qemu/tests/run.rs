@@ -2,10 +2,10 @@
 
 use std::process::{Command, Output};
 
-fn uvm(words: &[&str]) -> Output {
+fn uvm(args: &[&str]) -> Output {
     let dir = tempfile::tempdir().unwrap();
     Command::new(env!("CARGO_BIN_EXE_uvm"))
-        .args(words)
+        .args(args)
         .env("UVM_LAYER_CACHE", dir.path())
         .env("UVM_KERNEL", "/nowhere/vmlinux")
         .env("UVM_INITRD", "/nowhere/initrd")
@@ -14,8 +14,8 @@ fn uvm(words: &[&str]) -> Output {
 }
 
 /// One sentence on stderr that holds all `parts`, nothing on stdout, this exit code.
-fn refuses(words: &[&str], code: i32, parts: &[&str]) {
-    let done = uvm(words);
+fn refuses(args: &[&str], code: i32, parts: &[&str]) {
+    let done = uvm(args);
     let said = String::from_utf8(done.stderr).unwrap();
     assert_eq!(done.status.code(), Some(code), "{said}");
     assert_eq!(done.stdout, b"");
@@ -26,7 +26,7 @@ fn refuses(words: &[&str], code: i32, parts: &[&str]) {
 
 #[test]
 fn what_is_wrong_is_said_before_a_vm_starts() {
-    let one = |words: &[&str], parts: &[&str]| refuses(words, 125, parts);
+    let one = |args: &[&str], parts: &[&str]| refuses(args, 125, parts);
     one(
         &["run", "--image", "/nowhere/image"],
         &["uvm: image /nowhere/image", "no such file"],

@@ -18,7 +18,7 @@ fn run(words: &[&str], input: &[u8]) -> Option<Output> {
     let temp = tempfile::tempdir().unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_uvm"))
         .arg("run")
-        .args(words)
+        .args(args)
         .env("UVM_KERNEL", kernel)
         .env("UVM_INITRD", initrd)
         .env(
@@ -147,8 +147,8 @@ fn options_reach_the_container() {
         "--hostname",
         "box",
     ];
-    let words = [&options[..], &["--", "sh", "-c", script]].concat();
-    if let Some(done) = run(&words, b"") {
+    let args = [&options[..], &["--", "sh", "-c", script]].concat();
+    if let Some(done) = run(&args, b"") {
         said(&done, 137, "1000\n1000\n/tmp\nb c\nbox\n");
     }
 }

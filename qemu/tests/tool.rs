@@ -1,4 +1,4 @@
-//! The `uvm` command from outside: its words, its exit codes, and what it leaves behind.
+//! The `uvm` command from outside: what it says, its exit codes, and what it leaves behind.
 
 mod common;
 
@@ -226,19 +226,19 @@ fn a_guest_panic_at_boot_is_told_with_its_text() {
 #[test]
 fn a_list_that_nobody_reads_is_no_failure() {
     let dir = tempfile::tempdir().unwrap();
-    for words in [&["conformance", "--list"][..], &["ps"]] {
+    for args in [&["conformance", "--list"][..], &["ps"]] {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
         let mut command = uvm(dir.path());
         command
-            .args(words)
+            .args(args)
             .env_remove("XDG_RUNTIME_DIR")
             .stdout(writer);
         let (out, said) = output(&mut command);
         assert_eq!(
             (out.status.code(), said.as_str()),
             (Some(0), ""),
-            "{words:?}"
+            "{args:?}"
         );
     }
 }
@@ -246,7 +246,7 @@ fn a_list_that_nobody_reads_is_no_failure() {
 #[test]
 fn without_a_running_vm_that_is_said() {
     let dir = tempfile::tempdir().unwrap();
-    for (words, says) in [
+    for (args, says) in [
         (&["stop"][..], "no VM is running"),
         (&["detach", "/x"], "no VM is running"),
         (&["stats", "--vm", "one"], "there is no VM one"),
@@ -255,10 +255,10 @@ fn without_a_running_vm_that_is_said() {
         (&["run", "-t"], "not a terminal"),
     ] {
         let mut command = uvm(dir.path());
-        command.args(words).env_remove("XDG_RUNTIME_DIR");
+        command.args(args).env_remove("XDG_RUNTIME_DIR");
         let (out, said) = output(&mut command);
-        assert_eq!(out.status.code(), Some(125), "{words:?}");
-        assert!(said.contains(says), "{words:?}: {said}");
+        assert_eq!(out.status.code(), Some(125), "{args:?}");
+        assert!(said.contains(says), "{args:?}: {said}");
     }
     let (out, said) = output(uvm(dir.path()).args(["boot", "--name", "a/b"]));
     assert_eq!(out.status.code(), Some(2));

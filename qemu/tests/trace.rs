@@ -13,13 +13,13 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 /// A command of the tool with a timeline, or none when nothing is built.
-fn uvm(words: &[&str], file: &Path) -> Option<Command> {
+fn uvm(args: &[&str], file: &Path) -> Option<Command> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_uvm"));
     command
-        .arg(words[0])
+        .arg(args[0])
         .arg("--trace")
         .arg(file)
-        .args(&words[1..])
+        .args(&args[1..])
         .env("UVM_KERNEL", common::kernel()?)
         .env("UVM_INITRD", common::initrd()?)
         .env("UVM_LAYER_CACHE", common::layer_cache())
@@ -225,8 +225,8 @@ fn a_run_that_fails_or_is_interrupted_leaves_a_whole_file_too() {
     of(&told, "powering off");
     assert_eq!(of(&told, "PID 1: mounts").row.0, GUEST);
 
-    let words = ["exec", "--", "sh", "-c", "echo up; exec sleep 1000"];
-    let mut child = uvm(&words, &file)
+    let args = ["exec", "--", "sh", "-c", "echo up; exec sleep 1000"];
+    let mut child = uvm(&args, &file)
         .unwrap()
         .stdout(Stdio::piped())
         .spawn()

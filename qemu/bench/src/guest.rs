@@ -68,23 +68,23 @@ pub fn process_of(vm: &Uvm, meter: &mut Meter) -> Result<(f64, f64), BenchError>
 
 /// One process without streams, from the request to the report of its exit.
 fn exec(vm: &Uvm) -> Result<(), BenchError> {
-    let words = [FLOOR, "true"];
-    let launch = vm.external(&words).without_stdout().without_stderr();
-    succeeds(launch, &words)
+    let args = [FLOOR, "true"];
+    let launch = vm.external(&args).without_stdout().without_stderr();
+    succeeds(launch, &args)
 }
 
 /// Runs it to its end, which must be 0.
-pub fn succeeds(launch: Launch, words: &[&str]) -> Result<(), BenchError> {
+pub fn succeeds(launch: Launch, args: &[&str]) -> Result<(), BenchError> {
     let code = launch.start()?.wait(LIMIT)?;
-    check(words, code, "")
+    check(args, code, "")
 }
 
-fn check(words: &[&str], code: u32, said: &str) -> Result<(), BenchError> {
+fn check(args: &[&str], code: u32, said: &str) -> Result<(), BenchError> {
     if code == 0 {
         return Ok(());
     }
     Err(BenchError::Floor {
-        words: words.join(" "),
+        args: args.join(" "),
         code,
         said: said.trim().to_owned(),
     })
@@ -99,7 +99,7 @@ pub fn floor(vm: &Uvm, words: &[&str]) -> Result<String, BenchError> {
 }
 
 /// A mode of the floor program that repeats something and prints nanoseconds: milliseconds for
-/// one. `before` and `after` are its words around the number of rounds.
+/// one. `before` and `after` are its arguments around the number of rounds.
 pub fn floor_rounds(
     vm: &Uvm,
     before: &[&str],
@@ -107,20 +107,20 @@ pub fn floor_rounds(
     after: &[&str],
 ) -> Result<f64, BenchError> {
     let count = rounds.to_string();
-    let words: Vec<&str> = before
+    let args: Vec<&str> = before
         .iter()
         .copied()
         .chain([count.as_str()])
         .chain(after.iter().copied())
         .collect();
-    Ok(each(floor_nanoseconds(vm, &words)?, rounds))
+    Ok(each(floor_nanoseconds(vm, &args)?, rounds))
 }
 
 /// The time that a mode of the floor program prints.
-pub fn floor_nanoseconds(vm: &Uvm, words: &[&str]) -> Result<Duration, BenchError> {
-    let said = floor(vm, words)?;
+pub fn floor_nanoseconds(vm: &Uvm, args: &[&str]) -> Result<Duration, BenchError> {
+    let said = floor(vm, args)?;
     let nanoseconds = said.trim().parse().map_err(|_| BenchError::Floor {
-        words: words.join(" "),
+        args: args.join(" "),
         code: 0,
         said: said.clone(),
     })?;
@@ -129,14 +129,14 @@ pub fn floor_nanoseconds(vm: &Uvm, words: &[&str]) -> Result<Duration, BenchErro
 
 /// `VmRSS` of PID 1.
 fn resident(vm: &Uvm) -> Result<f64, BenchError> {
-    let words = ["cat", "/proc/1/status"];
-    let status = floor(vm, &words)?;
+    let args = ["cat", "/proc/1/status"];
+    let status = floor(vm, &args)?;
     let value = status
         .lines()
         .find_map(|line| line.strip_prefix("VmRSS:"))
         .and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse().ok());
     value.ok_or_else(|| BenchError::Floor {
-        words: words.join(" "),
+        args: args.join(" "),
         code: 0,
         said: "no VmRSS".into(),
     })
@@ -147,8 +147,8 @@ fn echo(vm: &Uvm) -> Result<f64, BenchError> {
     let host = vm.host();
     let port = host.open_stream()?;
     let number = port.to_string();
-    let words = [FLOOR, "echo", &number];
-    let mut process = vm.external(&words).without_stdout().start()?;
+    let args = [FLOOR, "echo", &number];
+    let mut process = vm.external(&args).without_stdout().start()?;
     let mut stream = host.take_stream(port, LIMIT)?;
     let io = |e| BenchError::io("talking to the echo")(e);
     stream.set_read_timeout(Some(LIMIT)).map_err(io)?;
@@ -160,7 +160,7 @@ fn echo(vm: &Uvm) -> Result<f64, BenchError> {
     }
     let rate = f64::from(TRIPS_PER_ROUND) / started.elapsed().as_secs_f64();
     stream.shutdown(std::net::Shutdown::Write).map_err(io)?;
-    check(&words, process.wait(LIMIT)?, "")?;
+    check(&args, process.wait(LIMIT)?, "")?;
     Ok(rate)
 }
 

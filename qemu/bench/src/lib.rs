@@ -49,9 +49,9 @@ pub enum BenchError {
         doing: String,
         source: std::io::Error,
     },
-    #[error("in the guest, {words}: exit code {code}: {said}")]
+    #[error("in the guest, {args}: exit code {code}: {said}")]
     Floor {
-        words: String,
+        args: String,
         code: u32,
         said: String,
     },

@@ -11,7 +11,7 @@ use uvm::Uvm;
 use uvm::{attachment::Attachment, AttachError};
 use uvm_vm::profile::Profile;
 
-/// By the server of this crate, which takes messages of any size; the figures differ in nothing
+/// By the small server of `uvm`, which takes messages of any size; the figures differ in nothing
 /// else.
 const SIZES: [(&str, u32); 3] = [
     ("read over 9P, 64 KiB a message", 64 << 10),

@@ -30,7 +30,7 @@ pub const NAMES: [&str; 6] = [ONE, MANY, THERE, LAYERS[0].0, LAYERS[1].0, LAYERS
 pub const DISKS: usize = 32;
 /// Turns within a round, of what is short.
 const TURNS: u32 = 10;
-/// The same of what takes long to take away again.
+/// The same, of what takes long to remove.
 const PLUGS: usize = 3;
 /// Where the floor mounts, and what layers stand on.
 const PLACE: &str = "/run/bench-storage";
@@ -81,10 +81,10 @@ pub fn measure(
         for (figure, (_, count)) in overlays.iter_mut().zip(LAYERS) {
             let count_word = count.to_string();
             let (from, to) = (format!("{PLACE}-layers"), format!("{PLACE}-floor"));
-            let words = [count_word.as_str(), &from, &to];
+            let args = [count_word.as_str(), &from, &to];
             figure
                 .floor
-                .push(floor_rounds(vm, &["overlay"], TURNS, &words)?);
+                .push(floor_rounds(vm, &["overlay"], TURNS, &args)?);
             let mut took = 0.0;
             for _ in 0..TURNS {
                 took += overlay(vm, count)?;
@@ -130,8 +130,8 @@ pub fn attach(vm: &Uvm, file: &Path, count: usize, meter: &mut Meter) -> Result<
 /// The same by a program that uses only the kernel's events.
 pub fn arrive(vm: &Uvm, file: &Path, count: usize, meter: &mut Meter) -> Result<f64, BenchError> {
     let number = count.to_string();
-    let words = [FLOOR, "arrive", &number, PLACE];
-    let mut process = vm.external(&words).start()?;
+    let args = [FLOOR, "arrive", &number, PLACE];
+    let mut process = vm.external(&args).start()?;
     let io = |e| BenchError::io("listening to the floor program")(e);
     let stdout = process.stdio.stdout.take();
     let stdout = stdout.ok_or_else(|| io(std::io::ErrorKind::NotConnected.into()))?;
@@ -141,7 +141,7 @@ pub fn arrive(vm: &Uvm, file: &Path, count: usize, meter: &mut Meter) -> Result<
         Some(Ok(line)) if line == word => Ok(()),
         Some(Err(error)) => Err(io(error)),
         other => Err(BenchError::Floor {
-            words: words.join(" "),
+            args: args.join(" "),
             code: 0,
             said: format!("{other:?} instead of {word}"),
         }),

@@ -98,7 +98,7 @@ fn ended(code: u32) -> Result<(), BenchError> {
         return Ok(());
     }
     Err(BenchError::Floor {
-        words: "writing".into(),
+        args: "writing".into(),
         code,
         said: String::new(),
     })

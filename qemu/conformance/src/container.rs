@@ -132,7 +132,7 @@ impl<'g> Mounted<'g> {
         }
     }
 
-    /// The container that Create made by hand.
+    /// The container, after a Create that the scenario sent itself.
     pub fn created(self) -> Container<'g> {
         Container {
             guest: self.plan.guest,
@@ -141,7 +141,7 @@ impl<'g> Mounted<'g> {
         }
     }
 
-    /// Takes away the mounts that are still there.
+    /// Removes the mounts that are still there.
     pub fn discard(self) {
         discard(self.plan.guest, &self.plan.id);
     }
@@ -256,7 +256,7 @@ impl Drop for Container<'_> {
         if self.removed || self.guest.ended().is_some() {
             return;
         }
-        // After a failure, or a deletion by the scenario, this may fail.
+        // Failures do not count: the scenario may have failed, or deleted it.
         drop(self.clear());
         discard(self.guest, self.id());
     }

@@ -89,14 +89,14 @@ impl Guest {
         Ok(out.text().trim_end_matches('\n').to_owned())
     }
 
-    /// One program of the tools' busybox, by its words.
-    pub fn busybox(&self, words: &[&str]) -> Checked<Launch> {
+    /// One program of the tools' busybox, by its name and arguments.
+    pub fn busybox(&self, args: &[&str]) -> Checked<Launch> {
         self.tools()?;
         let busybox = format!("{TOOLS}/bin/busybox");
-        let words: Vec<&str> = std::iter::once(busybox.as_str())
-            .chain(words.iter().copied())
+        let args: Vec<&str> = std::iter::once(busybox.as_str())
+            .chain(args.iter().copied())
             .collect();
-        Ok(self.vm.external(&words).limit(LIMIT))
+        Ok(self.vm.external(&args).limit(LIMIT))
     }
 
     /// Sends a request with exactly this payload and takes the answer, whatever it says.

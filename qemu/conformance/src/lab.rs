@@ -41,7 +41,7 @@ pub struct Boot {
     pub negotiate: bool,
     /// Gets the records of the guest's log, all of them.
     pub log_sink: Option<LogSink>,
-    /// The rest; its members that are also above do not count.
+    /// The rest. Members that are also above are ignored.
     pub options: BootOptions,
 }
 
@@ -110,7 +110,7 @@ impl Lab {
         };
         let vm = Arc::new(Uvm::boot_with(boot.profile, options)?);
         self.watch.add(&vm);
-        // Disks are few: `Uvm` itself counts their places in a byte.
+        // Disks are few: a LUN is a byte.
         let lun = u8::try_from(tools).unwrap_or(u8::MAX);
         Ok(Guest::new(vm, lun, Rc::clone(&self.witness)))
     }

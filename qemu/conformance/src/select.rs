@@ -2,7 +2,7 @@
 
 use super::checklist::{name, Line};
 
-/// Words of `--filter`; a line is run when one of them fits. None: all.
+/// The values of `--filter`. A line is run when one of them fits, or when there is none.
 #[derive(Debug, Clone, Default)]
 pub struct Selection(Vec<Word>);
 
@@ -24,7 +24,7 @@ pub enum SelectionError {
 
 impl Selection {
     /// # Errors
-    /// A word that fits no line.
+    /// A value that fits no line.
     pub fn new(
         words: &[String],
         area: impl Fn(u16) -> &'static str,

@@ -211,7 +211,7 @@ impl Pending {
             .and_then(Value::as_str);
         Err(HostError::Refused {
             doing: self.doing.clone(),
-            // Checked to fit by `strict`.
+            // `strict` has checked that it fits.
             result: i32::try_from(result).unwrap_or(-1),
             message: message.unwrap_or("(no text)").to_owned(),
         })
@@ -229,7 +229,7 @@ impl Drop for Pending {
     }
 }
 
-/// Registers a call whose frame goes out in another way, with the next id or one of the caller's.
+/// Registers a call whose frame the caller writes, with the next id or one of the caller's choice.
 pub(crate) fn expect(shared: &Shared, message: u32, id: Option<u64>, doing: String) -> Pending {
     let call = Call {
         message,

@@ -8,13 +8,13 @@ pub enum End {
     /// The guest did what makes a real host drop the bridge.
     #[error("the guest broke the protocol: {0}\n(a real host drops the bridge here)")]
     Violation(String),
-    /// The guest closed the bridge and its machine lives on.
+    /// The guest closed the bridge, and its VM goes on.
     #[error("the guest closed the bridge")]
     BridgeClosed,
     /// Kernel panic or death of PID 1, with the text from the console.
     #[error("the guest panicked:\n{0}")]
     Panic(String),
-    /// QEMU ended without a guest panic; the text says how, with its last words.
+    /// QEMU ended without a guest panic; the text says how, and what QEMU said last.
     #[error("{0}")]
     Exited(String),
     /// This side closed the VM.

@@ -130,8 +130,8 @@ impl Host {
         })))
     }
 
-    /// Waits for the bridge. Entropy and log come on their own and may be left out by a guest
-    /// whose boot line does not ask for them.
+    /// Waits for the bridge. The guest dials for entropy and log independently of it, and does not
+    /// when its boot line does not say so.
     pub fn wait_connected(&self, limit: Duration) -> Result<Connected, HostError> {
         let started = self.0.started;
         let since = |at: Instant| at.saturating_duration_since(started);
@@ -178,15 +178,15 @@ impl Host {
         self.shared().lock().records.iter().cloned().collect()
     }
 
-    /// The records of the guest's log from number `from` on, the first ever being 0; waits for one
-    /// if there is none yet.
+    /// The records of the guest's log from number `from` on; the first of all has the number 0. Waits
+    /// for one if there is none yet.
     pub fn wait_log_from(&self, from: u64, limit: Duration) -> Tail {
         let waited = self
             .shared()
             .wait("waiting for log records", limit, |state| {
                 Some(state.tail(from)).filter(|tail| !tail.records.is_empty())
             });
-        // Nothing came in time, or nothing comes any more.
+        // Nothing came in time, or the log is closed.
         waited.unwrap_or_else(|_| self.shared().lock().tail(from))
     }
 
@@ -196,7 +196,7 @@ impl Host {
         state.end.is_some() && (state.log_closed || state.log_at.is_none())
     }
 
-    /// The containers that were created and have not been reported to be at their end.
+    /// The containers that were created and whose exit was not reported.
     pub fn containers(&self) -> Vec<String> {
         let state = self.shared().lock();
         let running = state.containers.iter().filter(|(_, end)| end.is_none());
@@ -261,7 +261,7 @@ impl Host {
         opened.map_err(HostError::io(format!("listening on port {port}")))
     }
 
-    /// Listens no more; no-op when the connection came.
+    /// Stops listening; no-op when the connection has come.
     pub fn off_dial(&self, port: u32) {
         self.0.ports.close(port);
     }
@@ -308,7 +308,7 @@ impl Host {
         self.shared().lock().streams.contains_key(&port)
     }
 
-    /// Listens no more at a stdio port, and drops the connection that nobody has taken.
+    /// Stops listening at a stdio port, and drops a connection that nobody has taken.
     pub fn close_stream(&self, port: u32) {
         self.0.ports.close(port);
         self.shared()
@@ -363,7 +363,7 @@ fn give_entropy(shared: &Shared, mut stream: UnixStream, hold: Duration) {
         log::warn!("the entropy channel failed: {e}");
     }
     std::thread::sleep(hold);
-    // Before the connection closes, which is what the guest waits for.
+    // Before the connection closes: the guest waits for its end.
     shared.update(|state| state.entropy_at = Some(Instant::now()));
 }
 

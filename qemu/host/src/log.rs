@@ -92,7 +92,7 @@ impl Record {
         Value::Object(members)
     }
 
-    /// Reads one JSON value of the stream; the error is what a host stumbles over.
+    /// Reads one JSON value of the stream; the error is what stops a host.
     pub fn from_value(value: Value) -> Result<Self, String> {
         let Value::Object(mut fields) = value else {
             return Err(format!("{value} is not an object"));
@@ -150,7 +150,7 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Takes the next bytes. Returns the records that they complete, and what is wrong after those.
+    /// Takes the next bytes; gives the records they complete, and what is wrong after them.
     pub fn feed(&mut self, bytes: &[u8]) -> (Vec<Record>, Result<(), String>) {
         self.pending.extend_from_slice(bytes);
         let mut records = Vec::new();
@@ -198,7 +198,7 @@ pub fn read_all(mut from: impl Read, mut sink: impl FnMut(Record)) -> Result<(),
             Ok(0) => return Ok(()),
             Ok(got) => got,
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
-            // The guest is gone; who ended it says so elsewhere.
+            // The guest is gone; whoever ended it reports that.
             Err(_) => return Ok(()),
         };
         let (records, outcome) = decoder.feed(&buffer[..got]);

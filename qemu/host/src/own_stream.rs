@@ -52,7 +52,7 @@ impl Write for OwnStream {
             // Somebody who shares the terminal or pipe made it non-blocking.
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                 ready(file, PollFlags::POLLOUT)?;
-                // `write_all` comes again.
+                // `write_all` tries again.
                 Err(io::ErrorKind::Interrupted.into())
             }
             other => other,

@@ -77,7 +77,7 @@ impl AsFd for Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         if let Self::Unix(_, path) = self {
-            // Nothing else will be there but this socket, or nothing at all.
+            // Only this socket can be there, or nothing.
             drop(std::fs::remove_file(path));
         }
     }

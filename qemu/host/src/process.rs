@@ -48,18 +48,18 @@ impl Host {
         }
     }
 
-    /// A process of the VM itself, by words.
-    pub fn external<S: AsRef<str>>(&self, words: &[S]) -> Launch {
-        let words: Vec<&str> = words.iter().map(AsRef::as_ref).collect();
+    /// A process of the VM itself, by its program and arguments.
+    pub fn external<S: AsRef<str>>(&self, args: &[S]) -> Launch {
+        let args: Vec<&str> = args.iter().map(AsRef::as_ref).collect();
         self.launch(
             UVM_ID,
             json!({
-            "CommandArgs": words, "WorkingDirectory": "/",
+            "CommandArgs": args, "WorkingDirectory": "/",
             "Environment": {"PATH": PATH}, "CreateInUtilityVM": true}),
         )
     }
 
-    /// A process of the VM itself, by a line that the guest splits into words.
+    /// A process of the VM itself, by a command line that the guest splits.
     pub fn external_line(&self, line: &str) -> Launch {
         self.launch(
             UVM_ID,
@@ -131,7 +131,7 @@ impl Launch {
         self
     }
 
-    /// How long `run` waits for the exit; five minutes if not said.
+    /// How long `run` waits for the exit; five minutes unless this is called.
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self
@@ -172,7 +172,7 @@ impl Launch {
             .host
             .call(Rpc::ExecuteProcess, &self.container, settings)?;
         let pid = answer.get("ProcessId").and_then(Value::as_u64).unwrap_or(0);
-        // Checked to fit by `strict`.
+        // `strict` has checked that it fits.
         let pid = u32::try_from(pid).unwrap_or(0);
         let take = |port: Option<u32>| {
             port.map(|port| self.host.take_stream(port, STREAM_LIMIT))

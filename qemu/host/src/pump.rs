@@ -1,5 +1,5 @@
-//! Moves a process's streams. Nothing read is dropped: a stream is read to its end, and only when
-//! the process is gone and the stream stays silent for a while is it given up.
+//! Moves a process's streams. Nothing that was read is dropped. A stream is read to its end; it is
+//! given up only when the process is gone and the stream has been silent for a while.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::own_stream::{own_stderr, own_stdin, own_stdout};
 
-/// How long a stream may be silent after the exit was reported before it is given up: some other
+/// How long a stream may be silent after the exit was reported before it is given up: another
 /// process of the guest holds it open.
 pub const STREAM_GRACE: Duration = Duration::from_secs(5);
 /// How often a silent stream looks for the exit.

@@ -47,7 +47,7 @@ impl MappedVirtualDisk {
 }
 
 impl Host {
-    /// Sends any request with any payload; the way in for bad input.
+    /// Sends a request of any type with any payload, valid or not.
     pub fn send_frame(&self, message: u32, payload: Vec<u8>) -> Result<Pending, HostError> {
         let doing = crate::wire::name(message);
         bridge::send(self.shared(), self.writer(), message, payload, doing, None)
@@ -127,7 +127,7 @@ impl Host {
         let version = answer.get("Version").and_then(Value::as_u64).unwrap_or(0);
         if version != PROTOCOL {
             return unusable(format!(
-                "the guest chose protocol version {version}, a host takes 4"
+                "the guest chose protocol version {version}; a host takes 4"
             ));
         }
         let capabilities = answer.get("Capabilities").cloned().unwrap_or_default();
@@ -152,7 +152,7 @@ impl Host {
         pending.wait(RPC_LIMIT).map(drop)
     }
 
-    /// The SecurityPolicy request that every LCOW VM gets right after the negotiation (7.11).
+    /// The SecurityPolicy request that every LCOW VM gets right after the negotiation (protocol 7.11).
     pub fn security_policy_empty(&self) -> Result<(), HostError> {
         self.modify("SecurityPolicy", "Add", json!({}))
     }
@@ -223,7 +223,7 @@ impl Host {
         let body = json!({"ContainerConfig": config.to_string()});
         let outcome = self.call(Rpc::Create, container, body).map(drop);
         if outcome.is_err() {
-            // A second Create of a living container fails, and its first one goes on.
+            // A second Create of a living container fails, and the container goes on.
             self.shared().update(|state| match fresh {
                 Some(before) => state.containers.insert(container.to_owned(), before),
                 None => state.containers.remove(container),
@@ -316,7 +316,7 @@ impl Host {
             .get("Properties")
             .and_then(Value::as_str)
             .unwrap_or("{}");
-        // Checked to hold JSON by `strict`.
+        // `strict` has checked that it is JSON.
         Ok(serde_json::from_str(text).unwrap_or_default())
     }
 

@@ -1,5 +1,5 @@
-//! What the host knows of one guest, under one lock. Threads that read sockets put facts in;
-//! callers wait here, each with a deadline, and all of them learn of the end at once.
+//! What the host knows of one guest, under one lock. Threads that read sockets write it; callers
+//! wait for it, each with a deadline, and all of them learn of the end at once.
 
 use std::collections::{HashMap, VecDeque};
 use std::os::unix::net::UnixStream;

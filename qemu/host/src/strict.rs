@@ -1,6 +1,6 @@
 //! What a real host's decoder takes and what makes it drop the bridge (protocol 1.7, 2).
 //!
-//! Payload bytes in, a checked `Value` with canonical member names out, or the words for a
+//! Payload bytes in, a checked `Value` with canonical member names out, or the text of a
 //! report. The rules are those of Go's decoder: names in any letter case, null leaves the
 //! default, unknown members are ignored, integers are plain decimals in range.
 

@@ -42,14 +42,14 @@ pub enum Rpc {
     ModifySettings = 0x1010_0a01,
     /// `prot.NegotiateProtocol`, protocol 4.1.
     NegotiateProtocol = 0x1010_0b01,
-    /// `prot.DumpStacksRequest`, protocol 4.11.
+    /// `prot.MessageBase`, protocol 4.11.
     DumpStacks = 0x1010_0c01,
-    /// `prot.DeleteContainerStateRequest`, protocol 4.12.
+    /// `prot.MessageBase`, protocol 4.12.
     DeleteContainerState = 0x1010_0d01,
 }
 
 impl Rpc {
-    /// Every one.
+    /// All of them.
     pub const ALL: [Self; 13] = [
         Self::Create,
         Self::Start,

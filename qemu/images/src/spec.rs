@@ -111,7 +111,7 @@ const NAMESPACES: [&str; 5] = ["pid", "ipc", "uts", "mount", "network"];
 
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Builds the spec for a container whose root file system is mounted at `root`. The words to run
+/// Builds the spec for a container whose root file system is mounted at `root`. The arguments to run
 /// are at `process.args`; an empty list means that neither the image nor the caller names any.
 pub fn standalone(image: &ImageConfig, process: &Process, root: &str) -> Value {
     let cwd = process.cwd.as_deref().unwrap_or(&image.cwd);

@@ -13,7 +13,7 @@ use uvm_bench::{report, Peer, Plan};
 use uvm_vm::choice;
 use uvm_vm::QEMU;
 
-// Refusals are part of what is measured, and a missing clock is nobody's news here.
+// Refusals are part of what is measured, and nobody needs the warning about a missing clock.
 #[derive(Debug, Args)]
 #[command(mut_arg("log_level", |arg| arg.default_value("error")))]
 pub struct Bench {

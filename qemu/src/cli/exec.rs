@@ -75,7 +75,7 @@ impl Exec {
             user,
         } = self.running;
         let order = wire::Exec {
-            words: self.words,
+            args: self.args,
             environment: self.env,
             directory: self.cwd,
             user,
@@ -103,7 +103,7 @@ impl Exec {
         let vm = Arc::new(self.vm.boot_profile(profile, &progress)?);
         let trace = self.vm.recorder();
         let stage = trace.stage("running the process");
-        let mut launch = vm.external(&self.words);
+        let mut launch = vm.external(&self.args);
         launch = launch.cwd(self.cwd.as_deref().unwrap_or("/"));
         if self.terminal {
             launch = launch.terminal();

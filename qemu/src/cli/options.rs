@@ -19,7 +19,7 @@ use uvm_vm::profile::{BootForm, ColdDisk, Machine, Profile, Root, VsockWish};
 
 use super::progress::{log_to_stderr, Progress};
 
-/// Where `make` puts what it builds, beside the working directory.
+/// Where `make` puts what it builds, below the working directory.
 const BUILT: &str = "out";
 
 #[derive(Debug, Args)]
@@ -35,7 +35,7 @@ pub struct VmOptions {
     /// another root than the initrd: out/dist]
     #[arg(long, value_name = "DIRECTORY")]
     pub dist: Option<PathBuf>,
-    /// What the kernel mounts as its root: all except the initrd are of the shipping set
+    /// What the kernel mounts as its root: all except the initrd are files of the shipping set
     #[arg(long, value_enum, default_value = "initrd", value_name = "FORM")]
     pub root: RootForm,
     /// Memory in MiB

@@ -56,7 +56,7 @@ struct ContainerOptions {
     #[arg(long, value_name = "PATH")]
     image: Option<PathBuf>,
     /// The command as one string, split into words as a shell does, but run without one
-    #[arg(long, value_name = "STRING", conflicts_with = "words")]
+    #[arg(long, value_name = "STRING", conflicts_with = "args")]
     command: Option<String>,
     /// Instead of the image's entrypoint; "" for none
     #[arg(long, value_name = "STRING")]
@@ -265,10 +265,10 @@ impl Run {
 
     fn process(&mut self) -> anyhow::Result<uvm_images::Process> {
         let options = &mut self.container;
-        let words = std::mem::take(&mut self.words);
+        let given = std::mem::take(&mut self.args);
         let args = match &options.command {
             Some(line) => Some(split("--command", line)?),
-            None => Some(words).filter(|words| !words.is_empty()),
+            None => Some(given).filter(|given| !given.is_empty()),
         };
         let entrypoint = options.entrypoint.as_deref();
         Ok(uvm_images::Process {

@@ -26,7 +26,7 @@ impl Shell {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let of_vm = self.inside.container.is_none();
         let order = Exec {
-            words: vec![self.program.clone()],
+            args: vec![self.program.clone()],
             environment: vec![("TERM".into(), terminal::kind())],
             directory: None,
             user: None,

@@ -19,7 +19,7 @@ impl Raw {
         let before = tcgetattr(&stdin)?;
         let mut raw = before.clone();
         raw.make_raw();
-        // This comes before the change, because the signal may follow at once.
+        // Before it changes: the signal may come right after it.
         let saved = before.clone();
         crate::exit::at_exit(move || restore(&saved));
         tcsetattr(&stdin, OptionalActions::Now, &raw)?;

@@ -20,7 +20,7 @@ pub struct Vsock {
     /// The guest's context id
     #[arg(long, default_value_t = 3)]
     cid: u64,
-    /// Tell what the device does
+    /// Say what the device does
     #[arg(long, short)]
     verbose: bool,
 }

@@ -10,7 +10,9 @@ use uvm::{AttachError, Uvm};
 
 #[derive(Debug, thiserror::Error)]
 pub enum OrderError {
-    #[error("{0:?} is no place for it: an absolute path without `.` and `..`, and not `/`")]
+    #[error(
+        "{0:?} is no path for it: it takes an absolute path without `.` and `..`, and not `/`"
+    )]
     Path(String),
     #[error("{0} is taken: `uvm detach {0}` makes it free")]
     Taken(String),
@@ -86,7 +88,7 @@ impl Attachments {
         Ok(())
     }
 
-    /// Undoes an attach. After a failure it is still attached.
+    /// Detaches it. After a failure it is still attached.
     pub fn detach(&mut self, vm: &Uvm, target: &Target) -> Result<(), OrderError> {
         let fits = |attached: &Attached| attached.order.target == *target;
         let Some(at) = self.attached.iter().position(fits) else {
@@ -100,7 +102,7 @@ impl Attachments {
         Ok(())
     }
 
-    /// Undoes all in reverse order. Reports what cannot be undone.
+    /// Detaches everything, the last one first. What cannot be detached is logged.
     pub fn detach_all(&mut self, vm: &Uvm) {
         for mut attached in self.attached.drain(..).rev() {
             if let Err(e) = attached.attachment.remove(vm) {

@@ -45,7 +45,7 @@ impl Client {
         self.answer(Some(limit))
     }
 
-    /// `ask` for requests whose answer says only that it is done.
+    /// `ask` for what is only done or refused.
     pub fn order(self, request: &Request) -> Result<(), ControlError> {
         let name = self.name.clone();
         match self.ask(request)? {

@@ -230,7 +230,7 @@ fn remove_stale(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// A socket that is listened on, and goes when it is dropped.
+/// A socket that is listened on, and removed when this is dropped.
 #[derive(Debug)]
 pub struct Socket {
     pub listener: UnixListener,
@@ -248,7 +248,7 @@ fn remove(path: &Path) {
     match fs::remove_file(path) {
         Ok(()) => {}
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        Err(e) => log::warn!("{} stays behind: {e}", path.display()),
+        Err(e) => log::warn!("{} cannot be removed: {e}", path.display()),
     }
     if let Some(directory) = path.parent() {
         // Not empty, as a rule.

@@ -46,7 +46,7 @@ fn launch(owner: &Owner, order: Exec) -> Result<Launch, String> {
                     "processes of the VM itself are root's: --user needs --container".into(),
                 );
             }
-            let launch = owner.vm.external(&order.words);
+            let launch = owner.vm.external(&order.args);
             let launch = launch.cwd(order.directory.as_deref().unwrap_or("/"));
             let variables = order.environment.iter();
             variables.fold(launch, |launch, (name, value)| launch.env(name, value))
@@ -54,7 +54,7 @@ fn launch(owner: &Owner, order: Exec) -> Result<Launch, String> {
         Some(id) => {
             let known = owner.container(id)?;
             let mut process = known.process.clone();
-            process["args"] = json!(order.words);
+            process["args"] = json!(order.args);
             process["terminal"] = order.terminal.is_some().into();
             if let Some(directory) = &order.directory {
                 process["cwd"] = directory.as_str().into();
@@ -132,7 +132,7 @@ pub(super) fn attend(mut process: Process, mut channel: Channel) {
     });
 }
 
-/// Waits for the exit, and then ends the reading of the client's requests.
+/// Waits for the exit, and ends the reading of the client's requests after it.
 fn report(mut process: Process, sender: &Sender, gone: &AtomicBool, ended: &AtomicBool) {
     let mut deadline = None;
     let reply = loop {

@@ -1,4 +1,4 @@
-//! The requests that are answered at once or after a while, and the log.
+//! All requests except those of a process, and the log.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -11,15 +11,15 @@ use uvm_host::{HostError, Tail};
 
 /// The guest unmounts and syncs meanwhile.
 const END_LIMIT: Duration = Duration::from_secs(60);
-/// How long the log may take to close after the VM's end.
+/// For the log to close after the end of the VM.
 const LAST_RECORDS: Duration = Duration::from_secs(5);
-/// How often a follower of the log is looked after.
+/// How often a follower of the log gets what is new.
 const LOOK: Duration = Duration::from_secs(1);
 /// Bytes of log records in one answer; a record more may be in it, of 1 MiB.
 const BATCH: usize = 1 << 20;
 
-/// Sends the log records that are kept; `follow`: and those that come, until the VM or the reader
-/// ends.
+/// Sends the log records that are kept; with `follow` also those that come, until the VM or the
+/// reader ends.
 pub(super) fn logs(owner: &Owner, channel: &Channel, follow: bool) {
     let limit = if follow { LOOK } else { Duration::ZERO };
     let mut from = 0;
@@ -33,7 +33,7 @@ pub(super) fn logs(owner: &Owner, channel: &Channel, follow: bool) {
             return;
         }
         if owner.vm.ended().is_some() {
-            // The last records still come from the socket; nothing waits for them after the end.
+            // The last records are on their way from the socket; nothing waits once the VM has ended.
             deadline.get_or_insert_with(|| Instant::now() + LAST_RECORDS);
             std::thread::sleep(Duration::from_millis(10));
         }

@@ -42,7 +42,7 @@ pub struct Known {
 pub enum Urge {
     /// What runs in it is asked to end.
     Asked,
-    /// It had its time.
+    /// It had its time, and is killed.
     Pressed,
 }
 
@@ -99,8 +99,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves `vm` under a name in `directory`. `on_stop` makes what runs in it end, upon which its owner ends
-    /// the VM.
+    /// Serves `vm` under a name in `directory`. `on_stop` ends what runs in it; its owner
+    /// then ends the VM.
     pub fn start(
         directory: &Directory,
         name: Name,
@@ -194,7 +194,7 @@ fn accept_all(listener: &UnixListener, owner: &Arc<Owner>, connections: &Mutex<C
             Err(_) if owner.closing.load(Ordering::SeqCst) => return,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
             Err(e) => {
-                // Out of descriptors, perhaps for a while.
+                // This process is out of descriptors, perhaps for a while.
                 log::error!("the control socket: {e}");
                 std::thread::sleep(PAUSE);
                 continue;
@@ -230,7 +230,7 @@ fn accept_all(listener: &UnixListener, owner: &Arc<Owner>, connections: &Mutex<C
 fn refuse(stream: UnixStream) {
     let message = format!("{CONNECTIONS} requests are under way, which is the most there may be");
     if let Ok(channel) = Channel::new(stream) {
-        // The asker sees the end if not this.
+        // If this does not arrive, the client sees the end of the connection.
         drop(channel.send(&failure(message)));
     }
 }

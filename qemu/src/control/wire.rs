@@ -49,7 +49,7 @@ pub enum Request {
     },
 }
 
-/// A place in the VM or, if one is named, in a container.
+/// A path in the VM or, if one is named, in a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Target {
     pub path: String,
@@ -94,7 +94,7 @@ pub struct Stop {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exec {
-    pub words: Vec<String>,
+    pub args: Vec<String>,
     pub environment: Vec<(String, String)>,
     pub directory: Option<String>,
     pub user: Option<String>,
@@ -263,9 +263,9 @@ impl Sender {
         send(&self.0, message, &[])
     }
 
-    /// Ends the reading of this side's other thread.
+    /// Wakes this side's thread that reads, with the end of the stream.
     pub fn end_reading(&self) {
-        // Gone already, or gone now.
+        // It may be closed already.
         drop(self.0.shutdown(std::net::Shutdown::Read));
     }
 }

@@ -24,12 +24,12 @@ pub enum AttachDirError {
     Attach(#[from] AttachError),
 }
 
-/// Where it is.
+/// The directory's two paths.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttachDir {
-    /// In the container.
+    /// The path in the container.
     pub inside: String,
-    /// The same in the VM.
+    /// The path in the VM.
     pub outside: String,
 }
 

@@ -23,7 +23,7 @@ use crate::attach_error::AttachError;
 use crate::share::{self, ShareServer};
 use crate::uvm::Uvm;
 
-/// One thing, mounted.
+/// One of them, mounted.
 pub struct Attachment {
     path: String,
     what: What,
@@ -53,7 +53,7 @@ impl Attachment {
         Self::disk_with(vm, file, path, read_only, &[])
     }
 
-    /// Mounts a disk image so that mounts below `path` propagate to where it is bound to.
+    /// Mounts a disk image so that mounts below `path` propagate to its bind mounts.
     pub fn shared_disk(vm: &Uvm, file: &Path, path: &str) -> Result<Self, AttachError> {
         Self::disk_with(vm, file, path, false, &["shared"])
     }

@@ -1,5 +1,5 @@
-//! A container on its own root file system, from mounted layers to removed state, in the order in
-//! which a Windows host sends it (protocol 11.3).
+//! A container on a root file system of its own: every request from its layers to the end of its
+//! state, in the order in which a Windows host sends them (protocol 11.3).
 //!
 //! ```text
 //! scratch disk, layer disks ─ CombinedLayers ─ Create ─ Start ─ ExecuteProcess, WaitForProcess

@@ -83,7 +83,7 @@ impl Server {
     pub fn serve(&self, stream: UnixStream) {
         let server = self.clone();
         std::thread::spawn(move || {
-            // However it ends, it has ended.
+            // What counts is that it has ended.
             drop(server.answer_all(stream));
             server.note(|seen| seen.closed = true);
         });

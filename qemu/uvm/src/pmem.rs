@@ -72,7 +72,7 @@ impl PmemDevices {
         Ok(self.number(index))
     }
 
-    /// Notes that the guest does not use a device any more.
+    /// Notes that the guest no longer uses a device.
     pub(crate) fn park(&self, number: u32) {
         let index = number.checked_sub(self.cold).map(|index| index as usize);
         let mut plugged = self.lock();

@@ -81,12 +81,12 @@ fn remove(path: &Path) {
     };
     if let Err(e) = removed {
         if e.kind() != io::ErrorKind::NotFound {
-            log::warn!("{} stays behind: {e}", path.display());
+            log::warn!("{} cannot be removed: {e}", path.display());
         }
     }
 }
 
-/// Removes what killed tools have left: their directories, whose locks nobody holds.
+/// Removes what killed tools left: directories of this prefix whose lock nobody holds.
 fn sweep(parent: &Path) {
     let Ok(entries) = fs::read_dir(parent) else {
         return;

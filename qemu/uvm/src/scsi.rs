@@ -21,7 +21,7 @@ pub(crate) struct ScsiDisks {
 }
 
 impl ScsiDisks {
-    /// Those of a VM that was started with the disks of its profile.
+    /// A VM starts with the disks of its profile, at the first LUNs of controller 0.
     pub(crate) fn new(profile: &Profile) -> Self {
         let cold = (0..LUNS).take(profile.cold_disks().count());
         let taken = cold.map(|lun| ScsiAddress { controller: 0, lun }).collect();

@@ -29,14 +29,14 @@ const SERVER_LIMIT: Duration = Duration::from_secs(30);
 /// A 9P server at work.
 pub(crate) struct ShareServer {
     connection: UnixStream,
-    /// Says how it went, at the end.
+    /// Gets how the server ended.
     ended: Receiver<io::Result<()>>,
 }
 
 impl ShareServer {
     /// Waits until it is gone. The guest has closed its connection; otherwise it is closed here.
     pub(crate) fn end(&mut self) {
-        // It is closed, as a rule.
+        // It is closed already, as a rule.
         drop(self.connection.shutdown(Shutdown::Both));
         match self.ended.recv_timeout(SERVER_LIMIT) {
             Err(mpsc::RecvTimeoutError::Timeout) => {
@@ -110,7 +110,8 @@ fn server_command(server: &Path, directory: &Path, read_only: bool) -> Command {
     command
 }
 
-/// Runs the server to the end of the connection, on a thread with which it would die.
+/// Runs the server on a thread of its own, to the end of the connection. It would die with the
+/// thread.
 fn serve(mut command: Command, stream: UnixStream) -> io::Result<ShareServer> {
     let (connection, output) = (stream.try_clone()?, stream.try_clone()?);
     command
@@ -130,7 +131,7 @@ fn serve(mut command: Command, stream: UnixStream) -> io::Result<ShareServer> {
             Err(e) => log::error!("{SERVER} cannot be started: {e}"),
         }
         drop(last.shutdown(Shutdown::Both));
-        // The share may be gone.
+        // The share may have been dropped.
         drop(tell.send(done.map(drop)));
     };
     std::thread::Builder::new().name("9p".into()).spawn(run)?;

@@ -32,7 +32,7 @@ pub struct BootOptions {
     /// Send what a real host always sends: NegotiateProtocol and the SecurityPolicy request.
     pub negotiate: bool,
     pub limit: Duration,
-    /// How long the entropy connection stays open after its bytes.
+    /// How long the entropy connection stays open after its bytes were written.
     pub entropy_hold: Duration,
     /// The faults that the vsock device makes, for tests.
     pub faults: Faults,
@@ -61,7 +61,7 @@ pub struct Timings {
     pub entropy: Option<Duration>,
     pub log: Option<Duration>,
     pub bridge: Duration,
-    /// The answer to NegotiateProtocol was there.
+    /// The answer to NegotiateProtocol.
     pub negotiated: Option<Duration>,
 }
 
@@ -163,7 +163,7 @@ impl Uvm {
         &self.vm
     }
 
-    /// As the profile has it.
+    /// The memory of the VM, as its profile has it.
     pub fn memory_mib(&self) -> u32 {
         self.memory_mib
     }
@@ -255,7 +255,7 @@ impl Uvm {
     }
 }
 
-/// The end of the VM as the end of the host's run.
+/// What the end of the VM is to the host.
 fn as_host_sees(end: VmEnd) -> End {
     match end {
         VmEnd::Panic(text) => End::Panic(text),
@@ -304,6 +304,6 @@ fn open_vsock(
 
 /// The CIDs of a machine's VMs must differ, so this one is made from the process id.
 fn guest_cid() -> u32 {
-    // 0 to 2 have meanings of their own.
+    // 0 to 2 have meanings of their own (vsock(7)).
     0x1_0000 + (std::process::id() & 0x3fff_ffff)
 }

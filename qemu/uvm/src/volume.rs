@@ -10,7 +10,7 @@ use crate::attachment::Attachment;
 use crate::container;
 use crate::uvm::Uvm;
 
-/// A text that names no volume.
+/// The text of an option names no volume.
 #[derive(Debug, thiserror::Error)]
 #[error("{text:?} is not of the form {form}")]
 pub struct VolumeError {
@@ -69,7 +69,7 @@ impl Volume {
         id: &str,
         number: usize,
     ) -> Result<(Attachment, Value), AttachError> {
-        // As hosts place them.
+        // Where a host mounts them.
         let path = format!("{}/mounts/m{number}", container::bundle(id));
         let (attachment, source) = match &self.source {
             Source::Share(host) => {
@@ -112,7 +112,7 @@ impl Volume {
     }
 }
 
-/// The directory to be shared, and the file in it if it is one that is wanted.
+/// The directory to share, and the name in it when a file was asked for.
 fn resolve(host: &Path) -> Result<(PathBuf, Option<String>), AttachError> {
     let failed = |source| AttachError::Source {
         path: host.display().to_string(),

@@ -12,7 +12,7 @@ use crate::vm::Vm;
 
 pub const KVM: &str = "/dev/kvm";
 pub const VHOST_VSOCK: &str = "/dev/vhost-vsock";
-/// A kernel without a root file system comes to its panic in a second or two.
+/// A kernel without a root file system panics within a second or two.
 const PROBE_LIMIT: Duration = Duration::from_secs(20);
 
 /// Which accelerator is wanted. TCG is the default: it works everywhere.
@@ -63,7 +63,7 @@ fn accel_with(
     }
 }
 
-/// Boots the kernel on KVM without an initrd: it must come as far as its own panic.
+/// Boots the kernel on KVM without an initrd: it must get as far as its own panic.
 fn probe_kvm(kernel: &Path) -> Result<(), String> {
     let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
     let log = dir.path().join("console.log");

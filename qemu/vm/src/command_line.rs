@@ -36,8 +36,8 @@ pub struct Wiring {
 
 type Part = fn(&Profile, &Wiring, &mut Args);
 
-/// What the command line is made of, in its order. Devices of one kind are numbered in this order
-/// too, so a part that moves changes names in the guest.
+/// The parts of the command line, in their order. It is also the order in which the guest finds
+/// the devices, so moving a part renames devices in the guest.
 const PARTS: [Part; 12] = [
     nothing_by_default,
     machine,
@@ -105,7 +105,7 @@ fn machine(profile: &Profile, wiring: &Wiring, args: &mut Args) {
     }
 }
 
-/// The VM's own memory, and room for what is plugged in beside it.
+/// The VM's own memory, and address space for what is plugged in besides.
 fn memory(profile: &Profile, _: &Wiring, args: &mut Args) {
     let own = profile.memory_mib;
     let cold = profile.cold_pmem();

@@ -27,7 +27,7 @@ struct Lines {
 pub struct Console(Arc<Mutex<Lines>>);
 
 impl Console {
-    /// Reads the console to its end. Calls `on_panic` once, after the last words.
+    /// Reads the console to its end; `on_panic` is called once, with the kernel's last lines.
     pub(crate) fn watch(
         &self,
         mut from: UnixStream,

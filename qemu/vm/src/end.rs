@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::qmp::QmpError;
 
-/// The program.
+/// The program that runs the VM.
 pub const QEMU: &str = "qemu-system-x86_64";
 
 /// Why a VM ended.
@@ -15,7 +15,7 @@ pub enum VmEnd {
     /// Kernel panic or death of PID 1, with the text from the console.
     #[error("the guest panicked:\n{0}")]
     Panic(String),
-    /// QEMU ended without a guest panic; the text says how, with its last words.
+    /// QEMU ended without a guest panic; the text says how, and what QEMU said last.
     #[error("{0}")]
     Exited(String),
     /// This side closed the VM.
@@ -44,7 +44,7 @@ pub enum VmError {
 }
 
 impl VmError {
-    /// For `map_err`: what of the start was being done.
+    /// For `map_err`: `doing` is the step of the start that failed.
     pub(crate) fn start(doing: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let doing = doing.into();
         move |source| Self::Start { doing, source }

@@ -24,15 +24,15 @@ const REPORTED: usize = 60;
 /// QEMU ends at once when killed; this is for a machine that swaps.
 pub(crate) const KILL_LIMIT: Duration = Duration::from_secs(30);
 
-/// Gets told why the VM ended.
+/// Is called with the reason when the VM has ended.
 pub(crate) type OnEnd = Arc<dyn Fn(VmEnd) + Send + Sync>;
 
-/// The state of the child. Its pid may be signalled only until it is reaped (`end`).
+/// The state of the child. Its pid may be signalled only while it is not reaped (`end`).
 #[derive(Default)]
 struct Life {
     pid: Option<Pid>,
     end: Option<VmEnd>,
-    /// This side has killed it, so its exit is expected.
+    /// We ended it, so its exit needs no report.
     killed: bool,
 }
 
@@ -85,7 +85,7 @@ impl Keeper {
             life,
             thread: Some(thread),
         };
-        // The thread says how the start went before anything else.
+        // The first thing that the thread tells is how the start went.
         match told
             .recv()
             .unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
@@ -149,8 +149,7 @@ fn keep(
     on_end: &OnEnd,
 ) {
     let spawned = child::spawn_bound(&mut command, inherit);
-    // The command holds this side's copies of the child's ends. They are dropped so that the other
-    // ends see its death.
+    // Dropping the command closes our copies of the child's ends: the other ends must see its death.
     drop(command);
     let mut child = match spawned {
         Ok(child) => child,
@@ -181,7 +180,7 @@ fn keep(
     });
     // Ends with the child, or with the last process that has its stderr: the same one.
     let words = stderr.map(last_words).unwrap_or_default();
-    // Sees the end, leaves the pid in place.
+    // Sees the end and does not reap: the pid stays valid.
     while let Err(nix::errno::Errno::EINTR) =
         waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT)
     {}

@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! Profile ── command_line ── QEMU ─┬─ qmp      plugs disks and memory, hears events
-//!                                  ├─ console  kept, searched for a panic
-//!                                  └─ the end  why it ended, told once it is known
+//!                                  ├─ console  kept, and searched for a panic
+//!                                  └─ end      why it ended
 //! ```
 //!
-//! A [`VsockWire`] says how a guest's vsock reaches this machine; this crate does not listen there.
+//! A [`VsockWire`] says how the guest's vsock reaches this machine. This crate does not know who
+//! listens there.
 
 pub mod choice;
 mod command_line;

@@ -29,7 +29,7 @@ impl Accel {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum VsockWish {
     Auto,
-    /// The vhost-user device of this project.
+    /// The vhost-user device of this project (`uvm-vsock`).
     Device,
     /// `/dev/vhost-vsock`.
     Kernel,
@@ -85,8 +85,8 @@ pub enum Root {
         /// `dm-mod.create`, without quotes.
         create: String,
     },
-    /// The first disk has it all, kernel and kernel line included, and firmware starts it. The
-    /// profile's kernel, kernel line and words for the guest have no effect.
+    /// The first disk has everything, kernel and kernel line included, and firmware starts it. What
+    /// the profile says of the kernel, its line and PID 1's arguments has no effect.
     Uefi {
         /// UEFI for QEMU (OVMF), code and variables in one file.
         firmware: PathBuf,
@@ -140,7 +140,7 @@ pub struct Profile {
     pub guest_log_level: String,
     /// More flags for the service.
     pub service_flags: Vec<String>,
-    /// More kernel options, after the tool's own, like a host's user options.
+    /// More kernel options, after ours, as a host has its user's options.
     pub kernel_options: Vec<String>,
     /// Everything on the kernel line from `--` on, instead of the tool's own words.
     pub init_line: Option<String>,
@@ -148,23 +148,24 @@ pub struct Profile {
     pub serial_console: bool,
     /// All kernel messages on the console instead of `quiet`.
     pub verbose_boot: bool,
-    /// Of the host in kHz. A microvm that has to measure it sometimes hangs.
+    /// The frequency of the host's time stamp counter in kHz. A microvm that has to measure it hangs
+    /// now and then.
     pub tsc_khz: Option<u64>,
     pub vsock: VsockWish,
     /// SCSI controllers, 1 to 4.
     pub controllers: u8,
-    /// They come after those of the root.
+    /// After those of the root.
     pub disks: Vec<ColdDisk>,
-    /// Persistent memory devices (`/dev/pmem<n>`), raw files of whole 2 MiB, after the root's.
-    /// Needs PCI.
+    /// Persistent memory devices (`/dev/pmem<n>`), raw files of whole 2 MiB, after the root's. Needs
+    /// PCI.
     pub pmem: Vec<PathBuf>,
-    /// Places for more of them, to be plugged in later (`Qmp::plug_pmem`).
+    /// Slots for more of them, which are plugged in later (`Qmp::plug_pmem`).
     pub pmem_slots: u8,
     /// Adapters on the VM's one user-mode network; see [`network`](crate::network).
     pub nics: u8,
     /// TCP ports of this machine's loopback that lead to the first adapter's address.
     pub forwards: Vec<Forward>,
-    /// Keeps the serial console; otherwise it goes with the private directory.
+    /// Where the serial console is kept. Without one it is removed with the private directory.
     pub console_log: Option<PathBuf>,
     /// More arguments for QEMU.
     pub qemu_arguments: Vec<String>,
@@ -206,7 +207,7 @@ impl Profile {
         }
     }
 
-    /// All disks in the order of their places.
+    /// All disks in the order of their LUNs.
     pub fn cold_disks(&self) -> impl Iterator<Item = &ColdDisk> {
         let root = self.root.as_ref().map_or(&[][..], Root::disks);
         root.iter().chain(&self.disks)

@@ -88,7 +88,7 @@ impl Qmp {
         }
     }
 
-    /// Waits for an event, also one that came before. Others stay for later.
+    /// Waits for an event; one that came earlier counts. Others are kept.
     pub fn wait_event(
         &mut self,
         name: &str,
@@ -185,7 +185,7 @@ impl Qmp {
             "channel": 0, "scsi-id": 0, "lun": address.lun}),
         );
         if let Err(e) = device {
-            // The first error is the one to report.
+            // What counts is the first error.
             drop(self.command("blockdev-del", json!({"node-name": node})));
             return Err(e);
         }
@@ -209,7 +209,7 @@ impl Qmp {
             "bus": format!("port{slot}")}),
         );
         if let Err(e) = device {
-            // The first error is the one to report.
+            // What counts is the first error.
             drop(self.command("object-del", json!({"id": id})));
             return Err(e);
         }
@@ -220,7 +220,7 @@ impl Qmp {
     pub fn unplug(&mut self, address: &ScsiAddress, limit: Duration) -> Result<(), QmpError> {
         let node = address.node();
         match self.command("device_del", json!({"id": node})) {
-            // An earlier attempt timed out, and the disk went away afterwards.
+            // An earlier attempt timed out, and the disk was gone afterwards.
             Err(QmpError::Refused { text, .. }) if text.contains("not found") => {}
             asked => {
                 asked?;

@@ -1,8 +1,8 @@
 //! QEMU as a child: started with everything it needs, watched, and never left running.
 //!
-//! A keeper thread starts it (the kernel kills QEMU when that thread ends, however the tool ends),
-//! reads its stderr, and reaps it. The console thread keeps the serial console. The thread that
-//! first learns why the VM has ended (a panic on the console, QEMU's exit) tells the host.
+//! A keeper thread starts it (the kernel kills QEMU when that thread ends, however the tool
+//! ends), reads its stderr, and reaps it. The console thread keeps the serial console. Whoever
+//! learns first why the VM ended (panic on the console, QEMU's exit) tells `on_end`.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -108,7 +108,7 @@ impl Vm {
         &self.console
     }
 
-    /// Types on the serial console.
+    /// Types `text` on the serial console.
     pub fn type_console(&self, text: &str) -> io::Result<()> {
         (&self.keyboard).write_all(text.as_bytes())
     }
@@ -133,7 +133,7 @@ impl Vm {
     }
 }
 
-/// QEMU's own error for a missing file does not say what the file was for.
+/// Looks before QEMU does, because QEMU's message for a missing file does not say what it was for.
 fn all_readable(profile: &Profile) -> Result<(), VmError> {
     if !matches!(profile.root, Some(Root::Uefi { .. })) {
         readable("kernel", &profile.kernel)?;

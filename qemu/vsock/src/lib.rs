@@ -337,7 +337,7 @@ fn vhost_user(error: DaemonError) -> Error {
     Error::VhostUser(error.to_string())
 }
 
-/// A panic elsewhere leaves numbers and sockets, which can all still be used.
+/// What it guards is numbers and sockets, each whole: a panic elsewhere leaves nothing torn.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -345,7 +345,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Serves one QEMU in the foreground, until it has gone.
 pub fn serve(config: DeviceConfig) -> Result<(), Error> {
     log::info!(
-        "vsock: waiting for QEMU on {}, guest {} behind {}",
+        "vsock: waiting for QEMU on {}, guest {} at {}",
         config.socket.display(),
         config.cid,
         config.uds.display()

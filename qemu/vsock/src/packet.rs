@@ -57,7 +57,7 @@ pub struct Header {
     pub dst_cid: u64,
     pub src_port: u32,
     pub dst_port: u32,
-    /// Payload bytes after the header.
+    /// Bytes of payload after the header.
     pub len: u32,
     pub kind: u16,
     pub op: Option<Op>,

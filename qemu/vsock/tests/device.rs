@@ -257,7 +257,7 @@ fn streams_between_guest_and_host() {
     assert_eq!(read_all(&stream), b"all of stdin");
     assert_eq!(vm.answer(), "all of stdin");
 
-    // 64 MiB each way. Both senders close right after the last byte.
+    // 64 MiB each way; both senders close right after the last byte.
     let listener = vm.listen(2002);
     vm.order(&format!("send 2002 11 {}", 64 * MIB));
     let got = read_all(&accept(&listener));
@@ -335,10 +335,10 @@ fn streams_between_guest_and_host() {
     // Into the guest: echo with half-close, early bytes, and a port nobody listens on.
     vm.order("serve 3000 2");
     vm.answer();
-    let (stream, line) = connect(&vm.uds, 3000, "right behind the line");
+    let (stream, line) = connect(&vm.uds, 3000, "right after the line");
     assert!(line.starts_with("OK "), "{line:?}");
     stream.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(read_all(&stream), b"right behind the line");
+    assert_eq!(read_all(&stream), b"right after the line");
     let (mut stream, _) = connect(&vm.uds, 3000, "");
     let bytes = pattern(14, 2 * MIB);
     let mut writer = stream.try_clone().unwrap();

@@ -18,7 +18,7 @@ fn file(vm: &Guest, sandbox: &Container<'_>, name: &str) -> Checked<String> {
         .map(|text| text.trim_end_matches('.').to_owned())
 }
 
-/// The text of `/etc/hosts` for these names (5.7).
+/// The text of `/etc/hosts` for these names (protocol 5.7).
 fn hosts(names: &str) -> String {
     format!(
         "127.0.0.1 localhost\n127.0.0.1 {names}\n\n\

@@ -36,7 +36,7 @@ impl Records {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// No record with any of the words, once the log has come so far as it is now.
+    /// There is no record with any of these texts among those that the guest has logged by now.
     fn none_with(&self, vm: &Guest, words: &[&str]) -> Checked {
         settle(vm)?;
         let all = self.lock();

@@ -309,7 +309,7 @@ const SCENARIOS: &[(u16, Scenario)] = &[
         }
         refused(with("vpci", "../..", "true").try_create()?, codes::FAIL)?;
 
-        // The vendor's tool: a script that notes its words.
+        // The vendor's tool: a script that notes its arguments.
         vm.sh(&format!(
             "mkdir -p {PLACE}; {{ echo '#!{TOOLS}/bin/busybox sh'; \
              echo 'echo \"$@\" $NVC_INSECURE_MODE > {PLACE}/gpu'; \

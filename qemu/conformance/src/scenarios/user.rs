@@ -18,7 +18,7 @@ const GROUP: &str = "root:x:0:\\nstaff:x:20:app\\n";
 
 /// Runs `id` as this user of a root file system whose user files are made by `files`.
 fn ids(vm: &Guest, user: &str, files: &str) -> Checked<Result<String, HostError>> {
-    // The kinds of 5.9; a standalone container need not look names up.
+    // The forms of protocol 5.9; a standalone container need not look names up.
     let sandbox = vm.sandbox("echo $(id -u):$(id -g)")?;
     let plan: Plan<'_> = sandbox.edit(|spec| {
         spec["process"]["user"] = json!({"uid": 77, "gid": 78, "username": user});

@@ -246,7 +246,7 @@ fn events(mut spans: Vec<Span>) -> Vec<Value> {
     events
 }
 
-/// The number of the track on which a span goes.
+/// The number of the track that a span goes to.
 fn place(tracks: &mut Vec<Track>, span: &Span) -> u32 {
     for track in tracks.iter_mut() {
         track.open.retain(|(_, end)| *end > span.start + SLACK);

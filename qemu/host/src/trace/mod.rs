@@ -163,7 +163,7 @@ impl Recorder {
         self.begin(name, true)
     }
 
-    /// Its place in the trace, as the member `ocsc` has it (protocol 3.3).
+    /// Its position in the trace, as the member `ocsc` has it (protocol 3.3).
     pub(crate) fn context(&self, id: SpanId) -> Value {
         let trace = self.0.as_ref().map_or(0, |inner| inner.trace);
         json!({"TraceID": format!("{trace:032x}"), "SpanID": id.to_string(), "TraceOptions": 1})

@@ -10,7 +10,7 @@ use nix::sys::prctl;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::unistd::{getpid, getppid};
 
-/// Starts `command` so that the kernel kills it when the calling *thread* ends, in whatever way.
+/// Starts `command` so that the kernel kills it when the calling *thread* ends, however it ends.
 /// The child keeps `inherit` open under the same numbers, has an empty signal mask, and is alone
 /// in its process group, out of reach of the terminal's signals.
 pub fn spawn_bound(command: &mut Command, inherit: Vec<OwnedFd>) -> io::Result<Child> {
@@ -19,7 +19,7 @@ pub fn spawn_bound(command: &mut Command, inherit: Vec<OwnedFd>) -> io::Result<C
     let before_exec = move || {
         prctl::set_pdeathsig(Signal::SIGKILL)?;
         if getppid() != parent {
-            // The parent had ended before the line above took effect.
+            // The parent had gone before the line above could take effect.
             return Err(io::ErrorKind::NotConnected.into());
         }
         nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;

@@ -42,12 +42,12 @@ impl Drop for Ports<'_> {
     }
 }
 
-fn busybox(words: &[&str]) -> Value {
+fn busybox(args: &[&str]) -> Value {
     let program = format!("{TOOLS}/bin/busybox");
-    let words: Vec<&str> = std::iter::once(program.as_str())
-        .chain(words.iter().copied())
+    let args: Vec<&str> = std::iter::once(program.as_str())
+        .chain(args.iter().copied())
         .collect();
-    json!({"CommandArgs": words, "CreateInUtilityVM": true})
+    json!({"CommandArgs": args, "CreateInUtilityVM": true})
 }
 
 /// With one port that refuses, those before it were dialled and those after it were not.
@@ -68,10 +68,10 @@ pub fn in_order(lab: &mut Lab) -> Checked {
             let text = super::rest(&mut stream)?;
             same("bytes on a connection of a failed start", 0, text.len())?;
         }
-        for behind in refusing + 1..3 {
+        for after in refusing + 1..3 {
             that(
-                !ports.dialled(behind),
-                format!("stream {behind} not dialled behind stream {refusing}, which refuses"),
+                !ports.dialled(after),
+                format!("stream {after} not dialled after stream {refusing}, which refuses"),
                 "a connection",
             )?;
         }
@@ -147,11 +147,11 @@ pub fn answer(lab: &mut Lab) -> Checked {
     let further = container.exec("exec sleep 1001").open_stdin().start()?;
     for (process, seconds, depth) in [(&init, "1000", 2), (&further, "1001", 2)] {
         let pid = process.pid;
-        let words = vm.sh(&format!("tr '\\0' ' ' < /proc/{pid}/cmdline"))?;
+        let command_line = vm.sh(&format!("tr '\\0' ' ' < /proc/{pid}/cmdline"))?;
         same(
             "command of the pid",
             format!("sleep {seconds} "),
-            words + " ".repeat(0).as_str(),
+            command_line,
         )?;
         let numbers = vm.sh(&format!("grep ^NSpid: /proc/{pid}/status"))?;
         same(

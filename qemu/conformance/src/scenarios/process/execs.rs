@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{any_refusal, everywhere, exec_words, ready, rest};
+use super::{any_refusal, everywhere, exec_args, ready, rest};
 use crate::{codes, contains, refused, same, that, AnswerIs, Checked, Expected, Lab, LIMIT};
 
 pub fn init_by_spec(lab: &mut Lab) -> Checked {
@@ -39,7 +39,7 @@ pub fn second_start(lab: &mut Lab) -> Checked {
     drop(stdin);
     let mut stdout = init.stdio.stdout.take().expected("a connection")?;
     same(
-        "output behind it",
+        "output after it",
         "still here\n",
         rest(&mut stdout)?.as_str(),
     )?;
@@ -181,8 +181,8 @@ pub fn many_at_once(lab: &mut Lab) -> Checked {
 
 pub fn default_signals(lab: &mut Lab) -> Checked {
     let vm = lab.guest()?;
-    let words = ["grep", "^Sig[BIC]", "/proc/self/status"];
-    for (what, text) in everywhere(&vm, &words)? {
+    let args = ["grep", "^Sig[BIC]", "/proc/self/status"];
+    for (what, text) in everywhere(&vm, &args)? {
         let masks: Vec<(&str, u64)> = text
             .lines()
             .filter_map(|line| line.split_once(":\t"))
@@ -215,7 +215,7 @@ pub fn three_descriptors(lab: &mut Lab) -> Checked {
     container.remove()?;
     let container = vm.container("sleep 1000").create()?;
     let _init = container.start()?;
-    let out = exec_words(&container, &["/bin/ls", "-1", "/proc/self/fd"]);
+    let out = exec_args(&container, &["/bin/ls", "-1", "/proc/self/fd"]);
     let out = out.without_stdout();
     let silent = out.run()?;
     that(

@@ -12,14 +12,14 @@ const NO_PID: u32 = 0x7fff_fff0;
 pub fn by_both_ways(lab: &mut Lab) -> Checked {
     let vm = lab.guest()?;
     vm.tools()?;
-    let words = [
+    let args = [
         format!("{TOOLS}/bin/busybox"),
         "sh".into(),
         "-c".into(),
         "exit 9".into(),
     ];
     for (id, flag) in [(UVM_ID, false), (UVM_ID, true), ("some-other-id", true)] {
-        let parameters = json!({"CommandArgs": words, "CreateInUtilityVM": flag});
+        let parameters = json!({"CommandArgs": args, "CreateInUtilityVM": flag});
         let pid = super::start_unwaited(&vm, id, parameters)?;
         let answer = wait(&vm, UVM_ID, pid, u32::MAX)?;
         answer.is(0)?;
@@ -88,24 +88,24 @@ pub fn command_lines(lab: &mut Lab) -> Checked {
     let cases: Vec<Case> = serde_json::from_str(cases)?;
     let vm = lab.guest()?;
     let show = format!("{PLACE}/{}", vm.fresh("show"));
-    // Every word, each ended by a NUL.
+    // Every argument, each with a NUL after it.
     vm.sh(&format!(
         "mkdir -p {PLACE}; printf '%s' 'for word; do printf \"%s\\0\" \"$word\"; done' > {show}"
     ))?;
     for case in &cases {
         let name = &case.name;
-        let words = case.args.as_deref().unwrap_or_default();
-        if !case.accepted || words.is_empty() {
+        let args = case.args.as_deref().unwrap_or_default();
+        if !case.accepted || args.is_empty() {
             let outcome = vm.external_line(&case.json).start();
             any_refusal(outcome, &format!("{name}: {:?}", case.json))?;
             continue;
         }
-        // Words in front do not change how the rest is split.
+        // Arguments before it do not change how the rest is split.
         let line = format!("{TOOLS}/bin/busybox sh {show} {}", case.json);
         let out = vm.external_line(&line).limit(LIMIT).run()?;
-        let wanted: String = words.iter().map(|word| format!("{word}\0")).collect();
+        let wanted: String = args.iter().map(|word| format!("{word}\0")).collect();
         same(
-            &format!("{name}: words of {:?}", case.json),
+            &format!("{name}: args of {:?}", case.json),
             wanted,
             out.text(),
         )?;

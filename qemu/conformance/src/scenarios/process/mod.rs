@@ -110,10 +110,10 @@ pub(super) fn wait(vm: &Guest, id: &str, pid: u32, millis: u32) -> Checked<Answe
     Ok(vm.send(Rpc::WaitForProcess, id, body)?.answer(LIMIT)?)
 }
 
-/// Parameters of a further process: `words` as its program.
-pub(super) fn oci_process(words: &[&str]) -> Value {
+/// Parameters of a further process, which runs `args`.
+pub(super) fn oci_process(args: &[&str]) -> Value {
     json!({"OciProcess": {
-        "args": words, "cwd": "/", "env": ["PATH=/bin:/usr/bin:/sbin:/usr/sbin"],
+        "args": args, "cwd": "/", "env": ["PATH=/bin:/usr/bin:/sbin:/usr/sbin"],
         "user": {"uid": 0, "gid": 0}}})
 }
 
@@ -173,28 +173,28 @@ pub(super) fn any_refusal<T>(outcome: Result<T, HostError>, what: &str) -> Check
     }
 }
 
-/// `words` as a process of the VM, as the first one of a container and as a further one, each
+/// `args` as a process of the VM, as the first one of a container and as a further one, each
 /// with stdout and stderr: what they said.
-fn everywhere(vm: &Guest, words: &[&str]) -> Checked<[(&'static str, String); 3]> {
+fn everywhere(vm: &Guest, args: &[&str]) -> Checked<[(&'static str, String); 3]> {
     let text = |launch: Launch| -> Checked<String> {
         let out = launch.run()?;
         that(
             out.code == 0,
-            format!("{words:?} to succeed"),
+            format!("{args:?} to succeed"),
             format!("exit code {}: {}", out.code, out.error_text()),
         )?;
         Ok(out.text())
     };
-    let external = text(vm.busybox(words)?)?;
+    let external = text(vm.busybox(args)?)?;
     let busybox: Vec<&str> = std::iter::once("/bin/busybox")
-        .chain(words.iter().copied())
+        .chain(args.iter().copied())
         .collect();
     let container = vm.container("").args(&busybox).create()?;
     let first = text(container.init())?;
     container.remove()?;
     let container = vm.container("sleep 1000").create()?;
     let _init = container.start()?;
-    let further = text(exec_words(&container, &busybox))?;
+    let further = text(exec_args(&container, &busybox))?;
     container.remove()?;
     Ok([
         ("a process of the VM", external),
@@ -203,7 +203,7 @@ fn everywhere(vm: &Guest, words: &[&str]) -> Checked<[(&'static str, String); 3]
     ])
 }
 
-/// A further process by its words, without a shell.
-fn exec_words(container: &Container<'_>, words: &[&str]) -> Launch {
-    container.exec_with("", |process| process["args"] = json!(words))
+/// A further process by its arguments, without a shell.
+fn exec_args(container: &Container<'_>, args: &[&str]) -> Launch {
+    container.exec_with("", |process| process["args"] = json!(args))
 }

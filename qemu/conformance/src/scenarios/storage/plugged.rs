@@ -146,15 +146,15 @@ pub fn mapped(vm: &Guest) -> Checked<Vec<String>> {
     Ok(names.lines().map(str::to_owned).collect())
 }
 
-/// Runs a tool of this machine on a file of the test.
-pub fn tool(words: &[&str], file: &Path) -> Checked {
-    let mut command = Command::new(words[0]);
-    command.args(&words[1..]).arg(file).env("PATH", tool_path());
+/// A tool of this machine on a file of ours.
+pub fn tool(args: &[&str], file: &Path) -> Checked {
+    let mut command = Command::new(args[0]);
+    command.args(&args[1..]).arg(file).env("PATH", tool_path());
     let done = match command.output() {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             return Err(crate::not_run(format!(
                 "{} is not installed on this machine",
-                words[0]
+                args[0]
             )))
         }
         done => done?,
@@ -162,7 +162,7 @@ pub fn tool(words: &[&str], file: &Path) -> Checked {
     let said = String::from_utf8_lossy(&done.stderr);
     crate::that(
         done.status.success(),
-        format!("{} to succeed", words[0]),
+        format!("{} to succeed", args[0]),
         said,
     )
 }
