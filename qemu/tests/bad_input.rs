@@ -4,6 +4,8 @@
 mod common;
 #[path = "../../init/tests/guest/hostile.rs"]
 mod hostile;
+#[path = "../../init/tests/guest/requests.rs"]
+mod requests;
 
 use std::time::Duration;
 
