@@ -13,7 +13,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 /// A run of `uvm run ARGS` with a directory of its own for temporary files.
-fn run(words: &[&str], input: &[u8]) -> Option<Output> {
+fn run(args: &[&str], input: &[u8]) -> Option<Output> {
     let (kernel, initrd) = (common::kernel()?, common::initrd()?);
     let temp = tempfile::tempdir().unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_uvm"))

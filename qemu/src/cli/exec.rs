@@ -36,7 +36,7 @@ pub struct Exec {
     terminal: bool,
     /// The program and its arguments
     #[arg(last = true, required = true, value_name = "ARGS")]
-    words: Vec<String>,
+    args: Vec<String>,
 }
 
 /// In a VM that runs; all options of a VM to be booted mean nothing then.

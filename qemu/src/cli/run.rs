@@ -45,7 +45,7 @@ pub struct Run {
     owner: OwnerOptions,
     /// The program and its arguments, instead of the image's command
     #[arg(last = true, value_name = "ARGS")]
-    words: Vec<String>,
+    args: Vec<String>,
 }
 
 #[derive(Debug, Args)]
