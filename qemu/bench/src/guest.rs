@@ -176,7 +176,7 @@ pub fn request(vm: &Uvm) -> Result<(), BenchError> {
         Err(HostError::Refused { .. }) => Ok(()),
         Err(other) => Err(other.into()),
         Ok(_) => Err(BenchError::Floor {
-            words: "GetProperties of an unknown container".into(),
+            args: "GetProperties of an unknown container".into(),
             code: 0,
             said: "succeeded".into(),
         }),

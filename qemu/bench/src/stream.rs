@@ -44,8 +44,8 @@ fn outward(vm: &Uvm, mode: &str) -> Result<f64, BenchError> {
     let host = vm.host();
     let port = host.open_stream()?;
     let (number, count) = (port.to_string(), BYTES.to_string());
-    let words = [FLOOR, mode, &number, &count];
-    let mut process = vm.external(&words).without_stdout().start()?;
+    let args = [FLOOR, mode, &number, &count];
+    let mut process = vm.external(&args).without_stdout().start()?;
     let rate = drain(host.take_stream(port, LIMIT)?)?;
     ended(process.wait(LIMIT)?)?;
     Ok(rate)
@@ -56,8 +56,8 @@ pub fn inward(vm: &Uvm) -> Result<f64, BenchError> {
     let host = vm.host();
     let port = host.open_stream()?;
     let number = port.to_string();
-    let words = [FLOOR, "drop", &number];
-    let mut process = vm.external(&words).start()?;
+    let args = [FLOOR, "drop", &number];
+    let mut process = vm.external(&args).start()?;
     let io = |e| BenchError::io("filling a stream of the guest")(e);
     let mut stream = host.take_stream(port, LIMIT)?;
     stream.set_write_timeout(Some(LIMIT)).map_err(io)?;
@@ -73,7 +73,7 @@ pub fn inward(vm: &Uvm) -> Result<f64, BenchError> {
     }
     ended(process.wait(LIMIT)?)?;
     let took: u64 = said.trim().parse().map_err(|_| BenchError::Floor {
-        words: words.join(" "),
+        args: args.join(" "),
         code: 0,
         said,
     })?;
