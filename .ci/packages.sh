@@ -47,13 +47,15 @@ kernel  dpkg-deb                    dpkg             unpacks the kernel source
 qemu    qemu-system-x86_64          qemu-system-x86  runs the utility VM
 qemu    qemu-img                    qemu-utils       makes disks in the formats of Windows
 images  /usr/bin/busybox            busybox-static   the default container image, and the debug initrd
-images  mke2fs                      e2fsprogs        turns image layers into disks
+images  mkfs.ext4                   e2fsprogs        formats scratch disks
 images  cpio                        cpio             checks the initrd in tests
 images  tar                         tar              unpacks image layers
 images  zstd                        zstd             image layers and initrd
 images  diod                        diod             directories of this machine in a container
 tests   xtables-legacy-multi        iptables         packet filters that pods bring along
 tests   mkfs.xfs                    xfsprogs         disks with another file system
+tests   fsck.erofs                  erofs-utils      checks layer disks by another program
+tests   umoci                       umoci            unpacks images, to compare their trees
 tests   veritysetup                 cryptsetup-bin   checks hash trees by another program
 xfs     mkfs.xfs                    xfsprogs         formats disks inside the image xfs
 tests   debootstrap                 debootstrap      a real Debian root file system to run

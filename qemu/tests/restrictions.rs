@@ -9,9 +9,9 @@ use uvm_conformance::{lab, run, Checked, Container, Guest, Order, Selection};
 /// Boots the VM with its control groups in this version; `None` was said.
 fn boot(version: &str) -> Option<Guest> {
     let mut profile = common::shipped_profile()?;
-    for tool in ["mke2fs", "debugfs", "busybox"] {
+    for tool in ["mkfs.ext4", "busybox"] {
         if uvm_vm::choice::program(tool).is_none() {
-            eprintln!("SKIPPED: {tool} is not there, which makes the layer disks");
+            eprintln!("SKIPPED: {tool} is not there, which the disks of a container need");
             return None;
         }
     }

@@ -304,6 +304,89 @@ fn layers_lie_on_each_other_as_they_were_packed() {
     said(&run(&["--image", image], b"").unwrap(), 3, "");
 }
 
+/// A file with the capability to change owners, as a tar entry with its PAX header.
+fn capable(tar: &mut tar::Builder<Vec<u8>>, path: &str, data: &[u8]) {
+    // Version 2 and "effective"; CAP_CHOWN is bit 0.
+    let capability = b"\x01\0\0\x02\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+    let records = [("SCHILY.xattr.security.capability", &capability[..])];
+    tar.append_pax_extensions(records).unwrap();
+    let mut header = tar::Header::new_ustar();
+    header.set_mode(0o755);
+    header.set_size(data.len() as u64);
+    tar.append_data(&mut header, path, data).unwrap();
+}
+
+#[test]
+fn a_layer_is_made_with_sight_of_those_below() {
+    let Ok(busybox) = std::fs::read("/usr/bin/busybox").or_else(|_| std::fs::read("/bin/busybox"))
+    else {
+        return eprintln!("SKIPPED: busybox is not installed (Debian: busybox-static)");
+    };
+    let mut bottom = tar::Builder::new(layer(&[
+        ("bin/", 0o755, 0, b""),
+        ("bin/busybox", 0o755, 0, &busybox),
+        ("tmp/", 0o1777, 0, b""),
+        ("data/", 0o700, 1000, b""),
+        ("data/a", 0o600, 1000, b"a"),
+        ("usr/lib/", 0o755, 0, b""),
+        ("usr/lib/old.so", 0o644, 0, b"old"),
+        ("lib", 0o777, 0, b"->usr/lib"),
+        ("gone/deep/x", 0o644, 0, b""),
+    ]));
+    // The builder began an archive of its own: what `layer` made is in front, less its end.
+    let end = bottom.get_ref().len() - 1024;
+    bottom.get_mut().truncate(end);
+    capable(&mut bottom, "bin/busybox-own", &busybox);
+    let mut top = tar::Builder::new(layer(&[
+        ("tmp/x", 0o644, 0, b""),
+        ("data/b", 0o644, 0, b"b"),
+        ("lib/new.so", 0o644, 0, b"new"),
+        (".wh.gone", 0o644, 0, b""),
+        ("gone/deep/.wh.x", 0o644, 0, b""),
+        ("n/Icon\r", 0o644, 0, b""),
+        ("n/a\nb", 0o644, 0, b""),
+    ]));
+    let end = top.get_ref().len() - 1024;
+    top.get_mut().truncate(end);
+    let mut link = tar::Header::new_gnu();
+    link.set_entry_type(tar::EntryType::Link);
+    link.set_size(0);
+    top.append_link(&mut link, "hard", "data/a").unwrap();
+
+    let layers = [bottom.into_inner().unwrap(), top.into_inner().unwrap()];
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("image.tar");
+    std::fs::write(&image, docker_save(&layers, json!({}))).unwrap();
+    let image = image.to_str().unwrap();
+    let script = "b=/bin/busybox; $b stat -c '%a %u:%g %n' /tmp /data; $b cat /hard /data/b /lib/old.so \
+        /usr/lib/new.so; echo; $b readlink /lib; $b stat -c %h /hard; cd /n; for f in *; do $b printf %s \"$f\" | \
+        $b od -An -tx1; done; $b test -e /gone || echo gone";
+    let Some(done) = run(
+        &["--image", image, "--", "/bin/busybox", "sh", "-c", script],
+        b"",
+    ) else {
+        return;
+    };
+    let expected = "1777 0:0 /tmp\n700 1000:1000 /data\naboldnew\nusr/lib\n2\n 49 63 6f 6e 0d\n \
+        61 0a 62\ngone\n";
+    said(&done, 0, expected);
+    // A capability of a file is one for whoever runs it.
+    let script = "b=/bin/busybox; $b touch /tmp/f; $b chown 0 /tmp/f 2>/dev/null || echo not yet; \
+        /bin/busybox-own chown 0 /tmp/f && $b stat -c %u /tmp/f";
+    let words = [
+        "--image",
+        image,
+        "-u",
+        "1000:1000",
+        "--",
+        "/bin/busybox",
+        "sh",
+        "-c",
+        script,
+    ];
+    said(&run(&words, b"").unwrap(), 0, "not yet\n0\n");
+}
+
 /// Debian as debootstrap makes it, kept between runs; `None` and a loud word when it cannot be had.
 fn debian() -> Option<PathBuf> {
     let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join("debian-bookworm");

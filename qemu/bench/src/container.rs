@@ -11,7 +11,7 @@ use super::{stream, BenchError, Figure, Plan, Unit};
 use uvm::container::{root, Container, Rootfs};
 use uvm::Uvm;
 use uvm_host::MappedVirtualDisk;
-use uvm_images::{Cache, ImageConfig};
+use uvm_images::{Cache, ImageConfig, Platform};
 
 const CONTAINER: &str = "container, Create to exit reported";
 const CREATE: &str = "  of it: create";
@@ -180,7 +180,7 @@ impl<'a> Bench<'a> {
             });
         copied.map_err(BenchError::io("making the container's root"))?;
         let cache = Cache::open(Some(&dir.join("layers")))?;
-        let image = uvm_images::load(&root, &cache)?;
+        let image = uvm_images::load(&root, &Platform::of_machine(), &cache)?;
         let layer = image.layers.last().map(|layer| layer.path.clone());
         let layer = layer.ok_or_else(|| BenchError::Files("the image has no layer".into()))?;
         let scratch = dir.join("scratch.img");

@@ -14,7 +14,7 @@ use super::{BenchError, Figure, Plan, Unit};
 use uvm::Uvm;
 use uvm_host::wire::Rpc;
 use uvm_host::{MappedVirtualDisk, UVM_ID};
-use uvm_images::Cache;
+use uvm_images::{Cache, Platform};
 use uvm_vm::qmp::ScsiAddress;
 
 const ONE: &str = "SCSI attach, request to mounted";
@@ -194,7 +194,7 @@ fn mount_layers(vm: &Uvm, dir: &Path, cache: &Cache) -> Result<MappedVirtualDisk
     let made =
         (0..most).try_for_each(|index| std::fs::create_dir_all(root.join(index.to_string())));
     made.map_err(BenchError::io("making directories"))?;
-    let image = uvm_images::load(&root, cache)?;
+    let image = uvm_images::load(&root, &Platform::of_machine(), cache)?;
     let layer = image.layers.last();
     let layer = layer.ok_or_else(|| BenchError::Files("the image has no layer".into()))?;
     Ok(vm.mount_disk(&layer.path, true, &format!("{PLACE}-layers"))?)

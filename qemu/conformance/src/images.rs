@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use image::tree::{Kind, Node, Tree};
 use image::{archive, pack};
 
-use uvm_images::Cache;
+use uvm_images::{Cache, Platform};
 
 use super::check::{Checked, Expected};
 
@@ -69,7 +69,7 @@ pub fn root_disk(initrd: &Path, dir: &Path) -> Checked<PathBuf> {
             fs::set_permissions(&at, fs::Permissions::from_mode(member.mode & 0o7777))?;
         }
     }
-    let made = uvm_images::load(&root, &Cache::open(Some(dir))?)?;
+    let made = uvm_images::load(&root, &Platform::of_machine(), &Cache::open(Some(dir))?)?;
     let layer = made.layers.last().expected("a disk of the initrd")?;
     Ok(layer.path.clone())
 }

@@ -33,6 +33,11 @@ impl Digest {
         Some(Digest(bytes))
     }
 
+    /// Of a layer and the chain below it (image-spec, "Layer ChainID").
+    pub fn of_chain(below: &str, layer: &Digest) -> Digest {
+        Digest::of(format!("sha256:{below} {layer}").as_bytes())
+    }
+
     pub fn of(bytes: &[u8]) -> Digest {
         Digest(Sha256::digest(bytes).into())
     }
@@ -138,7 +143,10 @@ impl Compression {
 }
 
 /// `read`, decompressed by what its first bytes say.
-pub fn decompress<'a>(what: &str, read: impl Read + 'a) -> Result<Box<dyn Read + 'a>> {
+pub fn decompress<'a>(
+    what: &str,
+    read: impl Read + 'a,
+) -> Result<(Compression, Box<dyn Read + 'a>)> {
     let mut read = BufReader::with_capacity(128 * 1024, read);
     let head = match read.fill_buf() {
         Ok(head) => Compression::sniff(head),
@@ -149,16 +157,17 @@ pub fn decompress<'a>(what: &str, read: impl Read + 'a) -> Result<Box<dyn Read +
             })
         }
     };
-    match head {
-        Compression::None => Ok(Box::new(read)),
-        Compression::Gzip => Ok(Box::new(flate2::bufread::MultiGzDecoder::new(read))),
+    let plain: Box<dyn Read + 'a> = match head {
+        Compression::None => Box::new(read),
+        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(read)),
         Compression::Zstd => match zstd::Decoder::with_buffer(read) {
-            Ok(decoder) => Ok(Box::new(decoder)),
-            Err(e) => Err(OciError::corrupt(what, e.to_string())),
+            Ok(decoder) => Box::new(decoder),
+            Err(e) => return Err(OciError::corrupt(what, e.to_string())),
         },
-        Compression::Other(name) => Err(OciError::unsupported(
-            what,
-            format!("is compressed with {name}; gzip, zstd and none are understood"),
-        )),
-    }
+        Compression::Other(name) => {
+            let why = format!("is compressed with {name}; gzip, zstd and none are understood");
+            return Err(OciError::unsupported(what, why));
+        }
+    };
+    Ok((head, plain))
 }

@@ -10,12 +10,13 @@ use std::process::Command;
 use super::blob::Digest;
 use super::cache::Cache;
 use super::error::{Doing, OciError, Result};
+use super::layer::{Body, Builder, Fault};
 use super::manifest::ImageConfig;
-use super::tree::{Kind, Meta, Tree};
+use super::meta::Meta;
 use super::Image;
 
 /// Changes whenever the recipe below does.
-const RECIPE: &str = "busybox-v2";
+const RECIPE: &str = "busybox-v3";
 const CANDIDATES: [&str; 4] = [
     "/usr/bin/busybox",
     "/bin/busybox",
@@ -71,8 +72,13 @@ pub fn image(cache: &Cache) -> Result<Image> {
     }
     let recipe = Digest::of(format!("{FILES:?}{DIRS:?}").as_bytes()).hex();
     let key = format!("{RECIPE}-{}-{}", Digest::of(&bytes).hex(), &recipe[..8]);
-    let layer = cache.layer("the busybox image", &key, |staging| {
-        recipe_tree(&binary, bytes.len() as u64, staging)
+    let layer = cache.layer("the busybox image", &key, &[], |layer| {
+        let applets = applets(&binary)?;
+        put(&bytes, &applets, layer).map_err(|fault| match fault {
+            Fault::Entry(why) => unfit(&binary, &why),
+            Fault::Source(error) | Fault::Disk(error) => OciError::disk("busybox", error),
+            Fault::Other(error) => error,
+        })
     })?;
     Ok(Image {
         layers: vec![layer],
@@ -101,35 +107,27 @@ fn unfit(binary: &Path, why: &str) -> OciError {
     OciError::unsupported(format!("the default image: {}", binary.display()), why)
 }
 
-fn recipe_tree(binary: &Path, bytes: u64, staging: &Path) -> Result<Tree> {
-    let mut tree = Tree::default();
-    let mut put = |path: &str, mode: u32, kind: Kind| match tree.insert(
-        path.as_bytes(),
-        Meta::new(mode),
-        kind,
-    ) {
-        Ok(_) => Ok(()),
-        Err(why) => Err(unfit(binary, &format!("{path}: {why}"))),
-    };
+fn put(binary: &[u8], applets: &[String], layer: &mut Builder) -> Result<(), Fault> {
     for (path, mode) in DIRS {
-        put(path, mode, Kind::dir())?;
+        layer.dir(path.as_bytes(), Meta::new(mode))?;
     }
     // The links come first, so that an applet does not replace a file of the recipe.
-    for path in applets(binary)? {
+    for path in applets {
         // Relative, so that they also lead somewhere where the disk is no root.
-        let up = "../".repeat(path.matches('/').count());
-        let target = format!("{up}bin/busybox");
-        put(&path, 0o777, Kind::Symlink(target.into_bytes()))?;
+        let target = format!("{}bin/busybox", "../".repeat(path.matches('/').count()));
+        let body = Body::Symlink(target.as_bytes());
+        layer.leaf(path.as_bytes(), &Meta::new(0o777), body)?;
     }
-    let data = binary.to_path_buf();
-    put("bin/busybox", 0o755, Kind::File { data, bytes })?;
-    for (number, (path, mode, text)) in (0..).zip(FILES) {
-        let data = staging.join(format!("{number}"));
-        fs::write(&data, text).doing(|| format!("writing {}", data.display()))?;
-        let bytes = text.len() as u64;
-        put(path, mode, Kind::File { data, bytes })?;
+    let mut file = |path: &str, mode: u32, mut bytes: &[u8]| {
+        let length = bytes.len() as u64;
+        let body = Body::File(&mut bytes, length);
+        layer.leaf(path.as_bytes(), &Meta::new(mode), body)
+    };
+    file("bin/busybox", 0o755, binary)?;
+    for (path, mode, text) in FILES {
+        file(path, mode, text.as_bytes())?;
     }
-    Ok(tree)
+    Ok(())
 }
 
 /// `bin/ls`, `usr/bin/awk`, … as this busybox has them.

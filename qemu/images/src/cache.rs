@@ -1,4 +1,5 @@
-//! Layer disks, made once and kept by digest: `<dir>/<digest>.<version>.ext4`.
+//! Layer disks, made once and kept: `<dir>/<key>.<version>.erofs`. A layer's key tells all that it was
+//! made of: itself and the layers below it.
 //!
 //! A maker holds an exclusive lock on `<key>.lock`, works in `<key>.making/` and renames the whole
 //! disk into place, so a reader sees all of it or nothing, two makers of one key take turns, and
@@ -12,19 +13,22 @@ use std::process::Command;
 
 use nix::fcntl::{Flock, FlockArg};
 
+use super::e2fs;
 use super::error::{Doing, OciError, Result};
-use super::ext4;
-use super::tree::Tree;
+use super::layer::{Builder, Lower};
+use super::tarball;
 
 /// Changes whenever the same layer would become another disk.
-const VERSION: &str = "v1";
+const LAYER: &str = "v2.erofs";
+const SCRATCH: &str = "v1.ext4";
 
-/// A disk that holds one layer as ext4, for read-only use by any number of VMs.
+/// A disk that holds one layer as EROFS, for read-only use by any number of VMs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LayerDisk {
     pub path: PathBuf,
-    /// The layer's digest in hex: its diff id, or the fingerprint of a directory.
-    pub digest: String,
+    /// The chain of digests down to the lowest layer (image-spec, "Layer ChainID") in hex, or the
+    /// fingerprint of a directory.
+    pub key: String,
     /// Size of the disk; the file is sparse.
     pub bytes: u64,
 }
@@ -59,20 +63,23 @@ impl Cache {
         &self.dir
     }
 
-    /// The disk of the layer `digest`, from the cache or made from what `read` returns. `read`
-    /// gets an empty directory for contents that have no file yet.
+    /// The disk of the layer `key` above the layers `below` (from the bottom up), from the cache or
+    /// made of what `fill` adds.
     pub fn layer(
         &self,
         what: &str,
-        digest: &str,
-        read: impl FnOnce(&Path) -> Result<Tree>,
+        key: &str,
+        below: &[LayerDisk],
+        fill: impl FnOnce(&mut Builder) -> Result<()>,
     ) -> Result<LayerDisk> {
-        let name = format!("{digest}.{VERSION}.ext4");
-        let path = self.make(&name, |making| {
+        let path = self.make(&format!("{key}.{LAYER}"), |making| {
             log::info!("converting {what} to a disk (once)");
             let image = making.join("disk");
-            let tree = read(making)?;
-            ext4::write(what, &tree, &image, making)?;
+            let file = File::create(&image).doing(|| format!("making a disk of {what}"))?;
+            let lower = Lower::open(below.iter().map(|disk| &*disk.path))?;
+            let mut layer = Builder::new(lower, file)?;
+            fill(&mut layer)?;
+            tarball::finish(what, layer)?;
             Ok(image)
         })?;
         let bytes = fs::metadata(&path)
@@ -80,7 +87,7 @@ impl Cache {
             .len();
         Ok(LayerDisk {
             path,
-            digest: digest.to_string(),
+            key: key.to_string(),
             bytes,
         })
     }
@@ -89,7 +96,7 @@ impl Cache {
     /// formats its own (protocol 11.4).
     pub fn scratch(&self, bytes: u64, to: &Path) -> Result<()> {
         let what = format!("a scratch template of {bytes} bytes");
-        let template = self.make(&format!("scratch-{bytes}.{VERSION}.ext4"), |making| {
+        let template = self.make(&format!("scratch-{bytes}.{SCRATCH}"), |making| {
             let image = making.join("disk");
             File::create(&image)
                 .and_then(|f| f.set_len(bytes))
@@ -100,7 +107,7 @@ impl Cache {
                 .split(' ')
                 .map(OsStr::new)
                 .chain([image.as_os_str()]);
-            ext4::run("mkfs.ext4", &what, args)?;
+            e2fs::run("mkfs.ext4", &what, args)?;
             Ok(image)
         })?;
         let failed = |why: String| OciError::Tool {
@@ -128,7 +135,7 @@ impl Cache {
         self.scratch(SMALL, to)?;
         let args = ["-w", "-R", "rmdir lost+found"].map(OsStr::new);
         let args = args.into_iter().chain([to.as_os_str()]);
-        ext4::run("debugfs", "an empty disk", args)
+        e2fs::run("debugfs", "an empty disk", args)
     }
 
     /// The file `name`, made by `make` in a directory of its own when it is not there.

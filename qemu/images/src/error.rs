@@ -6,7 +6,8 @@ use std::path::PathBuf;
 pub enum OciError {
     #[error(
         "image {0}: no such file or directory (an OCI layout directory, an OCI or `docker save` archive, \
-         a rootfs directory or a rootfs tar is wanted)"
+         a rootfs directory or a rootfs tar is wanted; from a registry: \
+         'skopeo copy docker://NAME oci:DIRECTORY')"
     )]
     Missing(PathBuf),
     /// It exists, but is none of the known forms.
@@ -51,6 +52,20 @@ impl OciError {
                 why,
             },
             other => other,
+        }
+    }
+
+    /// A disk could not be written.
+    pub(super) fn disk(what: &str, error: io::Error) -> Self {
+        let remedy = match error.kind() {
+            io::ErrorKind::StorageFull => {
+                " (free some space there, or name another directory: --cache-dir, UVM_LAYER_CACHE)"
+            }
+            _ => "",
+        };
+        OciError::Io {
+            doing: format!("making a disk of {what} in the layer cache{remedy}"),
+            error,
         }
     }
 

@@ -1,11 +1,15 @@
 //! The documents of an image: OCI index and manifest (image-spec), the manifest.json of
 //! `docker save`, and the configuration that both share.
 
+use std::collections::HashMap;
+
 use serde::de::DeserializeOwned;
 use serde::Deserialize;
 
 use super::blob::Digest;
+use super::choice;
 use super::error::{OciError, Result};
+use super::platform::{Offered, Platform};
 use super::store::Store;
 
 /// What to run, and how, when the command line does not say.
@@ -40,33 +44,27 @@ pub struct Manifest {
     pub config: ImageConfig,
 }
 
-#[derive(Deserialize)]
-struct Index {
-    #[serde(default)]
-    manifests: Vec<Descriptor>,
-}
-
+/// A part of an image, by its digest.
 #[derive(Deserialize, Clone)]
 #[serde(rename_all = "camelCase")]
-struct Descriptor {
+pub struct Descriptor {
     #[serde(default)]
-    media_type: String,
-    digest: String,
+    pub media_type: String,
+    pub digest: String,
     size: u64,
-    platform: Option<Platform>,
-}
-
-#[derive(Deserialize, Clone)]
-struct Platform {
-    architecture: String,
-    os: String,
+    pub platform: Option<Offered>,
+    pub artifact_type: Option<String>,
+    #[serde(default)]
+    pub annotations: HashMap<String, String>,
 }
 
 #[derive(Deserialize)]
-struct OciManifest {
-    config: Descriptor,
+#[serde(rename_all = "camelCase")]
+pub struct OciManifest {
+    pub config: Descriptor,
     #[serde(default)]
     layers: Vec<Descriptor>,
+    pub artifact_type: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -79,8 +77,8 @@ struct DockerManifest {
 
 #[derive(Deserialize)]
 struct ConfigFile {
-    os: Option<String>,
-    architecture: Option<String>,
+    #[serde(flatten)]
+    platform: Offered,
     config: Option<Process>,
     rootfs: RootFs,
 }
@@ -101,25 +99,9 @@ struct Process {
     user: Option<String>,
 }
 
-/// Indexes may nest; a real one does so once.
-const DEPTH_MAX: usize = 4;
-
-/// Reads an OCI image layout: index.json → (nested index →) manifest for linux/amd64.
-pub fn oci(store: &Store) -> Result<Manifest> {
-    let bytes = store
-        .document("index.json")?
-        .ok_or_else(|| OciError::corrupt("the OCI layout", "it has no index.json"))?;
-    let index: Index = parse("index.json", &bytes)?;
-    let mut found = Vec::new();
-    collect(store, &index, 0, &mut found)?;
-    let [manifest] = &found[..] else {
-        let why = match found.len() {
-            0 => "it has no image for linux/amd64".into(),
-            n => format!("it holds {n} images for linux/amd64; one is wanted"),
-        };
-        return Err(OciError::unsupported("the OCI layout", why));
-    };
-    let manifest: OciManifest = parse(&manifest.digest, &blob(store, manifest)?)?;
+/// Reads an OCI image layout: index.json → (nested index →) the manifest that fits `wanted` best.
+pub fn oci(store: &Store, wanted: &Platform) -> Result<Manifest> {
+    let manifest: OciManifest = choice::manifest(store, wanted)?;
     let config = blob(store, &manifest.config)?;
     let (config, diff_ids) = config_file(&manifest.config.digest, &config)?;
     let layers = pair(&manifest.layers, diff_ids)?
@@ -136,26 +118,11 @@ pub fn oci(store: &Store) -> Result<Manifest> {
     Ok(Manifest { layers, config })
 }
 
-fn collect(store: &Store, index: &Index, depth: usize, found: &mut Vec<Descriptor>) -> Result<()> {
-    if depth == DEPTH_MAX {
-        return Err(OciError::corrupt(
-            "the OCI layout",
-            "its indexes nest without end",
-        ));
-    }
-    for item in &index.manifests {
-        let ours = |p: &Platform| p.os == "linux" && p.architecture == "amd64";
-        if !item.platform.as_ref().is_none_or(ours) {
-            continue;
-        }
-        if item.media_type.contains("index") || item.media_type.contains("manifest.list") {
-            let nested: Index = parse(&item.digest, &blob(store, item)?)?;
-            collect(store, &nested, depth + 1, found)?;
-        } else if !found.iter().any(|f| f.digest == item.digest) {
-            found.push(item.clone());
-        }
-    }
-    Ok(())
+/// The platform in the configuration of an image.
+pub fn platform_of(store: &Store, manifest: &OciManifest) -> Result<Offered> {
+    let config = blob(store, &manifest.config)?;
+    let file: ConfigFile = parse(&manifest.config.digest, &config)?;
+    Ok(file.platform)
 }
 
 /// Reads the archive of `docker save`, with `<id>/layer.tar` (old) or `blobs/sha256/…` (new).
@@ -201,16 +168,13 @@ pub fn docker(store: &Store) -> Result<Manifest> {
 
 fn config_file(name: &str, bytes: &[u8]) -> Result<(ImageConfig, Vec<Digest>)> {
     let file: ConfigFile = parse(name, bytes)?;
-    let is = |value: &Option<String>, wanted: &str| {
-        value.as_deref().is_none_or(|v| v.is_empty() || v == wanted)
-    };
-    if !is(&file.os, "linux") || !is(&file.architecture, "amd64") {
-        let shown = |v: Option<String>| v.unwrap_or_default();
-        let why = format!(
-            "it is for {}/{}; linux/amd64 is wanted",
-            shown(file.os),
-            shown(file.architecture)
-        );
+    // Old images say nothing of it.
+    let is = |value: &str, wanted: &str| value.is_empty() || value == wanted;
+    let Offered {
+        os, architecture, ..
+    } = &file.platform;
+    if !is(os, "linux") || !is(architecture, "amd64") {
+        let why = format!("it is for {}; the VM runs linux/amd64", file.platform);
         return Err(OciError::unsupported("the image", why));
     }
     let process = file.config.unwrap_or_default();
@@ -247,7 +211,7 @@ pub fn blob_name(digest: &Digest) -> String {
 }
 
 /// A document by its descriptor, checked.
-fn blob(store: &Store, descriptor: &Descriptor) -> Result<Vec<u8>> {
+pub fn blob(store: &Store, descriptor: &Descriptor) -> Result<Vec<u8>> {
     let digest = Digest::parse(&descriptor.digest)?;
     let name = blob_name(&digest);
     let bytes = store.document(&name)?.ok_or_else(|| missing(&name))?;
@@ -269,6 +233,6 @@ pub fn check(what: &str, expected: &Digest, found: &Digest) -> Result<()> {
     ))
 }
 
-fn parse<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T> {
+pub fn parse<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T> {
     serde_json::from_slice(bytes).map_err(|e| OciError::corrupt(what, e.to_string()))
 }

@@ -1,12 +1,12 @@
-//! A directory of the host as a [`Tree`], and the key under which its disk is cached.
+//! A directory of this machine as a layer, and the key under which its disk is cached.
 //!
 //! There is no digest of a directory, so the key is made from the metadata of every entry (as make
 //! and rsync do): path, kind, mode, owner, size, times, inode, link target, xattrs. Mount points
 //! below the directory are kept as empty directories; sockets are left out.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ffi::OsStr;
-use std::fs::{self, Metadata};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -15,119 +15,178 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest as _, Sha256};
 
 use super::error::{Doing, OciError, Result};
-use super::tree::{Kind, Meta, Tree};
+use super::layer::{Body, Builder, Fault};
+use super::meta::{Device, Meta, Special, Time};
 
-pub struct Walked {
-    pub tree: Tree,
-    /// Hex digits that change when an entry does.
-    pub key: String,
+/// Hex digits that change when an entry does; `None` for an empty directory.
+pub fn fingerprint(root: &Path) -> Result<Option<String>> {
+    let mut hash = Sha256::new();
+    let mut entries = 0;
+    walk(root, |entry| {
+        entries += 1;
+        entry.note(&mut hash);
+        Ok(())
+    })?;
+    Ok((entries > 1).then(|| hex::encode(hash.finalize())))
 }
 
-/// Reads the metadata of all entries below `root`.
-pub fn walk(root: &Path) -> Result<Walked> {
-    let about = fs::metadata(root).doing(|| format!("reading {}", root.display()))?;
-    let mut walk = Walk {
-        root,
-        device: about.dev(),
-        tree: Tree::default(),
-        links: HashMap::new(),
-        hash: Sha256::new(),
-    };
-    walk.hash.update(root.as_os_str().as_bytes());
-    walk.entry(Path::new(""), root, &about)?;
-    Ok(Walked {
-        tree: walk.tree,
-        key: hex::encode(walk.hash.finalize()),
-    })
+/// Adds all that is below `root`, which must still be what `key` was made of.
+pub fn fill(what: &str, root: &Path, key: &str, layer: &mut Builder) -> Result<()> {
+    let mut hash = Sha256::new();
+    // Inode of a file with several names → its first name.
+    let mut links = HashMap::new();
+    walk(root, |entry| {
+        entry.note(&mut hash);
+        entry.add(&mut links, layer)
+    })?;
+    if hex::encode(hash.finalize()) != key {
+        let why = "it changed while it was read; try again when nothing writes to it";
+        return Err(OciError::corrupt(what, why));
+    }
+    Ok(())
 }
 
-struct Walk<'a> {
-    root: &'a Path,
-    device: u64,
-    tree: Tree,
-    /// Inode of a file with several names → its first name.
-    links: HashMap<u64, PathBuf>,
-    hash: Sha256,
+struct Entry {
+    /// Below the root.
+    path: PathBuf,
+    host: PathBuf,
+    about: Metadata,
+    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Of a symbolic link.
+    target: OsString,
 }
 
-impl Walk<'_> {
-    fn entry(&mut self, path: &Path, host: &Path, about: &Metadata) -> Result<()> {
-        let kind = about.file_type();
-        let xattrs = xattrs(host).doing(|| format!("reading the xattrs of {}", host.display()))?;
-        self.note(path, about, &xattrs);
+/// Visits `root` and all below it, in the order of names.
+fn walk(root: &Path, mut visit: impl FnMut(&Entry) -> Result<()>) -> Result<()> {
+    let top = Entry::read(PathBuf::new(), root.to_path_buf())?;
+    let device = top.about.dev();
+    visit(&top)?;
+    // The names that are left in each directory on the way, the next one last.
+    let mut way = vec![(PathBuf::new(), children(root)?)];
+    while let Some((dir, names)) = way.last_mut() {
+        let Some(name) = names.pop() else {
+            way.pop();
+            continue;
+        };
+        let path = dir.join(name);
+        let entry = Entry::read(path, root.to_path_buf())?;
+        visit(&entry)?;
+        if entry.about.is_dir() && entry.about.dev() == device {
+            let names = children(&entry.host)?;
+            way.push((entry.path, names));
+        }
+    }
+    Ok(())
+}
+
+/// The names in a directory, the first one last.
+fn children(host: &Path) -> Result<Vec<OsString>> {
+    let names = fs::read_dir(host).and_then(|dir| {
+        dir.map(|entry| entry.map(|entry| entry.file_name()))
+            .collect::<io::Result<Vec<_>>>()
+    });
+    let mut names = names.doing(|| format!("reading {}", host.display()))?;
+    names.sort_by(|a, b| b.cmp(a));
+    Ok(names)
+}
+
+impl Entry {
+    fn read(path: PathBuf, root: PathBuf) -> Result<Entry> {
+        let host = if path.as_os_str().is_empty() {
+            root
+        } else {
+            root.join(&path)
+        };
+        let doing = || format!("reading {}", host.display());
+        let about = fs::symlink_metadata(&host).doing(doing)?;
+        let xattrs = xattrs(&host).doing(doing)?;
+        let target = if about.is_symlink() {
+            fs::read_link(&host).doing(doing)?.into_os_string()
+        } else {
+            OsString::new()
+        };
+        Ok(Entry {
+            path,
+            host,
+            about,
+            xattrs,
+            target,
+        })
+    }
+
+    fn add(&self, links: &mut HashMap<u64, Vec<u8>>, layer: &mut Builder) -> Result<()> {
+        let path = self.path.as_os_str().as_bytes();
+        self.put(path, links, layer).map_err(|fault| {
+            let name = self.host.display().to_string();
+            match fault {
+                Fault::Entry(why) => OciError::unsupported(name, why),
+                Fault::Source(error) => OciError::Io {
+                    doing: format!("reading {name}"),
+                    error,
+                },
+                Fault::Disk(error) => OciError::disk(&name, error),
+                Fault::Other(error) => error,
+            }
+        })
+    }
+
+    fn put(
+        &self,
+        path: &[u8],
+        links: &mut HashMap<u64, Vec<u8>>,
+        layer: &mut Builder,
+    ) -> Result<(), Fault> {
+        let Entry { about, .. } = self;
         let meta = Meta {
             mode: about.mode() & 0o7777,
             uid: about.uid(),
             gid: about.gid(),
-            mtime: about.mtime(),
-            xattrs,
+            mtime: Time {
+                seconds: about.mtime(),
+                nanos: about.mtime_nsec() as u32,
+            },
+            xattrs: self.xattrs.clone(),
         };
-        let name = path.as_os_str().as_bytes();
+        let kind = about.file_type();
         if kind.is_dir() {
-            self.insert(path, meta, Kind::dir())?;
-            if about.dev() == self.device {
-                return self.children(path, host);
-            }
+            return layer.dir(path, meta);
+        }
+        if kind.is_socket() {
             return Ok(());
         }
         if about.nlink() > 1 {
-            if let Some(first) = self.links.get(&about.ino()) {
-                let first = first.as_os_str().as_bytes();
-                return self.tree.link(name, first).map_err(|why| unfit(host, why));
+            if let Some(first) = links.get(&about.ino()) {
+                return layer.link(path, first);
             }
-            self.links.insert(about.ino(), path.to_path_buf());
+            links.insert(about.ino(), path.to_vec());
         }
-        let (major, minor) = numbers(about.rdev());
-        let kind = if kind.is_file() {
-            Kind::File {
-                data: host.to_path_buf(),
-                bytes: about.len(),
-            }
-        } else if kind.is_symlink() {
-            let target = fs::read_link(host).doing(|| format!("reading {}", host.display()))?;
-            self.hash.update(target.as_os_str().as_bytes());
-            Kind::Symlink(target.into_os_string().into_encoded_bytes())
-        } else if kind.is_char_device() {
-            Kind::Char { major, minor }
-        } else if kind.is_block_device() {
-            Kind::Block { major, minor }
-        } else if kind.is_fifo() {
-            Kind::Fifo
-        } else {
-            return Ok(());
+        if kind.is_file() {
+            let mut file = File::open(&self.host).map_err(Fault::Source)?;
+            return layer.leaf(path, &meta, Body::File(&mut file, about.len()));
+        }
+        let device = || {
+            let number = about.rdev();
+            Device::new(libc::major(number).into(), libc::minor(number).into())
         };
-        self.insert(path, meta, kind)
+        let body = if kind.is_symlink() {
+            Body::Symlink(self.target.as_bytes())
+        } else if kind.is_char_device() {
+            Body::Special(Special::Char(device()?))
+        } else if kind.is_block_device() {
+            Body::Special(Special::Block(device()?))
+        } else {
+            Body::Special(Special::Fifo)
+        };
+        layer.leaf(path, &meta, body)
     }
 
-    fn insert(&mut self, path: &Path, meta: Meta, kind: Kind) -> Result<()> {
-        match self.tree.insert(path.as_os_str().as_bytes(), meta, kind) {
-            Ok(_) => Ok(()),
-            Err(why) => Err(unfit(&self.root.join(path), why)),
+    fn note(&self, hash: &mut Sha256) {
+        let Entry { about, xattrs, .. } = self;
+        let path = self.path.as_os_str().as_bytes();
+        for part in [path, self.target.as_bytes()] {
+            hash.update(part.len().to_le_bytes());
+            hash.update(part);
         }
-    }
-
-    fn children(&mut self, path: &Path, host: &Path) -> Result<()> {
-        let doing = || format!("reading {}", host.display());
-        let mut names = fs::read_dir(host)
-            .and_then(|dir| {
-                dir.map(|e| e.map(|e| e.file_name()))
-                    .collect::<io::Result<Vec<_>>>()
-            })
-            .doing(doing)?;
-        names.sort();
-        for name in names {
-            let host = host.join(&name);
-            let about =
-                fs::symlink_metadata(&host).doing(|| format!("reading {}", host.display()))?;
-            self.entry(&path.join(&name), &host, &about)?;
-        }
-        Ok(())
-    }
-
-    fn note(&mut self, path: &Path, about: &Metadata, xattrs: &BTreeMap<Vec<u8>, Vec<u8>>) {
-        let path = path.as_os_str().as_bytes();
-        self.hash.update(path.len().to_le_bytes());
-        self.hash.update(path);
         let numbers = [
             u64::from(about.mode()),
             u64::from(about.uid()),
@@ -142,20 +201,16 @@ impl Walk<'_> {
             xattrs.len() as u64,
         ];
         for number in numbers {
-            self.hash.update(number.to_le_bytes());
+            hash.update(number.to_le_bytes());
         }
         for part in xattrs.iter().flat_map(|(k, v)| [k, v]) {
-            self.hash.update(part.len().to_le_bytes());
-            self.hash.update(part);
+            hash.update(part.len().to_le_bytes());
+            hash.update(part);
         }
     }
 }
 
-fn unfit(host: &Path, why: String) -> OciError {
-    OciError::unsupported(host.display().to_string(), why)
-}
-
-/// Those that mean the same in a container; SELinux labels and the like are the host's.
+/// Those that mean the same in a container; SELinux labels and the like are this machine's.
 fn xattrs(host: &Path) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
     let kept = |name: &OsStr| {
         let name = name.as_bytes();
@@ -175,8 +230,4 @@ fn xattrs(host: &Path) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
         }
     }
     Ok(all)
-}
-
-fn numbers(device: u64) -> (u32, u32) {
-    (libc::major(device), libc::minor(device))
 }

@@ -38,7 +38,7 @@ impl Store {
         file.rewind().doing(doing)?;
         if Compression::sniff(&head[..n]) != Compression::None {
             let mut plain = tempfile::tempfile_in(temp).doing(doing)?;
-            io::copy(&mut decompress(&what, file)?, &mut plain)
+            io::copy(&mut decompress(&what, file)?.1, &mut plain)
                 .map_err(|e| OciError::corrupt(&what, e.to_string()))?;
             plain.rewind().doing(doing)?;
             file = plain;

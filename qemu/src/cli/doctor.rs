@@ -17,10 +17,9 @@ pub struct Doctor {
 }
 
 /// Tools for images: name, Debian package, what for.
-const LAYER_TOOLS: [(&str, &str, &str); 5] = [
-    ("mke2fs", "e2fsprogs", "layers and scratch as ext4"),
-    ("debugfs", "e2fsprogs", "what is in the layers"),
-    ("e2fsck", "e2fsprogs", "the proof of a layer"),
+const LAYER_TOOLS: [(&str, &str, &str); 4] = [
+    ("mkfs.ext4", "e2fsprogs", "scratch disks"),
+    ("debugfs", "e2fsprogs", "--attach-dir"),
     ("busybox", "busybox-static", "the default image"),
     ("diod", "diod", "directories of this machine in a container"),
 ];

@@ -18,7 +18,7 @@ use uvm::network;
 use uvm::volume::Volume;
 use uvm::Uvm;
 use uvm_host::{HostError, Process};
-use uvm_images::{Cache, Image};
+use uvm_images::{Cache, Image, Platform};
 use uvm_vm::network::Nic;
 use uvm_vm::profile::{Forward, Profile};
 
@@ -55,6 +55,10 @@ struct ContainerOptions {
     /// [default: an image made from this machine's static busybox]
     #[arg(long, value_name = "PATH")]
     image: Option<PathBuf>,
+    /// Of an image for several platforms, the one to take [default: the best variant of linux/amd64
+    /// that this machine's processor has]
+    #[arg(long, value_name = "linux/amd64[/VARIANT]")]
+    platform: Option<Platform>,
     /// The command as one string, split into words as a shell does, but run without one
     #[arg(long, value_name = "STRING", conflicts_with = "args")]
     command: Option<String>,
@@ -148,7 +152,11 @@ impl Run {
         progress.doing("preparing the image");
         let cache = Cache::open(self.container.cache_dir.as_deref())?;
         let image = match &self.container.image {
-            Some(path) => uvm_images::load(path, &cache)?,
+            Some(path) => {
+                let platform = self.container.platform;
+                let platform = platform.unwrap_or_else(Platform::of_machine);
+                uvm_images::load(path, &platform, &cache)?
+            }
             None => uvm_images::default_image(&cache)?,
         };
         drop(stage);

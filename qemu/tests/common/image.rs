@@ -16,9 +16,9 @@ pub struct Image {
 
 impl Image {
     pub fn open() -> Option<Self> {
-        for tool in ["mke2fs", "debugfs", "busybox"] {
+        for tool in ["mkfs.ext4", "busybox"] {
             if uvm_vm::choice::program(tool).is_none() {
-                eprintln!("SKIPPED: {tool} is not there, which makes the layer disks");
+                eprintln!("SKIPPED: {tool} is not there, which the disks of a container need");
                 return None;
             }
         }

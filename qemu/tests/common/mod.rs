@@ -77,7 +77,7 @@ pub fn lab() -> Option<Lab> {
 }
 
 fn lab_with(change: impl FnOnce(&mut Profile)) -> Option<Lab> {
-    for tool in ["mke2fs", "debugfs", "busybox", uvm_vm::QEMU] {
+    for tool in ["mkfs.ext4", "busybox", uvm_vm::QEMU] {
         if uvm_vm::choice::program(tool).is_none() {
             eprintln!("SKIPPED: {tool} is not there");
             return None;

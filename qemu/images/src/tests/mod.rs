@@ -1,7 +1,13 @@
-//! With the real tools: layers go in as archives, disks are looked at with debugfs.
+//! Layers go in as archives; the kernel's own EROFS and overlayfs show what became of them.
 
-mod disks;
+mod cache;
+mod choice;
+mod dialects;
+mod hostile;
 mod images;
+mod layers;
+mod real;
+mod seen;
 mod specs;
 
 use std::io::Write;
@@ -10,19 +16,10 @@ use std::process::Command;
 
 use serde_json::{json, Value};
 
-use super::{Cache, Digest, LayerDisk};
-
-/// Whether e2fsprogs are there; says loudly when not.
-fn have_tools() -> bool {
-    let found = Command::new("debugfs")
-        .arg("-V")
-        .env("PATH", super::ext4::tool_path())
-        .output();
-    if found.is_err() {
-        eprintln!("SKIPPED: debugfs is not installed (Debian: e2fsprogs)");
-    }
-    found.is_ok()
-}
+use super::layer::Builder;
+use super::tarball::{self, Markers};
+use super::{load, Cache, Digest, Image, LayerDisk, OciError, Platform};
+use seen::{can_see, Seen};
 
 struct Bench {
     dir: tempfile::TempDir,
@@ -40,6 +37,52 @@ impl Bench {
         self.dir.path().join(name)
     }
 
+    /// The layers, from the bottom up, as the disks of one image.
+    fn disks(&self, layers: &[Vec<u8>]) -> Result<Vec<LayerDisk>, OciError> {
+        let disks = self.unchecked(layers)?;
+        disks.iter().for_each(checked);
+        Ok(disks)
+    }
+
+    fn unchecked(&self, layers: &[Vec<u8>]) -> Result<Vec<LayerDisk>, OciError> {
+        let mut disks: Vec<LayerDisk> = Vec::new();
+        for tar in layers {
+            let digest = Digest::of(tar);
+            let key = match disks.last() {
+                Some(below) => Digest::of_chain(&below.key, &digest).hex(),
+                None => digest.hex(),
+            };
+            let read =
+                |layer: &mut Builder| tarball::read("a layer", &tar[..], Markers::Whiteouts, layer);
+            let disk = self.cache.layer("a layer", &key, &disks, read)?;
+            disks.push(disk);
+        }
+        Ok(disks)
+    }
+
+    /// As on a machine of the plainest kind.
+    fn load(&self, image: &Path) -> Result<Image, OciError> {
+        load(
+            image,
+            &"linux/amd64".parse::<Platform>().unwrap(),
+            &self.cache,
+        )
+    }
+
+    /// Why layers are refused; nothing of them must stay.
+    fn refusal(layers: &[Vec<u8>]) -> String {
+        let bench = Bench::new();
+        let error = bench.disks(layers).unwrap_err();
+        let disks = layers.len() - 1;
+        let left = sibling_names(bench.cache.dir());
+        let left: Vec<_> = left
+            .iter()
+            .filter(|name| !name.ends_with(".lock"))
+            .collect();
+        assert_eq!(left.len(), disks, "left behind: {left:?}");
+        error.to_string()
+    }
+
     fn put(&self, name: &str, bytes: &[u8]) -> PathBuf {
         let path = self.path(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -48,8 +91,20 @@ impl Bench {
     }
 }
 
+/// Debian's own program finds nothing wrong with a disk.
+fn checked(disk: &LayerDisk) {
+    match Command::new("fsck.erofs")
+        .arg(&disk.path)
+        .env("PATH", crate::tool_path())
+        .output()
+    {
+        Ok(done) => assert!(done.status.success(), "{disk:?}: {done:?}"),
+        Err(_) => eprintln!("SKIPPED: fsck.erofs is not installed (Debian: erofs-utils)"),
+    }
+}
+
 /// Writes tar entries, also those that the crate's own builder refuses.
-#[derive(Default)]
+#[derive(Default, Clone)]
 struct Tar(Vec<u8>);
 
 struct Entry<'a> {
@@ -61,6 +116,8 @@ struct Entry<'a> {
     device: (u32, u32),
     data: &'a [u8],
     xattrs: &'a [(&'a str, &'a [u8])],
+    /// Other PAX records.
+    pax: &'a [(&'a str, &'a str)],
 }
 
 impl Default for Entry<'_> {
@@ -74,6 +131,7 @@ impl Default for Entry<'_> {
             device: (0, 0),
             data: b"",
             xattrs: &[],
+            pax: &[],
         }
     }
 }
@@ -93,6 +151,9 @@ impl Tar {
         };
         for (name, value) in entry.xattrs {
             record(format!("SCHILY.xattr.{name}"), value);
+        }
+        for (key, value) in entry.pax {
+            record((*key).into(), value.as_bytes());
         }
         if entry.path.len() > 99 {
             record("path".into(), entry.path);
@@ -121,6 +182,34 @@ impl Tar {
         self
     }
 
+    fn dir(self, path: &str, mode: u32, owner: (u64, u64)) -> Self {
+        self.add(Entry {
+            path: path.as_bytes(),
+            kind: tar::EntryType::Directory,
+            mode,
+            owner,
+            ..Entry::default()
+        })
+    }
+
+    fn symlink(self, path: &str, target: &str) -> Self {
+        self.linked(path, target, tar::EntryType::Symlink)
+    }
+
+    fn hard_link(self, path: &str, target: &str) -> Self {
+        self.linked(path, target, tar::EntryType::Link)
+    }
+
+    fn linked(self, path: &str, target: &str, kind: tar::EntryType) -> Self {
+        self.add(Entry {
+            path: path.as_bytes(),
+            kind,
+            link: target.as_bytes(),
+            mode: 0o777,
+            ..Entry::default()
+        })
+    }
+
     fn file(self, path: &str, data: &[u8]) -> Self {
         self.add(Entry {
             path: path.as_bytes(),
@@ -141,44 +230,6 @@ impl Tar {
         self.0.resize(self.0.len() + 1024, 0);
         self.0
     }
-}
-
-/// What debugfs says to one request.
-fn debugfs(disk: &LayerDisk, request: &str) -> String {
-    let done = Command::new("debugfs")
-        .args(["-R", request])
-        .arg(&disk.path)
-        .env("PATH", super::ext4::tool_path())
-        .output()
-        .unwrap();
-    String::from_utf8_lossy(&done.stdout).into_owned()
-}
-
-/// Type, mode, owner and links of a path: `regular 04755 1000:1000 1`. Empty when it is not there.
-fn stat(disk: &LayerDisk, path: &str) -> String {
-    let text = debugfs(disk, &format!("stat \"{path}\""));
-    let word = |label: &str| {
-        let rest = text.split_once(label).map_or("", |(_, rest)| rest);
-        rest.split_whitespace().next().unwrap_or("").to_string()
-    };
-    if text.is_empty() {
-        return text;
-    }
-    let (kind, mode) = (word("Type:"), word("Mode:"));
-    format!(
-        "{kind} {mode} {}:{} {}",
-        word("User:"),
-        word("Group:"),
-        word("Links:")
-    )
-}
-
-fn cat(disk: &LayerDisk, path: &str) -> String {
-    debugfs(disk, &format!("cat \"{path}\""))
-}
-
-fn xattr(disk: &LayerDisk, path: &str, name: &str) -> String {
-    debugfs(disk, &format!("ea_get -C \"{path}\" {name}"))
 }
 
 /// The documents of an OCI layout around layers as `(stored bytes, uncompressed bytes)`.
