@@ -245,7 +245,7 @@ pub fn bequest() -> String {
     let mut members = serde_json::Map::new();
     members.insert("level".into(), level.name().into());
     for (name, value) in Scope::current().fields() {
-        members.insert(name.into(), value);
+        members.insert(name.into(), value.into());
     }
     Value::Object(members).to_string()
 }

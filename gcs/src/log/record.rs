@@ -4,10 +4,11 @@
 use std::fmt::Write as _;
 use std::time::SystemTime;
 
-use serde_json::{Map, Number, Value};
+use serde::Serialize;
+use serde_json::{Number, Value};
 
 use super::level::{Format, Level};
-use super::scope::Scope;
+use super::scope::{IdValue, Scope};
 use super::time::rfc3339;
 
 /// Longest message or text field kept, in bytes; more is cut and marked.
@@ -63,7 +64,10 @@ impl Record {
             Value::String(text) => Value::String(cut(text)),
             other => other,
         };
-        self.fields.push((name, value));
+        match self.fields.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, old)) => *old = value,
+            None => self.fields.push((name, value)),
+        }
     }
 
     /// The whole line with its end.
@@ -75,23 +79,27 @@ impl Record {
     }
 
     fn json(&self) -> String {
-        let mut object = Map::new();
-        object.insert("level".into(), self.level.name().into());
-        object.insert("msg".into(), self.message.as_str().into());
-        object.insert("time".into(), rfc3339(self.time).into());
-        self.insert_fields(&mut object);
-        let mut line = Value::Object(object).to_string();
-        line.push('\n');
-        line
+        let mut line = JsonLine::begin(String::new());
+        line.member("level", self.level.name());
+        line.member("msg", &self.message);
+        line.member("time", &rfc3339(self.time));
+        self.write_fields(&mut line);
+        line.end()
     }
 
-    fn insert_fields(&self, object: &mut Map<String, Value>) {
-        for (name, value) in self.scope.fields() {
-            object.insert(name.into(), value);
+    fn write_fields(&self, line: &mut JsonLine) {
+        for (name, value) in self.scope_fields() {
+            line.member(name, &value);
         }
         for (name, value) in &self.fields {
-            object.insert(name.clone(), value.clone());
+            line.member(name, value);
         }
+    }
+
+    /// The members of the request, except for those that a field of the record stands for.
+    fn scope_fields(&self) -> impl Iterator<Item = (&'static str, IdValue<'_>)> {
+        let own = |name: &str| self.fields.iter().any(|(field, _)| field == name);
+        self.scope.fields().filter(move |(name, _)| !own(name))
     }
 
     fn text(&self) -> String {
@@ -143,10 +151,10 @@ impl Record {
     }
 
     fn json_for_pid_1(&self, tag: &str) -> String {
-        let mut object = Map::new();
-        object.insert("msg".into(), self.message.as_str().into());
-        self.insert_fields(&mut object);
-        format!("{}{}\n", self.kmsg_head(tag), Value::Object(object))
+        let mut line = JsonLine::begin(self.kmsg_head(tag));
+        line.member("msg", &self.message);
+        self.write_fields(&mut line);
+        line.end()
     }
 
     fn kmsg_head(&self, tag: &str) -> String {
@@ -156,14 +164,55 @@ impl Record {
     }
 
     fn append_fields(&self, line: &mut String) {
-        let own = |name: &str| self.fields.iter().any(|(field, _)| field == name);
         // Writing to a string does not fail.
-        for (name, value) in self.scope.fields().iter().filter(|(name, _)| !own(name)) {
+        for (name, value) in self.scope_fields() {
             write!(line, " {name}={value}").ok();
         }
         for (name, value) in &self.fields {
             write!(line, " {name}={value}").ok();
         }
+    }
+}
+
+/// A JSON object on a line, written member by member: a tree of it would cost more than all else
+/// that a record takes.
+struct JsonLine {
+    bytes: Vec<u8>,
+    is_empty: bool,
+}
+
+impl JsonLine {
+    /// Begins the object after `head`.
+    fn begin(head: String) -> Self {
+        /// The length of most lines.
+        const USUAL: usize = 384;
+        let mut bytes = head.into_bytes();
+        bytes.reserve(USUAL);
+        bytes.push(b'{');
+        Self {
+            bytes,
+            is_empty: true,
+        }
+    }
+
+    /// The caller sees to it that each name stands once.
+    fn member(&mut self, name: &str, value: &(impl Serialize + ?Sized)) {
+        if !std::mem::take(&mut self.is_empty) {
+            self.bytes.push(b',');
+        }
+        self.value(name);
+        self.bytes.push(b':');
+        self.value(value);
+    }
+
+    fn value(&mut self, value: &(impl Serialize + ?Sized)) {
+        serde_json::to_writer(&mut self.bytes, value)
+            .expect("texts and JSON values can be written, and a vector takes all bytes");
+    }
+
+    fn end(mut self) -> String {
+        self.bytes.extend(b"}\n");
+        String::from_utf8(self.bytes).expect("JSON is text")
     }
 }
 

@@ -10,8 +10,10 @@
 //! request that it is not about.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::rc::Rc;
 
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::prot::{MessageBase, MessageId, SequenceId};
@@ -28,6 +30,33 @@ pub struct RequestIds {
     activity: String,
     /// Trace and span of the host, as 32 and 16 hexadecimal digits (protocol 3.3).
     span: Option<(String, String)>,
+}
+
+/// What a record says of a request, member by member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum IdValue<'a> {
+    Text(&'a str),
+    Number(u64),
+}
+
+impl fmt::Display for IdValue<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            // No sign in it has to be escaped: see `cut`.
+            Self::Text(text) => write!(f, "\"{text}\""),
+            Self::Number(number) => write!(f, "{number}"),
+        }
+    }
+}
+
+impl From<IdValue<'_>> for Value {
+    fn from(value: IdValue<'_>) -> Self {
+        match value {
+            IdValue::Text(text) => text.into(),
+            IdValue::Number(number) => number.into(),
+        }
+    }
 }
 
 /// A request, or none. Cheap to clone and to keep.
@@ -77,21 +106,24 @@ impl Scope {
     }
 
     /// Name and value of each member of a record about it, by the reference's names.
-    pub(super) fn fields(&self) -> Vec<(&'static str, Value)> {
-        let Some(request) = self.0.as_deref() else {
-            return Vec::new();
-        };
-        let mut fields: Vec<(&str, Value)> = vec![
-            ("message-type", request.message.as_str().into()),
-            ("message-id", request.sequence.into()),
-            ("cid", request.container.as_str().into()),
-            ("activityID", request.activity.as_str().into()),
-        ];
-        if let Some((trace, span)) = &request.span {
-            fields.push(("traceID", trace.as_str().into()));
-            fields.push(("spanID", span.as_str().into()));
-        }
-        fields
+    pub(super) fn fields(&self) -> impl Iterator<Item = (&'static str, IdValue<'_>)> {
+        let request = self.0.as_deref();
+        let ids = request.map(|request| {
+            [
+                ("message-type", IdValue::Text(&request.message)),
+                ("message-id", IdValue::Number(request.sequence)),
+                ("cid", IdValue::Text(&request.container)),
+                ("activityID", IdValue::Text(&request.activity)),
+            ]
+        });
+        let span = request.and_then(|request| request.span.as_ref());
+        let span = span.map(|(trace, span)| {
+            [
+                ("traceID", IdValue::Text(trace)),
+                ("spanID", IdValue::Text(span)),
+            ]
+        });
+        ids.into_iter().flatten().chain(span.into_iter().flatten())
     }
 }
 
@@ -150,8 +182,8 @@ mod tests {
         .expect("a base");
         for base in [base, MessageBase::default()] {
             let scope = Scope::of(MessageId::START, 7, &base);
-            let fields = scope.fields().into_iter();
-            let fields = fields.map(|(n, v)| (n.to_owned(), v)).collect();
+            let fields = scope.fields().map(|(n, v)| (n.to_owned(), v.into()));
+            let fields = fields.collect();
             assert_eq!(Scope::inherited(&fields), scope);
         }
         assert_eq!(Scope::inherited(&Map::new()), Scope::default());
@@ -164,7 +196,8 @@ mod tests {
             ..MessageBase::default()
         };
         let scope = Scope::of(MessageId::CREATE, 0, &base);
-        assert_eq!(scope.fields()[2].1, "é".repeat(ID_MAX / 2));
+        let cid = "é".repeat(ID_MAX / 2);
+        assert_eq!(scope.fields().nth(2), Some(("cid", IdValue::Text(&cid))));
         assert_eq!(cut("a\u{1}\"\\b\n"), "a???b?");
     }
 }

@@ -27,13 +27,27 @@ pub fn rfc3339(time: SystemTime) -> String {
         .min(LAST);
     let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
     let (year, month, day) = civil(days);
-    format!(
-        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:09}Z",
-        second / 3600,
-        second / 60 % 60,
-        second % 60,
-        since.subsec_nanos()
-    )
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    // By hand, because every record has one and `format!` with widths is costly.
+    let mut text = String::with_capacity("2026-01-02T03:04:05.000000006Z".len());
+    for (number, width, end) in [
+        (year, 4, '-'),
+        (month, 2, '-'),
+        (day, 2, 'T'),
+        (hour, 2, ':'),
+        (minute, 2, ':'),
+        (second, 2, '.'),
+        (since.subsec_nanos().into(), 9, 'Z'),
+    ] {
+        let mut unit = 10_u64.pow(width);
+        while unit > 1 {
+            unit /= 10;
+            let digit = (number / unit % 10) as u8;
+            text.push(char::from(b'0' + digit));
+        }
+        text.push(end);
+    }
+    text
 }
 
 /// Days since 1970-01-01 to year, month, day. Counts in 400-year eras of years that begin in
