@@ -98,9 +98,40 @@ pub fn assemble(
         path: list.into(),
         source,
     })?;
+    let (mut files, mut shipped) = gather(&list.artifacts, top, values)?;
+    shipped.sort_by(|one, other| one.path.cmp(&other.path));
+    let contents = Contents {
+        values,
+        files: shipped,
+        root: root(&top.join(&list.initrd), values)?,
+    };
+    files.push(Staged {
+        path: MANIFEST.into(),
+        mode: 0o644,
+        bytes: json_text(MANIFEST, &contents)?,
+    });
+    files.sort_by(|one, other| one.path.cmp(&other.path));
+    let sums: String = files
+        .iter()
+        .map(|file| format!("{}  {}\n", sha256(&file.bytes), file.path))
+        .collect();
+    files.push(Staged {
+        path: SUMS.into(),
+        mode: 0o644,
+        bytes: sums.into_bytes(),
+    });
+    replace(output, &files, epoch)
+}
+
+/// Reads the files that the list names, and says of each what it is.
+fn gather(
+    artifacts: &[Artifact],
+    top: &Path,
+    values: &BTreeMap<String, String>,
+) -> Result<(Vec<Staged>, Vec<Shipped>), Error> {
     let mut files = Vec::new();
     let mut shipped = Vec::new();
-    for artifact in &list.artifacts {
+    for artifact in artifacts {
         let wrong = |problem: String| Error::Entry {
             profile: "dist".into(),
             path: artifact.path.clone(),
@@ -137,28 +168,7 @@ pub fn assemble(
             bytes,
         });
     }
-    shipped.sort_by(|one, other| one.path.cmp(&other.path));
-    let contents = Contents {
-        values,
-        files: shipped,
-        root: root(&top.join(&list.initrd), values)?,
-    };
-    files.push(Staged {
-        path: MANIFEST.into(),
-        mode: 0o644,
-        bytes: json_text(MANIFEST, &contents)?,
-    });
-    files.sort_by(|one, other| one.path.cmp(&other.path));
-    let sums: String = files
-        .iter()
-        .map(|file| format!("{}  {}\n", sha256(&file.bytes), file.path))
-        .collect();
-    files.push(Staged {
-        path: SUMS.into(),
-        mode: 0o644,
-        bytes: sums.into_bytes(),
-    });
-    replace(output, &files, epoch)
+    Ok((files, shipped))
 }
 
 /// What is in the root file system, and what each part is made from.
