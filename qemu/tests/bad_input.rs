@@ -33,9 +33,19 @@ fn code(answer: &uvm_host::Answer) -> u32 {
     answer.members["Result"].as_i64().unwrap() as u32
 }
 
-/// Well-formed requests with ids and paths that lead elsewhere, in specs that are fine otherwise.
+/// Well-formed requests of all kinds with values that lead elsewhere.
 fn requests() -> Vec<(Rpc, Value)> {
-    let long = format!("/{}", "x".repeat(5000));
+    [creates(), changes(), processes()].concat()
+}
+
+/// A path that is longer than any may be.
+fn long() -> String {
+    format!("/{}", "x".repeat(5000))
+}
+
+/// Ids and paths that lead elsewhere, in specs that are fine otherwise.
+fn creates() -> Vec<(Rpc, Value)> {
+    let long = long();
     let names = [
         "",
         ".",
@@ -67,6 +77,13 @@ fn requests() -> Vec<(Rpc, Value)> {
             create("hostile", name, root, "/");
         }
     }
+    requests
+}
+
+/// Changes at paths that are none, and by addresses that lead nowhere.
+fn changes() -> Vec<(Rpc, Value)> {
+    let long = long();
+    let mut requests = Vec::new();
     let mut modify = |resource: &str, request: &str, settings: Value| {
         let body = json!({"ContainerId": UVM_ID, "Request": {
             "ResourceType": resource, "RequestType": request, "Settings": settings}});
@@ -109,6 +126,12 @@ fn requests() -> Vec<(Rpc, Value)> {
         "Remove",
         json!({"Controller": 255, "Lun": 255}),
     );
+    requests
+}
+
+/// Signals and waits by numbers that are no process's, and programs that cannot be.
+fn processes() -> Vec<(Rpc, Value)> {
+    let mut requests = Vec::new();
     for number in [0, 1, u32::MAX, 0x7fff_ffff] {
         for signal in [-1, i32::MIN, i32::MAX, 0, 65] {
             let body =
@@ -130,15 +153,15 @@ fn requests() -> Vec<(Rpc, Value)> {
             port,
         );
     }
-    for words in [
+    for args in [
         json!([]),
         json!([""]),
         json!(["/"]),
         json!(["a\0b"]),
         json!(["/proc/1/mem"]),
     ] {
-        execute(json!({"CommandArgs": words}), 0);
-        execute(json!({"CommandArgs": words, "EmulateConsole": true}), 0);
+        execute(json!({"CommandArgs": args}), 0);
+        execute(json!({"CommandArgs": args, "EmulateConsole": true}), 0);
     }
     execute(
         json!({"CommandArgs": ["true"], "Environment": {"A": "b\0c"}}),

@@ -63,203 +63,205 @@ fn rate(bytes: usize, since: Instant) -> String {
     )
 }
 
-fn order(words: &[&str]) -> io::Result<String> {
-    let number = |i: usize| -> io::Result<usize> {
-        let word = words
-            .get(i)
-            .ok_or_else(|| io::Error::other("a number is missing"))?;
+/// What was ordered, by its words: a name, and numbers.
+struct Order<'a> {
+    words: &'a [&'a str],
+    start: Instant,
+}
+
+impl Order<'_> {
+    fn number(&self, i: usize) -> io::Result<usize> {
+        let word = self.words.get(i);
+        let word = word.ok_or_else(|| io::Error::other("a number is missing"))?;
         word.parse().map_err(io::Error::other)
-    };
-    let port = || number(1).map(|n| n as u32);
-    let start = Instant::now();
-    match words[0] {
-        // dial PORT: how a connect ends and how long that takes
-        "dial" => match dial(port()?) {
-            Ok(_) => Ok(format!(
-                "connected after {} us",
-                start.elapsed().as_micros()
-            )),
-            Err(e) => Ok(format!(
-                "errno {} after {} us",
-                e.raw_os_error().unwrap_or(0),
-                start.elapsed().as_micros()
-            )),
-        },
-        // half PORT: sends "ping", ends writing, reads to the end
-        "half" => {
-            let mut socket = dial(port()?)?;
-            socket.write_all(b"ping")?;
-            end_writing(&socket)?;
-            let mut answer = String::new();
-            socket.read_to_string(&mut answer)?;
-            Ok(answer)
-        }
-        // fulfil PORT: reads to the end, then answers with what it read
-        "fulfil" => {
-            let mut socket = dial(port()?)?;
-            let mut text = String::new();
-            socket.read_to_string(&mut text)?;
-            socket.write_all(text.as_bytes())?;
-            Ok(text)
-        }
-        // send PORT SEED BYTES: sends and closes at once
-        "send" => {
-            let socket = dial(port()?)?;
-            let bytes = number(3)?;
-            send(&socket, number(2)? as u64, bytes)?;
-            drop(socket);
-            Ok(rate(bytes, start))
-        }
-        // receive PORT SEED: reads to the end
-        "receive" => {
-            let socket = dial(port()?)?;
-            let bytes = receive(&socket, number(2)? as u64)?;
-            Ok(format!("{bytes} {}", rate(bytes, start)))
-        }
-        // raw-send PORT BYTES / raw-receive PORT: no checksums, for figures
-        "raw-send" => {
-            let mut socket = dial(port()?)?;
-            let block = vec![7; 256 * 1024];
-            let bytes = number(2)?;
-            for _ in 0..bytes / block.len() {
-                socket.write_all(&block)?;
-            }
-            end_writing(&socket)?;
-            socket.read_exact(&mut [0])?;
-            Ok(rate(bytes, start))
-        }
-        "raw-receive" => {
-            let mut socket = dial(port()?)?;
-            let mut block = vec![0; 256 * 1024];
-            let mut bytes = 0;
-            loop {
-                match socket.read(&mut block)? {
-                    0 => return Ok(rate(bytes, start)),
-                    n => bytes += n,
-                }
-            }
-        }
-        // ping PORT COUNT: round trips of one byte
-        "ping" => {
-            let mut socket = dial(port()?)?;
-            let count = number(2)?;
-            let mut byte = [1];
-            let mut times = Vec::with_capacity(count);
-            for _ in 0..count {
-                let begin = Instant::now();
-                socket.write_all(&byte)?;
-                socket.read_exact(&mut byte)?;
-                times.push(begin.elapsed());
-            }
-            times.sort();
-            Ok(format!(
-                "median {} us, p90 {} us",
-                times[count / 2].as_micros(),
-                times[count * 9 / 10].as_micros()
-            ))
-        }
-        // duplex PORT STREAMS BYTES: each stream sends and receives at once
-        "duplex" => {
-            let (port, streams, bytes) = (port()?, number(2)?, number(3)?);
-            let streams: Vec<_> = (0..streams)
-                .map(|i| {
-                    thread::spawn(move || -> io::Result<usize> {
-                        let mut socket = dial(port)?;
-                        socket.write_all(&[i as u8])?;
-                        let writer = socket.try_clone()?;
-                        let sending = thread::spawn(move || -> io::Result<()> {
-                            send(&writer, 1000 + i as u64, bytes)?;
-                            end_writing(&writer)
-                        });
-                        let got = receive(&socket, 2000 + i as u64)?;
-                        sending.join().map_err(|_| io::Error::other("panic"))??;
-                        Ok(got)
-                    })
-                })
-                .collect();
-            let mut total = 0;
-            for stream in streams {
-                total += stream.join().map_err(|_| io::Error::other("panic"))??;
-            }
-            Ok(format!("{total} {}", rate(2 * total, start)))
-        }
-        // crowd PORT COUNT: all connected at once, then a byte each way on every one
-        "crowd" => {
-            let (port, count) = (port()?, number(2)?);
-            let mut sockets = Vec::new();
-            for i in 0..count {
-                let mut socket = dial(port)?;
-                socket.write_all(&(i as u32).to_le_bytes())?;
-                sockets.push(socket);
-            }
-            for (i, socket) in sockets.iter_mut().enumerate() {
-                let mut echo = [0; 4];
-                socket.read_exact(&mut echo)?;
-                if u32::from_le_bytes(echo) != i as u32 {
-                    return Err(io::Error::other(format!("stream {i} got {echo:?}")));
-                }
-            }
-            Ok(format!("{count} in {} ms", start.elapsed().as_millis()))
-        }
-        // reuse PORT LOCAL COUNT: connect from the same local port again and again
-        "reuse" => {
-            let (port, local, count) = (port()?, number(2)? as u32, number(3)?);
-            for i in 0..count {
-                let mut socket = dial_from(Some(local), port)?;
-                socket.write_all(&(i as u32).to_le_bytes())?;
-                end_writing(&socket)?;
-                let mut echo = Vec::new();
-                socket.read_to_end(&mut echo)?;
-                if echo != (i as u32).to_le_bytes() {
-                    return Err(io::Error::other(format!("round {i} got {echo:?}")));
-                }
-            }
-            Ok(format!("{count} in {} ms", start.elapsed().as_millis()))
-        }
-        // serve PORT COUNT: echoes COUNT host-initiated connections, then answers
-        "serve" => {
-            let listener = listen(port()?)?;
-            let count = number(2)?;
-            thread::spawn(move || {
-                for _ in 0..count {
-                    let Ok(mut socket) = accept(&listener) else {
-                        return;
-                    };
-                    thread::spawn(move || {
-                        let Ok(mut writer) = socket.try_clone() else {
-                            return;
-                        };
-                        if io::copy(&mut socket, &mut writer).is_ok() {
-                            drop(end_writing(&writer));
-                        }
-                    });
-                }
-            });
-            Ok("listening".to_owned())
-        }
-        // stuck PORT BYTES: a thread writes into a connection whose reader sleeps for ever
-        "stuck" => {
-            let mut socket = dial(port()?)?;
-            let bytes = number(2)?;
-            thread::spawn(move || {
-                drop(socket.write_all(&vec![1; bytes]));
-                thread::sleep(Duration::from_secs(3600));
-            });
-            Ok("started".to_owned())
-        }
-        // tail PORT SEED BYTES: powers off right after the last write
-        "tail" => {
-            let socket = dial(port()?)?;
-            send(&socket, number(2)? as u64, number(3)?)?;
-            power_off();
-            Ok(String::new())
-        }
-        "off" => {
-            power_off();
-            Ok(String::new())
-        }
-        other => Err(io::Error::other(format!("unknown order {other}"))),
     }
+
+    fn port(&self) -> io::Result<u32> {
+        Ok(self.number(1)? as u32)
+    }
+}
+
+type Obey = fn(&Order<'_>) -> io::Result<String>;
+
+const ORDERS: [(&str, Obey); 11] = [
+    ("dial", how_a_dial_ends),
+    ("half", half),
+    ("fulfil", fulfil),
+    ("send", send_all),
+    ("receive", receive_all),
+    ("duplex", duplex),
+    ("crowd", crowd),
+    ("reuse", reuse),
+    ("serve", serve),
+    ("stuck", stuck),
+    ("tail", tail),
+];
+
+fn order(words: &[&str]) -> io::Result<String> {
+    let start = Instant::now();
+    let (name, obey) = ORDERS
+        .iter()
+        .find(|(name, _)| words.first() == Some(name))
+        .ok_or_else(|| io::Error::other("an unknown order"))?;
+    obey(&Order { words, start }).map_err(|e| io::Error::new(e.kind(), format!("{name}: {e}")))
+}
+
+/// `dial PORT`: how a connect ends and how long that takes.
+fn how_a_dial_ends(order: &Order<'_>) -> io::Result<String> {
+    match dial(order.port()?) {
+        Ok(_) => Ok(format!(
+            "connected after {} us",
+            order.start.elapsed().as_micros()
+        )),
+        Err(e) => Ok(format!(
+            "errno {} after {} us",
+            e.raw_os_error().unwrap_or(0),
+            order.start.elapsed().as_micros()
+        )),
+    }
+}
+
+/// `half PORT`: sends "ping", ends writing, reads to the end.
+fn half(order: &Order<'_>) -> io::Result<String> {
+    let mut socket = dial(order.port()?)?;
+    socket.write_all(b"ping")?;
+    end_writing(&socket)?;
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+/// `fulfil PORT`: reads to the end, then answers with what it read.
+fn fulfil(order: &Order<'_>) -> io::Result<String> {
+    let mut socket = dial(order.port()?)?;
+    let mut text = String::new();
+    socket.read_to_string(&mut text)?;
+    socket.write_all(text.as_bytes())?;
+    Ok(text)
+}
+
+/// `send PORT SEED BYTES`: sends and closes at once.
+fn send_all(order: &Order<'_>) -> io::Result<String> {
+    let socket = dial(order.port()?)?;
+    let bytes = order.number(3)?;
+    send(&socket, order.number(2)? as u64, bytes)?;
+    drop(socket);
+    Ok(rate(bytes, order.start))
+}
+
+/// `receive PORT SEED`: reads to the end.
+fn receive_all(order: &Order<'_>) -> io::Result<String> {
+    let socket = dial(order.port()?)?;
+    let bytes = receive(&socket, order.number(2)? as u64)?;
+    Ok(format!("{bytes} {}", rate(bytes, order.start)))
+}
+
+/// `duplex PORT STREAMS BYTES`: each stream sends and receives at once.
+fn duplex(order: &Order<'_>) -> io::Result<String> {
+    let (port, streams, bytes) = (order.port()?, order.number(2)?, order.number(3)?);
+    let streams: Vec<_> = (0..streams)
+        .map(|i| {
+            thread::spawn(move || -> io::Result<usize> {
+                let mut socket = dial(port)?;
+                socket.write_all(&[i as u8])?;
+                let writer = socket.try_clone()?;
+                let sending = thread::spawn(move || -> io::Result<()> {
+                    send(&writer, 1000 + i as u64, bytes)?;
+                    end_writing(&writer)
+                });
+                let got = receive(&socket, 2000 + i as u64)?;
+                sending.join().map_err(|_| io::Error::other("panic"))??;
+                Ok(got)
+            })
+        })
+        .collect();
+    let mut total = 0;
+    for stream in streams {
+        total += stream.join().map_err(|_| io::Error::other("panic"))??;
+    }
+    Ok(format!("{total} {}", rate(2 * total, order.start)))
+}
+
+/// `crowd PORT COUNT`: all connected at once, then a byte each way on every one.
+fn crowd(order: &Order<'_>) -> io::Result<String> {
+    let (port, count) = (order.port()?, order.number(2)?);
+    let mut sockets = Vec::new();
+    for i in 0..count {
+        let mut socket = dial(port)?;
+        socket.write_all(&(i as u32).to_le_bytes())?;
+        sockets.push(socket);
+    }
+    for (i, socket) in sockets.iter_mut().enumerate() {
+        let mut echo = [0; 4];
+        socket.read_exact(&mut echo)?;
+        if u32::from_le_bytes(echo) != i as u32 {
+            return Err(io::Error::other(format!("stream {i} got {echo:?}")));
+        }
+    }
+    Ok(format!(
+        "{count} in {} ms",
+        order.start.elapsed().as_millis()
+    ))
+}
+
+/// `reuse PORT LOCAL COUNT`: connect from the same local port again and again.
+fn reuse(order: &Order<'_>) -> io::Result<String> {
+    let (port, local, count) = (order.port()?, order.number(2)? as u32, order.number(3)?);
+    for i in 0..count {
+        let mut socket = dial_from(Some(local), port)?;
+        socket.write_all(&(i as u32).to_le_bytes())?;
+        end_writing(&socket)?;
+        let mut echo = Vec::new();
+        socket.read_to_end(&mut echo)?;
+        if echo != (i as u32).to_le_bytes() {
+            return Err(io::Error::other(format!("round {i} got {echo:?}")));
+        }
+    }
+    Ok(format!(
+        "{count} in {} ms",
+        order.start.elapsed().as_millis()
+    ))
+}
+
+/// `serve PORT COUNT`: echoes COUNT host-initiated connections, then answers.
+fn serve(order: &Order<'_>) -> io::Result<String> {
+    let listener = listen(order.port()?)?;
+    let count = order.number(2)?;
+    thread::spawn(move || {
+        for _ in 0..count {
+            let Ok(mut socket) = accept(&listener) else {
+                return;
+            };
+            thread::spawn(move || {
+                let Ok(mut writer) = socket.try_clone() else {
+                    return;
+                };
+                if io::copy(&mut socket, &mut writer).is_ok() {
+                    drop(end_writing(&writer));
+                }
+            });
+        }
+    });
+    Ok("listening".to_owned())
+}
+
+/// `stuck PORT BYTES`: a thread writes into a connection whose reader sleeps for ever.
+fn stuck(order: &Order<'_>) -> io::Result<String> {
+    let mut socket = dial(order.port()?)?;
+    let bytes = order.number(2)?;
+    thread::spawn(move || {
+        drop(socket.write_all(&vec![1; bytes]));
+        thread::sleep(Duration::from_secs(3600));
+    });
+    Ok("started".to_owned())
+}
+
+/// `tail PORT SEED BYTES`: powers off right after the last write.
+fn tail(order: &Order<'_>) -> io::Result<String> {
+    let socket = dial(order.port()?)?;
+    send(&socket, order.number(2)? as u64, order.number(3)?)?;
+    power_off();
+    Ok(String::new())
 }
 
 fn main() -> io::Result<()> {
@@ -268,6 +270,9 @@ fn main() -> io::Result<()> {
     let orders = BufReader::new(control.try_clone()?);
     for line in orders.lines() {
         let line = line?;
+        if line == "off" {
+            break;
+        }
         let words: Vec<&str> = line.split_whitespace().collect();
         let answer = match order(&words) {
             Ok(text) => format!("ok {text}\n"),

@@ -1,7 +1,9 @@
 //! Adapters in a real VM, beyond the lines of the checklist: what fails half-way, comes late, goes
 //! or never comes, more than two, names resolved from inside, addresses lent for seconds.
 
+#[path = "../common/mod.rs"]
 mod common;
+mod impossible;
 
 use std::net::{Ipv4Addr, UdpSocket};
 use std::time::{Duration, Instant};
@@ -209,59 +211,7 @@ fn an_adapter_is_plugged_in_while_it_is_waited_for_and_out_while_it_is_used() {
 fn settings_that_cannot_be_are_refused_by_name_and_leave_nothing() {
     let Some((image, vm)) = boot(2) else { return };
     let nic = Nic::new(0);
-    let one = json!([{"IPAddress": "10.0.2.15", "PrefixLength": 24}]);
-    for (changes, part) in [
-        (
-            json!({"IPAddress": "10.0.2"}),
-            "IPAddress is not an IP address",
-        ),
-        (
-            json!({"IPAddress": "10.0.2.15/24"}),
-            "IPAddress is not an IP address",
-        ),
-        (
-            json!({"IPAddress": "fd00::1"}),
-            "IPAddress is not an IPv4 address",
-        ),
-        (
-            json!({"IPv6Address": "10.0.2.15"}),
-            "IPv6Address is not an IPv6 address",
-        ),
-        (
-            json!({"PrefixLength": 33}),
-            "PrefixLength is 33, at most 32",
-        ),
-        (
-            json!({"IPv6PrefixLength": 129}),
-            "IPv6PrefixLength is 129, at most 128",
-        ),
-        (
-            json!({"GatewayAddress": "gateway"}),
-            "GatewayAddress is not an IP address",
-        ),
-        (
-            json!({"IPv6GatewayAddress": "::g"}),
-            "IPv6GatewayAddress is not an IP address",
-        ),
-        (
-            json!({"IPConfigs": [{"IPAddress": ""}]}),
-            "an entry of IPConfigs is empty",
-        ),
-        (
-            json!({"IPConfigs": one, "Routes": [{}]}),
-            "neither NextHop nor DestinationPrefix",
-        ),
-        (
-            json!({"IPConfigs": one, "Routes": [{"NextHop": "::1", "DestinationPrefix": "10.0.0.0/8"}]}),
-            "of two families",
-        ),
-        (json!({"ID": ""}), "lack its ID"),
-        (json!({"NamespaceID": ""}), "lack the NamespaceID"),
-        // No number at all is no document: the decoder's word.
-        (json!({"PrefixLength": 256}), "PrefixLength"),
-        (json!({"EncapOverhead": 70_000}), "EncapOverhead"),
-        (json!({"IPAddress": 7}), "IPAddress"),
-    ] {
+    for (changes, part) in impossible::settings() {
         let mut settings = network::settings(nic, "pod");
         for (name, value) in changes.as_object().unwrap() {
             settings[name] = value.clone();
@@ -282,7 +232,16 @@ fn settings_that_cannot_be_are_refused_by_name_and_leave_nothing() {
         inside(&vm, &pod, "cat /etc/resolv.conf"),
         "search a.test b.test\nnameserver 10.0.2.3\nnameserver 10.0.2.4\n"
     );
-    // Too small an MTU is seen when the adapter is set up, which then stays where it was.
+    drop(process);
+    pod.remove().unwrap();
+}
+
+/// It is seen when the adapter is set up, which then stays where it was.
+#[test]
+fn an_mtu_that_is_too_small_is_refused_and_the_adapter_can_be_added_again() {
+    let Some((image, vm)) = boot(2) else { return };
+    add(&vm, network::settings(Nic::new(0), "pod")).unwrap();
+    let (pod, process) = running(&image, &vm, "pod", "pod");
     let late = Nic::new(1);
     let mut settings = network::settings(late, "pod");
     settings["EncapOverhead"] = 1400.into();

@@ -2,13 +2,16 @@
 //! kernel: whatever happens, nothing half-made is left, and the way on is open. The checklist asks
 //! for answers; here the guest's own state and its children are looked at, and killed.
 
+#[path = "../common/mod.rs"]
 mod common;
+mod refused;
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
+use refused::{AT, DISK};
 use serde_json::{json, Value};
 use uvm::plan9::{Mood, Server};
 use uvm::{BootOptions, Uvm};
@@ -91,7 +94,6 @@ fn an_attach_that_is_refused_leaves_nothing() {
     let tiny = plug("tiny", 64 << 10, &[], 0);
     // Only the magic number of an ext4 file system.
     let broken = plug("broken", 16 << 20, &[0x53, 0xef], 1024 + 56);
-    let at = "/run/x/y";
     // A file in the way, and an overlay, on which another one cannot write.
     let script = "echo > /run/file; mkdir /run/l1 /run/l2";
     let made = vm.external(&["/bin/sh", "-c", script]).run().unwrap();
@@ -102,99 +104,11 @@ fn an_attach_that_is_refused_leaves_nothing() {
     let server = Server::default();
     server.turn(Mood::Gone);
     vm.on_dial(564, move |stream| server.serve(stream)).unwrap();
-    let whole = json!({"DeviceOffsetInBytes": 0, "DeviceSizeInBytes": 32 << 20});
-    let middle = json!({"DeviceOffsetInBytes": 8 << 20, "DeviceSizeInBytes": 4 << 20});
-    let paths = |layers: &[&str]| -> Vec<Value> {
-        layers.iter().map(|path| json!({"Path": path})).collect()
-    };
-
-    const DISK: &str = "MappedVirtualDisk";
-    const PMEM: &str = "VPMemDevice";
-    const LAYERS: &str = "CombinedLayers";
-    const SHARE: &str = "MappedDirectory";
-    let table = [
-        // No device; no directory; no file system; none that it knows; none that is sound.
-        (DISK, json!({"MountPath": at, "Lun": 60}), "no disk"),
-        (
-            DISK,
-            json!({"MountPath": "/run/file/y", "Lun": blank, "EnsureFilesystem": true,
-                "Filesystem": "ext4"}),
-            "/run/file",
-        ),
-        (
-            DISK,
-            json!({"MountPath": at, "Lun": blank}),
-            "no file system",
-        ),
-        (
-            DISK,
-            json!({"MountPath": at, "Lun": blank, "EnsureFilesystem": true,
-                "Filesystem": "btrfs"}),
-            "btrfs",
-        ),
-        (
-            DISK,
-            json!({"MountPath": at, "Lun": broken}),
-            "cannot mount",
-        ),
-        (
-            DISK,
-            json!({"MountPath": "/run/file", "Lun": blank, "BlockDev": true}),
-            "cannot make the link",
-        ),
-        // The lower mapped device; its mount, when both are there.
-        (
-            DISK,
-            json!({"MountPath": at, "Lun": tiny, "Encrypted": true, "Filesystem": "ext4",
-                "EnsureFilesystem": true}),
-            "integrity device",
-        ),
-        (
-            DISK,
-            json!({"MountPath": at, "Lun": blank, "Encrypted": true, "Filesystem": "ext4"}),
-            "cannot mount",
-        ),
-        // No device; a part that is not there; one without a file system.
-        (PMEM, json!({"MountPath": at, "DeviceNumber": 9}), "pmem9"),
-        (
-            PMEM,
-            json!({"MountPath": at, "DeviceNumber": 0, "MappingInfo": whole}),
-            "cannot set up the linear device",
-        ),
-        (
-            PMEM,
-            json!({"MountPath": at, "DeviceNumber": 0, "MappingInfo": middle}),
-            "cannot mount",
-        ),
-        // No layer; no place for changes; one in which an overlay cannot keep them.
-        (
-            LAYERS,
-            json!({"ContainerRootPath": at, "Layers": paths(&["/run/l1", "/run/none"]),
-                "ScratchPath": "/run/s"}),
-            "/run/none",
-        ),
-        (
-            LAYERS,
-            json!({"ContainerRootPath": at, "Layers": paths(&["/run/l1", "/run/l2"]),
-                "ScratchPath": "/run/file/s"}),
-            "/run/file",
-        ),
-        (
-            LAYERS,
-            json!({"ContainerRootPath": at, "Layers": paths(&["/run/l1", "/run/l2"]),
-                "ScratchPath": "/run/base/s"}),
-            "cannot mount 2 layers",
-        ),
-        (
-            LAYERS,
-            json!({"ContainerRootPath": "/run/base", "Layers": paths(&["/run/l1"])}),
-            "already has combined layers",
-        ),
-        // Nobody there; one who hangs up at the first word.
-        (SHARE, json!({"MountPath": at, "Port": 99}), at),
-        (SHARE, json!({"MountPath": at, "Port": 564}), "cannot mount"),
-    ];
     let before = state(&vm);
+    let mut table = refused::disks(blank, tiny, broken);
+    table.extend(refused::pmem());
+    table.extend(refused::layers());
+    table.extend(refused::shares());
     for (resource, settings, word) in table {
         let doing = format!("{resource} {settings}");
         let refusal = vm.modify(resource, "Add", settings).unwrap_err();
@@ -204,7 +118,7 @@ fn an_attach_that_is_refused_leaves_nothing() {
         assert_eq!(state(&vm), before, "{doing}: {text}");
     }
     // What was refused because of something else works when that is right.
-    let right = json!({"MountPath": at, "Lun": blank, "EnsureFilesystem": true,
+    let right = json!({"MountPath": AT, "Lun": blank, "EnsureFilesystem": true,
         "Filesystem": "ext4"});
     vm.modify(DISK, "Add", right.clone()).unwrap();
     for _ in 0..2 {

@@ -1,143 +1,26 @@
 //! A running VM reached by other processes: what is attached comes and goes without a trace,
 //! processes have their streams, terminal and exit code, and the end is in good order.
 
+#[path = "../common/mod.rs"]
 mod common;
+mod harness;
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::path::Path;
+use std::process::Stdio;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use nix::pty::openpty;
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
-use qemu::control::{Directory, Server};
+use qemu::control::Server;
 use rustix::termios::{tcgetattr, tcsetwinsize, Winsize};
 use serde_json::{json, Value};
 use uvm::Uvm;
 
-/// A directory for control sockets and files, and `uvm` as its user has it.
-struct Place(tempfile::TempDir);
-
-impl Place {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn sockets(&self) -> Directory {
-        Directory::at(self.path("lcow-uvm"))
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_uvm"));
-        command
-            .args(args)
-            .current_dir(self.0.path())
-            .env("XDG_RUNTIME_DIR", self.0.path())
-            .env("UVM_LAYER_CACHE", common::layer_cache())
-            .stdin(Stdio::null());
-        command
-    }
-
-    fn uvm(&self, args: &[&str]) -> Output {
-        self.command(args).output().unwrap()
-    }
-
-    /// Runs it to success and gives its output.
-    #[track_caller]
-    fn good(&self, args: &[&str]) -> String {
-        let output = self.uvm(args);
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(0), "{args:?}: {said}");
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    /// Runs it to the tool's failure and a text that contains this.
-    #[track_caller]
-    fn bad(&self, args: &[&str], says: &str) {
-        let output = self.uvm(args);
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(125), "{args:?}: {said}");
-        assert!(said.contains(says), "{args:?}: {said}");
-    }
-
-    /// An ext4 file system with one file.
-    fn disk(&self, name: &str) {
-        let file = self.path(name);
-        File::create(&file).unwrap().set_len(16 << 20).unwrap();
-        let content = self.path("content");
-        fs::create_dir_all(&content).unwrap();
-        fs::write(content.join("name"), name).unwrap();
-        let mke2fs = uvm_vm::choice::program("mke2fs").unwrap();
-        let made = Command::new(mke2fs)
-            .args(["-q", "-F", "-t", "ext4", "-b", "4096", "-d"])
-            .args([&content, &file])
-            .status();
-        assert!(made.unwrap().success());
-    }
-
-    fn convert(&self, from: &str, format: &str, to: &str) {
-        let made = Command::new("qemu-img")
-            .args(["convert", "-O", format])
-            .args([self.path(from), self.path(to)])
-            .status();
-        assert!(made.unwrap().success());
-    }
-}
-
-fn has(program: &str) -> bool {
-    let there = uvm_vm::choice::program(program).is_some();
-    if !there {
-        eprintln!("SKIPPED: {program} is not installed");
-    }
-    there
-}
-
-#[track_caller]
-fn sh(vm: &Uvm, script: &str) -> String {
-    let output = vm.external(&["sh", "-c", script]).run().unwrap();
-    assert_eq!(output.code, 0, "{script}: {}", output.error_text());
-    output.text()
-}
-
-/// What QEMU and the guest have of disks, devices and mounts.
-fn inventory(vm: &Uvm) -> (Vec<Value>, String) {
-    let names = |list: Value, key: &str| {
-        let list = list.as_array().cloned().unwrap_or_default();
-        list.iter().map(|entry| entry[key].clone()).collect()
-    };
-    let mut qmp = vm.vm().qmp();
-    let mut have: Vec<Value> = Vec::new();
-    for (command, key) in [
-        ("query-block", "qdev"),
-        ("query-named-block-nodes", "node-name"),
-    ] {
-        have.push(names(qmp.command(command, json!({})).unwrap(), key));
-    }
-    drop(qmp);
-    let seen = sh(
-        vm,
-        "ls /sys/class/block | grep -v pmem; ls /run; cut -d' ' -f2 /proc/mounts",
-    );
-    (have, seen)
-}
-
-/// Children of this process that serve a directory.
-fn servers(path: &Path) -> usize {
-    let processes = fs::read_dir("/proc").unwrap().flatten();
-    let of_ours = |entry: &fs::DirEntry| {
-        let args = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let args = String::from_utf8_lossy(&args).into_owned();
-        args.contains("diod") && args.contains(path.to_str().unwrap())
-    };
-    processes.filter(of_ours).count()
-}
+use common::has;
+use harness::{inventory, servers, sh, Files, Inventory, Run};
 
 #[test]
 fn what_is_attached_comes_and_goes_without_a_trace() {
@@ -148,30 +31,42 @@ fn what_is_attached_comes_and_goes_without_a_trace() {
         return;
     }
     profile.pmem_slots = 1;
-    let place = Place::new();
+    let files = Files::new();
     let vm = Arc::new(common::boot_profile(profile));
     let host = vm.host().clone();
-    let (sockets, name) = (place.sockets(), "one".parse().unwrap());
+    let (sockets, name) = (files.sockets(), "one".parse().unwrap());
     let on_stop = move |_| host.shutdown_uvm();
     let server = Server::start(&sockets, name, "test", Arc::clone(&vm), vec![], on_stop).unwrap();
 
-    place.disk("raw.img");
+    files.disk("raw.img");
     for (format, file) in [
         ("vpc", "disk.vhd"),
         ("vhdx", "disk.vhdx"),
         ("qcow2", "disk.qcow2"),
     ] {
-        place.convert("raw.img", format, file);
+        files.convert("raw.img", format, file);
     }
-    let shared = place.path("shared");
+    let shared = files.path("shared");
     fs::create_dir(&shared).unwrap();
     fs::write(shared.join("name"), "raw.img").unwrap();
-    place.disk("pmem.img");
-    fs::write(place.path("junk.img"), vec![1; 4 << 20]).unwrap();
-    fs::write(place.path("junk.vhdx"), "junk").unwrap();
+    files.disk("pmem.img");
+    fs::write(files.path("junk.img"), vec![1; 4 << 20]).unwrap();
+    fs::write(files.path("junk.vhdx"), "junk").unwrap();
     let before = inventory(&vm);
+    each_kind_is_used_and_gone(&files, &vm, &before, &shared);
+    what_was_written_is_there(&files, &vm, &shared);
+    persistent_memory_stays_plugged(&files);
+    a_disk_in_use_stays(&files, &vm);
+    what_fails_leaves_nothing(&files, &vm, &before, &shared);
+    processes_run_and_the_vm_tells_of_itself(&files, &vm);
+    a_killed_owner_leaves_no_vm(&files, &vm);
+    drop(server);
+    files.bad(&["ps", "--vm", "one"], "there is no VM one");
+    assert_eq!(files.good(&["ps"]).lines().count(), 1);
+}
 
-    // Each kind, used and gone.
+/// Each kind, used and gone.
+fn each_kind_is_used_and_gone(files: &Files, vm: &Uvm, before: &Inventory, shared: &Path) {
     for (kind, source, writable) in [
         ("disk", "raw.img:/run/x", true),
         ("disk", "raw.img:/run/x:ro", false),
@@ -182,8 +77,8 @@ fn what_is_attached_comes_and_goes_without_a_trace() {
         ("share", "shared:/run/x:ro", false),
         ("pmem", "pmem.img:/run/x", false),
     ] {
-        place.good(&["attach", kind, source]);
-        let name = sh(&vm, "cat /run/x/name");
+        files.good(&["attach", kind, source]);
+        let name = sh(vm, "cat /run/x/name");
         let expected = if kind == "pmem" {
             "pmem.img"
         } else {
@@ -192,31 +87,39 @@ fn what_is_attached_comes_and_goes_without_a_trace() {
         assert_eq!(name, expected, "{source}");
         let wrote = vm.external(&["sh", "-c", "echo kept > /run/x/new"]).run();
         assert_eq!(wrote.unwrap().code == 0, writable, "{source}");
-        let listed = place.good(&["ps", "--vm", "one"]);
+        let listed = files.good(&["ps", "--vm", "one"]);
         assert!(listed.contains("/run/x"), "{listed}");
-        place.bad(&["attach", "share", "shared:/run/x"], "/run/x is taken");
-        place.good(&["detach", "/run/x"]);
-        assert_eq!(inventory(&vm), before, "{source}");
-        place.bad(&["detach", "/run/x"], "nothing is attached at /run/x");
-        assert_eq!(servers(&shared), 0);
+        files.bad(&["attach", "share", "shared:/run/x"], "/run/x is taken");
+        files.good(&["detach", "/run/x"]);
+        assert_eq!(&inventory(vm), before, "{source}");
+        files.bad(&["detach", "/run/x"], "nothing is attached at /run/x");
+        assert_eq!(servers(shared), 0);
     }
-    // What was written is there.
+}
+
+/// What was written is there.
+fn what_was_written_is_there(files: &Files, vm: &Uvm, shared: &Path) {
     assert_eq!(fs::read(shared.join("new")).unwrap(), b"kept\n");
     for source in ["raw.img", "disk.vhd", "disk.vhdx", "disk.qcow2"] {
-        place.good(&["attach", "disk", &format!("{source}:/run/x:ro")]);
-        assert_eq!(sh(&vm, "cat /run/x/new"), "kept\n", "{source}");
-        place.good(&["detach", "/run/x"]);
+        files.good(&["attach", "disk", &format!("{source}:/run/x:ro")]);
+        assert_eq!(sh(vm, "cat /run/x/new"), "kept\n", "{source}");
+        files.good(&["detach", "/run/x"]);
     }
-    // Persistent memory stays plugged in, so it can come again.
-    place.good(&["attach", "pmem", "pmem.img:/run/x"]);
-    place.bad(
+}
+
+/// Persistent memory stays plugged in, so it can come again.
+fn persistent_memory_stays_plugged(files: &Files) {
+    files.good(&["attach", "pmem", "pmem.img:/run/x"]);
+    files.bad(
         &["attach", "pmem", "raw.img:/run/y"],
         "QEMU cannot unplug it",
     );
-    place.good(&["detach", "/run/x"]);
+    files.good(&["detach", "/run/x"]);
+}
 
-    // A disk in use stays, and goes when it is free.
-    place.good(&["attach", "disk", "raw.img:/run/x"]);
+/// A disk in use stays, and goes when it is free.
+fn a_disk_in_use_stays(files: &Files, vm: &Uvm) {
+    files.good(&["attach", "disk", "raw.img:/run/x"]);
     let mut busy = vm.external(&["sh", "-c", "cd /run/x && exec sleep 1000"]);
     busy = busy.without_stdout().without_stderr();
     let mut busy = busy.start().unwrap();
@@ -224,37 +127,41 @@ fn what_is_attached_comes_and_goes_without_a_trace() {
         "until [ /run/x = $(readlink /proc/{}/cwd) ]; do :; done",
         busy.pid
     );
-    sh(&vm, &entered);
-    place.bad(&["detach", "/run/x"], "unmounting /run/x");
-    assert_eq!(sh(&vm, "cat /run/x/name"), "raw.img");
-    place.bad(&["attach", "disk", "raw.img:/run/y"], "would write to it");
+    sh(vm, &entered);
+    files.bad(&["detach", "/run/x"], "unmounting /run/x");
+    assert_eq!(sh(vm, "cat /run/x/name"), "raw.img");
+    files.bad(&["attach", "disk", "raw.img:/run/y"], "would write to it");
     busy.signal(libc::SIGKILL).unwrap();
     busy.wait(common::LONG).unwrap();
-    place.good(&["detach", "/run/x"]);
+    files.good(&["detach", "/run/x"]);
+}
 
-    // What fails leaves nothing.
+/// What fails leaves nothing.
+fn what_fails_leaves_nothing(files: &Files, vm: &Uvm, before: &Inventory, shared: &Path) {
     for (args, says) in [
         (["disk", "none.img:/run/x"], "No such file"),
         (["disk", "shared:/run/x"], "not a file"),
         (["disk", "junk.img:/run/x"], "no file system"),
         (["disk", "junk.vhdx:/run/x"], "QEMU refused"),
-        (["disk", "raw.img:/run/../x"], "no place"),
+        (["disk", "raw.img:/run/../x"], "no path"),
         (["share", "raw.img:/run/x"], "not a directory"),
         (["pmem", "junk.img:/run/x"], "no file system"),
         (["disk", "raw.img:/proc/x"], "/proc/x"),
         (["share", "shared:/proc/x"], "/proc/x"),
     ] {
-        place.bad(&["attach", args[0], args[1]], says);
-        assert_eq!(inventory(&vm), before, "{args:?}");
-        assert_eq!(servers(&shared), 0, "{args:?}");
+        files.bad(&["attach", args[0], args[1]], says);
+        assert_eq!(&inventory(vm), before, "{args:?}");
+        assert_eq!(servers(shared), 0, "{args:?}");
     }
     let unknown = ["attach", "disk", "raw.img:/run/x", "--vm", "two"];
-    place.bad(&unknown, "there is no VM two (running: one)");
+    files.bad(&unknown, "there is no VM two (running: one)");
     let inside = ["attach", "disk", "raw.img:/run/x", "--container"];
-    place.bad(&inside, "it has no container");
+    files.bad(&inside, "it has no container");
+}
 
-    // Processes of the VM, and what it says of itself.
-    let ran = place.uvm(&[
+/// Processes of the VM, and what it says of itself.
+fn processes_run_and_the_vm_tells_of_itself(files: &Files, vm: &Uvm) {
+    let ran = files.uvm(&[
         "exec",
         "--vm",
         "one",
@@ -265,62 +172,36 @@ fn what_is_attached_comes_and_goes_without_a_trace() {
     ]);
     let seen = (ran.status.code(), ran.stdout, ran.stderr);
     assert_eq!(seen, (Some(7), b"out\n".to_vec(), b"err\n".to_vec()));
-    let missing = place.uvm(&["exec", "--vm", "one", "--", "/no/such"]);
+    let missing = files.uvm(&["exec", "--vm", "one", "--", "/no/such"]);
     assert_eq!(missing.status.code(), Some(127));
-    let mut left = place.command(&["exec", "--vm", "one", "--", "sleep", "4711"]);
+    let mut left = files.command(&["exec", "--vm", "one", "--", "sleep", "4711"]);
     let mut left = left.spawn().unwrap();
-    sh(&vm, "until pidof sleep; do :; done");
+    sh(vm, "until pidof sleep; do :; done");
     left.kill().unwrap();
     left.wait().unwrap();
-    sh(&vm, "while pidof sleep; do :; done");
-    assert!(place.good(&["stacks"]).contains("pending requests"));
-    let logs = place.good(&["logs"]);
+    sh(vm, "while pidof sleep; do :; done");
+    assert!(files.good(&["stacks"]).contains("pending requests"));
+    let logs = files.good(&["logs"]);
     assert!(logs.lines().next().unwrap().contains("boot line"), "{logs}");
-    let listed: Value = serde_json::from_str(&place.good(&["ps", "--json"])).unwrap();
+    let listed: Value = serde_json::from_str(&files.good(&["ps", "--json"])).unwrap();
     assert_eq!(listed[0]["name"], "one");
     assert_eq!(listed[0]["attachments"], json!([]));
+}
 
-    // A killed owner's socket is no VM.
-    let stale = place.path("lcow-uvm/stale");
+/// A killed owner's socket is no VM.
+fn a_killed_owner_leaves_no_vm(files: &Files, vm: &Uvm) {
+    let stale = files.path("lcow-uvm/stale");
     drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
-    let mut follower = place.command(&["logs", "-f", "--vm", "one"]);
+    let mut follower = files.command(&["logs", "-f", "--vm", "one"]);
     let mut follower = Run(follower.stdout(Stdio::piped()).spawn().unwrap());
     let mut lines = BufReader::new(follower.0.stdout.take().unwrap()).lines();
     lines.next().unwrap().unwrap();
-    place.good(&["stop", "--vm", "one"]);
+    files.good(&["stop", "--vm", "one"]);
     assert!(!stale.exists());
     assert!(vm.ended().is_some());
     let last = lines.map(|line| line.unwrap()).last().unwrap();
     assert!(last.contains("the machine ends"), "{last}");
     assert_eq!(follower.code(), 0);
-    drop(server);
-    place.bad(&["ps", "--vm", "one"], "there is no VM one");
-    assert_eq!(place.good(&["ps"]).lines().count(), 1);
-}
-
-/// A child that must not outlive a test that fails.
-struct Run(Child);
-
-impl Drop for Run {
-    fn drop(&mut self) {
-        // It has ended already if all went well.
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
-
-impl Run {
-    #[track_caller]
-    fn code(&mut self) -> i32 {
-        let deadline = Instant::now() + common::LONG;
-        loop {
-            if let Some(status) = self.0.try_wait().unwrap() {
-                return status.code().unwrap();
-            }
-            assert!(Instant::now() < deadline, "it does not end");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
 }
 
 #[test]
@@ -331,9 +212,9 @@ fn a_running_container_is_worked_in_and_stopped() {
     if !has("mke2fs") || !has("busybox") {
         return;
     }
-    let place = Place::new();
-    place.disk("raw.img");
-    let mut run = place.command(&["run", "--name", "web", "--attach-dir", "/mnt", "--"]);
+    let files = Files::new();
+    files.disk("raw.img");
+    let mut run = files.command(&["run", "--name", "web", "--attach-dir", "/mnt", "--"]);
     run.args([
         "sh",
         "-c",
@@ -345,11 +226,11 @@ fn a_running_container_is_worked_in_and_stopped() {
     run.0.stdout.as_mut().unwrap().read_exact(&mut up).unwrap();
     assert_eq!(&up, b"up\n");
     // Its socket appears right after the start of its process.
-    while !place.good(&["ps"]).contains("web") {}
+    while !files.good(&["ps"]).contains("web") {}
 
     // Streams and exit code, of more than any buffer holds.
     let input: Vec<u8> = (0..1_000_000_u32).map(|i| (i % 251) as u8).collect();
-    let mut exec = place.command(&["exec", "--vm", "web", "--container", "-e", "A=b", "--"]);
+    let mut exec = files.command(&["exec", "--vm", "web", "--container", "-e", "A=b", "--"]);
     exec.args(["sh", "-c", "cat; echo $A >&2; exit 3"]);
     exec.stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -365,32 +246,32 @@ fn a_running_container_is_worked_in_and_stopped() {
     assert_eq!(output.stderr, b"b\n");
 
     // A disk in the running container, at a path of its own.
-    place.good(&["attach", "disk", "raw.img:/mnt/data", "--container"]);
-    let inside = |script: &str| place.good(&["exec", "--container", "--", "sh", "-c", script]);
+    files.good(&["attach", "disk", "raw.img:/mnt/data", "--container"]);
+    let inside = |script: &str| files.good(&["exec", "--container", "--", "sh", "-c", script]);
     assert_eq!(
         inside("cat /mnt/data/name; echo x > /mnt/data/new"),
         "raw.img"
     );
     let elsewhere = ["attach", "disk", "raw.img:/data", "--container"];
-    place.bad(&elsewhere, "right below /mnt only");
-    place.good(&["detach", "/mnt/data", "--container"]);
+    files.bad(&elsewhere, "right below /mnt only");
+    files.good(&["detach", "/mnt/data", "--container"]);
     assert_eq!(inside("ls /mnt"), "");
 
-    let stats: Value = serde_json::from_str(&place.good(&["stats", "--json"])).unwrap();
+    let stats: Value = serde_json::from_str(&files.good(&["stats", "--json"])).unwrap();
     let (_, stats) = stats.as_object().unwrap().iter().next().unwrap();
     assert!(
         stats["memory"]["usage"]["usage"].as_u64().unwrap() > 0,
         "{stats}"
     );
-    on_a_terminal(&place);
+    on_a_terminal(&files);
 
-    place.good(&["stop"]);
+    files.good(&["stop"]);
     assert_eq!(run.code(), 9);
-    assert!(!place.path("lcow-uvm").exists());
+    assert!(!files.path("lcow-uvm").exists());
 }
 
 /// A shell on a terminal: its size, also when it changes, and its settings afterwards.
-fn on_a_terminal(place: &Place) {
+fn on_a_terminal(files: &Files) {
     let pty = openpty(None, None).unwrap();
     let size = |rows: u16, columns: u16| {
         let size = Winsize {
@@ -406,7 +287,7 @@ fn on_a_terminal(place: &Place) {
     let before = settings();
     let start = |args: &[&str]| {
         let end = || Stdio::from(pty.slave.try_clone().unwrap());
-        let mut command = place.command(args);
+        let mut command = files.command(args);
         Run(command
             .stdin(end())
             .stdout(end())
