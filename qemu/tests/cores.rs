@@ -148,13 +148,7 @@ fn a_large_core_delays_no_request_and_the_exit_is_told_once_after_it() {
 
     let median = |times: &[Duration]| times[times.len() / 2];
     let (worst, before) = (during[during.len() - 1], median(&quiet));
-    println!(
-        "a core of {MIB} MiB took {took:?}; {} round trips meanwhile: median {:?}, worst {worst:?}; \
-         quiet: median {before:?}, worst {:?}",
-        during.len(),
-        median(&during),
-        quiet[quiet.len() - 1]
-    );
+    println!("a core of {MIB} MiB took {took:?}; the worst round trip meanwhile took {worst:?}");
     // One processor, emulated, has the dump to do as well.
     assert!(median(&during) < 20 * before + Duration::from_millis(20));
     assert!(worst < Duration::from_secs(2) && worst < took);

@@ -5,7 +5,7 @@
 mod common;
 
 use serde_json::{json, Value};
-use uvm_conformance::{codes, Guest, Plan, TOOLS};
+use uvm_conformance::{codes, Container, Guest, Plan, TOOLS};
 use uvm_host::HostError;
 
 /// The code that a Create with this document is refused with; none when it succeeds. The root
@@ -72,40 +72,8 @@ fn wrong_values() -> [(&'static str, Value); 10] {
     ]
 }
 
-#[test]
-fn documents_that_cannot_be_carried_out_are_refused_and_leave_nothing() {
-    let Some(vm) = common::guest() else { return };
-    let vm = &*vm;
-    let living = vm.container("echo alive").create().unwrap();
-    let before = vm
-        .sh("find /run/gcs /run/lab | sort; cat /proc/mounts")
-        .unwrap();
-
+fn ids_and_paths_that_cannot_be(vm: &Guest, living: &Container<'_>) {
     let plan = || vm.container("true");
-    let with = |pointer: &str, value: &Value| {
-        let plan = plan().edit(|spec| {
-            let (parent, name) = pointer.rsplit_once('/').unwrap();
-            let parent = spec.pointer_mut(parent).unwrap();
-            parent[name] = value.clone();
-        });
-        (plan.id().to_owned(), plan.document())
-    };
-    for (pointer, value) in &wrong_types() {
-        let (id, document) = with(pointer, value);
-        assert_eq!(
-            code(vm, &id, &document),
-            Some(codes::INVALID_JSON),
-            "{pointer} {value}"
-        );
-    }
-    for (pointer, value) in &wrong_values() {
-        let (id, document) = with(pointer, value);
-        assert_eq!(
-            code(vm, &id, &document),
-            Some(codes::FAIL),
-            "{pointer} {value}"
-        );
-    }
     for id in [
         "",
         ".",
@@ -155,6 +123,43 @@ fn documents_that_cannot_be_carried_out_are_refused_and_leave_nothing() {
             "{path}"
         );
     }
+}
+
+#[test]
+fn documents_that_cannot_be_carried_out_are_refused_and_leave_nothing() {
+    let Some(vm) = common::guest() else { return };
+    let vm = &*vm;
+    let living = vm.container("echo alive").create().unwrap();
+    let before = vm
+        .sh("find /run/gcs /run/lab | sort; cat /proc/mounts")
+        .unwrap();
+
+    let plan = || vm.container("true");
+    let with = |pointer: &str, value: &Value| {
+        let plan = plan().edit(|spec| {
+            let (parent, name) = pointer.rsplit_once('/').unwrap();
+            let parent = spec.pointer_mut(parent).unwrap();
+            parent[name] = value.clone();
+        });
+        (plan.id().to_owned(), plan.document())
+    };
+    for (pointer, value) in &wrong_types() {
+        let (id, document) = with(pointer, value);
+        assert_eq!(
+            code(vm, &id, &document),
+            Some(codes::INVALID_JSON),
+            "{pointer} {value}"
+        );
+    }
+    for (pointer, value) in &wrong_values() {
+        let (id, document) = with(pointer, value);
+        assert_eq!(
+            code(vm, &id, &document),
+            Some(codes::FAIL),
+            "{pointer} {value}"
+        );
+    }
+    ids_and_paths_that_cannot_be(vm, &living);
 
     let after = vm
         .sh("find /run/gcs /run/lab | sort; cat /proc/mounts")

@@ -8,7 +8,8 @@ use std::process::Command;
 
 use serde_json::json;
 use uvm::network::{self, join};
-use uvm_conformance::{Container, Guest};
+use uvm_conformance::{Container, Guest, Lab};
+use uvm_host::MappedVirtualDisk;
 use uvm_vm::network::Nic;
 use uvm_vm::profile::ColdDisk;
 
@@ -124,6 +125,31 @@ COMMIT
     )
 }
 
+/// A command line of Debian's iptables, the older variant or the newer.
+fn xtables(variant: &str, args: &str) -> String {
+    format!(
+        "XTABLES_LIBDIR={PROGRAMS} XTABLES_LOCKFILE=/tmp/xtables.lock \
+         {PROGRAMS}/ld-linux-x86-64.so.2 --library-path {PROGRAMS} \
+         {PROGRAMS}/xtables-{variant}-multi {args}"
+    )
+}
+
+/// A VM with three adapters and, mounted at `path`, the disk with the programs.
+fn with_programs(lab: &Lab, disk: PathBuf, path: &str) -> Guest {
+    let booted = lab.boot(|boot| {
+        boot.profile.qemu_arguments = [0, 1, 2].map(Nic::new).into_iter().flat_map(wire).collect();
+        boot.profile.disks.push(ColdDisk {
+            path: disk,
+            format: "raw".into(),
+            read_only: true,
+        });
+    });
+    let vm = booted.unwrap();
+    vm.add_disk(&MappedVirtualDisk::new(0, 0, path, true))
+        .unwrap();
+    vm
+}
+
 #[test]
 fn rules_of_a_service_lead_packets_to_its_endpoints() {
     let Some(lab) = common::lab() else { return };
@@ -131,26 +157,8 @@ fn rules_of_a_service_lead_packets_to_its_endpoints() {
     let Some(image) = disk(dir.path()) else {
         return;
     };
-    let vm = lab
-        .boot(|boot| {
-            boot.profile.qemu_arguments =
-                [0, 1, 2].map(Nic::new).into_iter().flat_map(wire).collect();
-            boot.profile.disks.push(ColdDisk {
-                path: image,
-                format: "raw".into(),
-                read_only: true,
-            });
-        })
-        .unwrap();
     let programs = "/run/mounts/scsi/m1";
-    vm.add_disk(&uvm_host::MappedVirtualDisk {
-        controller: 0,
-        lun: 0,
-        mount_path: programs.into(),
-        read_only: true,
-        ensure_filesystem: None,
-    })
-    .unwrap();
+    let vm = with_programs(&lab, image, programs);
     let [server, ..] = [0, 1, 2].map(Nic::new);
     let endpoints = pod(&vm, server, programs);
     let served = endpoints.init().open_stdin().start().unwrap();
@@ -165,13 +173,7 @@ fn rules_of_a_service_lead_packets_to_its_endpoints() {
     for (nic, variant) in [(Nic::new(1), "legacy"), (Nic::new(2), "nft")] {
         let client = pod(&vm, nic, programs);
         let process = client.init().open_stdin().start().unwrap();
-        let run = |words: &str| {
-            format!(
-                "XTABLES_LIBDIR={PROGRAMS} XTABLES_LOCKFILE=/tmp/xtables.lock \
-                 {PROGRAMS}/ld-linux-x86-64.so.2 --library-path {PROGRAMS} \
-                 {PROGRAMS}/xtables-{variant}-multi {words}"
-            )
-        };
+        let run = |args: &str| xtables(variant, args);
         let load = format!(
             "mkdir -p /tmp; cat > /tmp/rules <<'END'\n{}END\n{} < /tmp/rules",
             rules(ports, server),

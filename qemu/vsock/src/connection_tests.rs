@@ -1,72 +1,17 @@
 //! The connection machine between a scripted stream and packets made by hand.
 
-use std::collections::VecDeque;
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::Shutdown;
+#[path = "connection/script.rs"]
+mod script;
 
 use super::*;
 use crate::credit::BUFFER;
 use crate::faults::{Fault, Faults};
+use script::Script;
 
 const KEY: Key = Key {
     host_port: 1024,
     guest_port: 5000,
 };
-
-/// What the host side does: bytes to be read, and room to write into.
-#[derive(Debug, Default)]
-struct Script {
-    input: VecDeque<u8>,
-    /// After `input`: end of stream instead of `WouldBlock`.
-    ended: bool,
-    /// Bytes that may still be written before `WouldBlock`.
-    room: usize,
-    /// Writing fails like into a closed socket.
-    closed: bool,
-    written: Vec<u8>,
-    read_ended: std::cell::Cell<bool>,
-    ended_writing: std::cell::Cell<bool>,
-}
-
-impl Read for Script {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.input.is_empty() && !self.ended && !self.read_ended.get() {
-            return Err(ErrorKind::WouldBlock.into());
-        }
-        self.input.read(buffer)
-    }
-}
-
-impl Write for Script {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        assert!(!self.ended_writing.get(), "a write after SHUT_WR");
-        if self.closed {
-            return Err(ErrorKind::BrokenPipe.into());
-        }
-        let n = bytes.len().min(self.room);
-        if n == 0 {
-            return Err(ErrorKind::WouldBlock.into());
-        }
-        self.room -= n;
-        self.written.extend(&bytes[..n]);
-        Ok(n)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Stream for Script {
-    fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        match how {
-            Shutdown::Read => self.read_ended.set(true),
-            Shutdown::Write => self.ended_writing.set(true),
-            Shutdown::Both => unreachable!("the machine ends one direction at a time"),
-        }
-        Ok(())
-    }
-}
 
 fn from_guest(op: Op) -> Header {
     Header {
