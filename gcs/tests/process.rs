@@ -2,14 +2,15 @@
 
 #![allow(clippy::disallowed_methods)] // A test may wait for its children.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use gcs::sys::process::{self, Program, StartFailure};
+use gcs::sys::process::{self, Program, StartFailure, StartStep};
 use gcs::sys::{channel, pidfd};
+use nix::errno::Errno;
 use nix::sys::wait::{waitpid, WaitStatus};
 use nix::unistd::Pid;
 
@@ -17,13 +18,22 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Starts `script` with `count` descriptors on `/dev/null`. Returns what came over the status pipe.
 fn start(script: &str, count: usize) -> (Pid, Option<StartFailure>) {
+    start_from(c"/bin/sh", None, script, count)
+}
+
+fn start_from(
+    program: &CStr,
+    cwd: Option<&CStr>,
+    script: &str,
+    count: usize,
+) -> (Pid, Option<StartFailure>) {
     let null = File::open("/dev/null").unwrap();
     let args = ["sh", "-c", script].map(|arg| CString::new(arg).unwrap());
     let (pid, status) = process::start(&Program {
-        candidates: &[c"/bin/sh".to_owned()],
+        candidates: &[program.to_owned()],
         argv: &args,
-        env: &[],
-        cwd: None,
+        env: &[c"NAME=value".to_owned()],
+        cwd,
         fds: &vec![null.as_fd(); count],
         controlling_terminal: false,
         dumps_core: false,
@@ -34,6 +44,44 @@ fn start(script: &str, count: usize) -> (Pid, Option<StartFailure>) {
     let mut bytes = Vec::new();
     File::from(status).read_to_end(&mut bytes).unwrap();
     (pid, StartFailure::from_status(&bytes))
+}
+
+/// A directory on another file system is not asked for by this process.
+#[test]
+fn a_program_starts_alike_within_and_beyond_the_root_file_system() {
+    for cwd in [None, Some(c"/"), Some(c"/proc")] {
+        let wanted = cwd.map_or(String::new(), |cwd| {
+            format!("test $(pwd) = {} && ", cwd.to_str().unwrap())
+        });
+        let script =
+            format!("{wanted}test $NAME = value && test $(cat /proc/self/oom_score_adj) = 0");
+        let (pid, failure) = start_from(c"/bin/sh", cwd, &script, 3);
+        assert_eq!(failure, None, "{cwd:?}");
+        assert_eq!(
+            waitpid(pid, None),
+            Ok(WaitStatus::Exited(pid, 0)),
+            "{cwd:?}"
+        );
+        for (program, errno) in [
+            (c"/etc/passwd", Errno::EACCES),
+            (c"/none", Errno::ENOENT),
+            (c"/etc", Errno::EACCES),
+        ] {
+            let (pid, failure) = start_from(program, cwd, "", 3);
+            let wanted = StartFailure {
+                stage: StartStep::Exec,
+                errno,
+            };
+            assert_eq!(failure, Some(wanted), "{program:?} {cwd:?}");
+            assert_eq!(waitpid(pid, None), Ok(WaitStatus::Exited(pid, 127)));
+        }
+    }
+    let (pid, failure) = start_from(c"/bin/sh", Some(c"/none"), "", 3);
+    assert_eq!(
+        failure.map(|failure| failure.stage),
+        Some(StartStep::Directory)
+    );
+    waitpid(pid, None).unwrap();
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
 use nix::errno::Errno;
+use nix::fcntl::{openat2, OFlag, OpenHow, ResolveFlag, AT_FDCWD};
 use nix::sys::resource::{getrlimit, setrlimit, Resource};
 use nix::unistd::{ForkResult, Pid};
 
@@ -90,36 +91,155 @@ pub fn fork_child(keep: &[BorrowedFd<'_>], body: impl FnOnce() -> i32) -> io::Re
 }
 
 /// Starts `program`. The second value is the status pipe: end of file without data when the
-/// program runs, else the bytes of a [`StartFailure`]. Never waits for the exec.
+/// program runs, else the bytes of a [`StartFailure`].
+///
+/// A program of the root file system, where this one's own file is too, is executed before this
+/// returns: until then the child uses this process's memory, so that no page tables are copied.
+/// With all other programs the exec may take any time, and this does not wait for it.
 pub fn start(program: &Program<'_>) -> io::Result<(Pid, OwnedFd)> {
-    let (status_read, status_write) =
-        nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC | nix::fcntl::OFlag::O_NONBLOCK)?;
+    let (status_read, status_write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
     inherited_signals();
+    let start = Start {
+        program,
+        argv: pointers(program.argv),
+        env: pointers(program.env),
+        status: status_write,
+    };
+    if is_in_root_file_system(program) {
+        return Ok((start.in_shared_memory()?, status_read));
+    }
     // SAFETY: single-threaded, see `fork_child`.
     match unsafe { nix::unistd::fork() }? {
         ForkResult::Parent { child } => Ok((child, status_read)),
-        ForkResult::Child => {
-            // Unwinding further would make this child a second bridge.
-            let report = AssertUnwindSafe(|| report_failure(program, &status_write));
-            catch_unwind(report).ok();
-            exit_now(127)
-        }
+        ForkResult::Child => start.run(),
     }
 }
 
-/// Returns only when the program could not be executed, after the reason was written to `status`.
-fn report_failure(program: &Program<'_>, status: &OwnedFd) {
-    // Above the final numbers, or placing a descriptor could overwrite it.
-    match copy_out_of_the_way(status) {
-        Ok(status) => {
-            let bytes = become_program(program).to_bytes();
-            // Five bytes into an empty pipe: all or, when the parent is gone, nothing.
-            nix::unistd::write(&status, &bytes).ok();
+/// Whether neither the program nor its directory is behind a mount point. The kernel tells it
+/// without a question to any other file system, which might not answer.
+fn is_in_root_file_system(program: &Program<'_>) -> bool {
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_NO_XDEV | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let look = |path: &CStr| match path.to_bytes().first() {
+        Some(b'/') => openat2(AT_FDCWD, path, how).map(drop),
+        // From a directory that is another one then.
+        _ => Err(Errno::EXDEV),
+    };
+    let found = program.candidates.iter().map(|path| look(path));
+    // Up to the one that is executed.
+    let first = found.into_iter().find(|found| *found != Err(Errno::ENOENT));
+    matches!(first, Some(Ok(()))) && program.cwd.is_none_or(|cwd| look(cwd).is_ok())
+}
+
+/// For execve(2). They are made before the child is: it may share memory with this process, and
+/// what it allocated would stay.
+fn pointers(texts: &[CString]) -> Vec<*const libc::c_char> {
+    let texts = texts.iter().map(|text| text.as_ptr());
+    texts.chain([std::ptr::null()]).collect()
+}
+
+/// A program about to be started.
+struct Start<'a> {
+    program: &'a Program<'a>,
+    argv: Vec<*const libc::c_char>,
+    env: Vec<*const libc::c_char>,
+    status: OwnedFd,
+}
+
+impl Start<'_> {
+    /// As vfork(2), with a stack of its own: this process goes on when the child has executed its
+    /// program or has ended.
+    fn in_shared_memory(&self) -> io::Result<Pid> {
+        /// In bytes, several times what the steps of `become_program` need.
+        const STACK: usize = 64 << 10;
+        extern "C" fn child(start: *mut libc::c_void) -> libc::c_int {
+            // SAFETY: the parent waits with the value in place.
+            unsafe { &*start.cast::<Start<'_>>() }.run()
         }
-        Err(errno) => {
-            let stage = StartStep::Descriptors;
-            let bytes = StartFailure { stage, errno }.to_bytes();
-            nix::unistd::write(status, &bytes).ok();
+        let mut stack: Vec<u128> = Vec::with_capacity(STACK / size_of::<u128>());
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+        // SAFETY: the stack grows down from the end of its memory, aligned to 16 bytes, and stays
+        // until the child has left it. There is no other thread, and this one waits, so the child
+        // sees consistent memory. It leaves nothing allocated, and its descriptors, directory,
+        // limits and signals are its own.
+        let pid = unsafe {
+            let top = stack.as_mut_ptr().add(stack.capacity());
+            let start = std::ptr::from_ref(self).cast_mut().cast();
+            libc::clone(child, top.cast(), flags, start)
+        };
+        Ok(Pid::from_raw(Errno::result(pid)?))
+    }
+
+    /// In the child.
+    fn run(&self) -> ! {
+        // Unwinding further would make this child a second bridge.
+        catch_unwind(AssertUnwindSafe(|| self.report_failure())).ok();
+        exit_now(127)
+    }
+
+    /// Returns only when the program could not be executed, after the reason was written to the
+    /// status pipe.
+    fn report_failure(&self) {
+        // Above the final numbers, or placing a descriptor could overwrite it.
+        match copy_out_of_the_way(&self.status) {
+            Ok(status) => {
+                let bytes = self.become_program().to_bytes();
+                // Five bytes into an empty pipe: all or, when the parent is gone, nothing.
+                nix::unistd::write(&status, &bytes).ok();
+            }
+            Err(errno) => {
+                let stage = StartStep::Descriptors;
+                let bytes = StartFailure { stage, errno }.to_bytes();
+                nix::unistd::write(&self.status, &bytes).ok();
+            }
+        }
+    }
+
+    fn become_program(&self) -> StartFailure {
+        let program = self.program;
+        let fail = |stage| move |errno| StartFailure { stage, errno };
+        reset_inherited_state();
+        if program.dumps_core {
+            // Refused only when there is no hard limit to raise it to.
+            if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_CORE) {
+                setrlimit(Resource::RLIMIT_CORE, hard, hard).ok();
+            }
+        }
+        if let Err(failure) = place_descriptors(program.fds).map_err(fail(StartStep::Descriptors)) {
+            return failure;
+        }
+        if program.controlling_terminal {
+            // SAFETY: TIOCSCTTY takes an integer argument; descriptor 0 was just placed.
+            let controlled = nix::unistd::setsid()
+                .and_then(|_| Errno::result(unsafe { libc::ioctl(0, libc::TIOCSCTTY as _, 0) }));
+            if let Err(failure) = controlled.map_err(fail(StartStep::Terminal)) {
+                return failure;
+            }
+        }
+        if let Some(cwd) = program.cwd {
+            if let Err(failure) = nix::unistd::chdir(cwd).map_err(fail(StartStep::Directory)) {
+                return failure;
+            }
+        }
+        // The error of a file that exists and is unusable counts more than "not found", as in
+        // execvp(3).
+        let mut reason = Errno::ENOENT;
+        for path in program.candidates {
+            // SAFETY: both lists end in a null pointer, and what they point to outlives the call.
+            unsafe { libc::execve(path.as_ptr(), self.argv.as_ptr(), self.env.as_ptr()) };
+            match Errno::last() {
+                Errno::ENOENT | Errno::ENOTDIR => {}
+                Errno::EACCES => reason = Errno::EACCES,
+                errno => {
+                    reason = errno;
+                    break;
+                }
+            }
+        }
+        StartFailure {
+            stage: StartStep::Exec,
+            errno: reason,
         }
     }
 }
@@ -130,51 +250,6 @@ fn copy_out_of_the_way(fd: impl AsFd) -> nix::Result<OwnedFd> {
     let raw = Errno::result(raw)?;
     // SAFETY: just returned by the kernel, owned by nobody else.
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
-}
-
-fn become_program(program: &Program<'_>) -> StartFailure {
-    let fail = |stage| move |errno| StartFailure { stage, errno };
-    reset_inherited_state();
-    if program.dumps_core {
-        // Refused only when there is no hard limit to raise it to.
-        if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_CORE) {
-            setrlimit(Resource::RLIMIT_CORE, hard, hard).ok();
-        }
-    }
-    if let Err(failure) = place_descriptors(program.fds).map_err(fail(StartStep::Descriptors)) {
-        return failure;
-    }
-    if program.controlling_terminal {
-        // SAFETY: TIOCSCTTY takes an integer argument; descriptor 0 was just placed.
-        let controlled = nix::unistd::setsid()
-            .and_then(|_| Errno::result(unsafe { libc::ioctl(0, libc::TIOCSCTTY as _, 0) }));
-        if let Err(failure) = controlled.map_err(fail(StartStep::Terminal)) {
-            return failure;
-        }
-    }
-    if let Some(cwd) = program.cwd {
-        if let Err(failure) = nix::unistd::chdir(cwd).map_err(fail(StartStep::Directory)) {
-            return failure;
-        }
-    }
-    // The error of a file that exists and is unusable counts more than "not found", as in
-    // execvp(3).
-    let mut reason = Errno::ENOENT;
-    for path in program.candidates {
-        let Err(errno) = nix::unistd::execve(path, program.argv, program.env);
-        match errno {
-            Errno::ENOENT | Errno::ENOTDIR => {}
-            Errno::EACCES => reason = errno,
-            _ => {
-                reason = errno;
-                break;
-            }
-        }
-    }
-    StartFailure {
-        stage: StartStep::Exec,
-        errno: reason,
-    }
 }
 
 /// Puts `fds[i]` at number `i` and marks everything above close-on-exec.
