@@ -41,7 +41,7 @@ pub struct Flags {
     pub scrub_logs: bool,
     pub initial_policy_stance: Stance,
     /// Only this guest has it. For hosts that give the VM no PTP clock: the port that answers with
-    /// the time, see [`clock::source::ask`](crate::clock::source::ask).
+    /// the time, see [`clock::source::ask`](crate::machine::clock::source::ask).
     pub time_port: Option<u32>,
     /// Only this guest has it. The log goes to this port of the host, which is dialled again
     /// whenever the connection is lost. PID 1 takes the port from the wrapper's `-e`.

@@ -9,18 +9,26 @@
 //!
 //! There is one thread, one epoll loop (`reactor`) and one owner of state (`uvm`). What may block
 //! runs in a child (`task`). Only `bridge` knows frames, and nothing in `prot` does I/O.
+//!
+//! The modules are three rooms, and a floor that all of them stand on. No room uses one above it:
+//!
+//! | room | modules |
+//! |---|---|
+//! | the VM's state, and what each request does to it | `service`, `uvm` |
+//! | what acts on Linux | `bundle`, `engine`, `machine`, `net`, `stdio`, `storage` |
+//! | the wire to the host | `bridge`, `transport` |
+//! | the floor | `config`, `error`, `log`, `prot`, `reactor`, `stage`, `sys`, `task` |
+//!
 //! `README.md` of this crate has a map, and `PROTOCOL.md` is what comments mean by "protocol 6.5"
 //! and "P-041".
 
 pub mod bridge;
 pub mod bundle;
-pub mod clock;
 pub mod config;
 pub mod engine;
 pub mod error;
-pub mod kmsg;
 pub mod log;
-pub mod memory;
+pub mod machine;
 pub mod net;
 pub mod prot;
 pub mod reactor;
@@ -32,5 +40,4 @@ pub mod storage;
 pub mod sys;
 pub mod task;
 pub mod transport;
-pub mod uevent;
 pub mod uvm;

@@ -12,9 +12,9 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::bridge::connection::{BridgeRead, Connection, Directions};
-use crate::clock::Clock;
-use crate::kmsg;
-use crate::memory;
+use crate::machine::clock::Clock;
+use crate::machine::kmsg;
+use crate::machine::memory;
 use crate::reactor::{Interest, Registration};
 use crate::stage::{self, Stage};
 use crate::sys::{channel::set_nonblocking, process};

@@ -9,10 +9,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
-use gcs::clock::Clock;
 use gcs::config::Flags;
-use gcs::kmsg;
-use gcs::memory;
+use gcs::machine::clock::Clock;
+use gcs::machine::kmsg;
+use gcs::machine::memory;
 use gcs::service::{End as Ended, Settings, Setup};
 use gcs::sys::fds::null;
 use gcs::transport::Dialer;

@@ -10,9 +10,9 @@ use super::annotations::GPU_CAPABILITIES;
 use super::document::{annotation, list, object, text_at, Object};
 use super::{devices, Job};
 use crate::error::Failure;
+use crate::machine::uevent::{self, Matcher, Uevent};
 use crate::storage::{pci, Roots};
 use crate::task::SERVICE_PATH;
-use crate::uevent::{self, Matcher, Uevent};
 
 /// Runs another program with the container's pid put into its arguments.
 const HOOK: &str = "generichook";

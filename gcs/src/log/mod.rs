@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Each record has the ids of the request that it is about ([`Scope`]). Records of children come
-//! through the kernel log ([`crate::kmsg`]) and have them too.
+//! through the kernel log ([`crate::machine::kmsg`]) and have them too.
 //!
 //! Only whole lines of the chosen format reach the sink (P-301). A forked child never writes to it
 //! (P-302). Nothing waits for a record to be written. The state belongs to the one thread; other

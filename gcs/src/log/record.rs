@@ -125,7 +125,7 @@ impl Record {
         line
     }
 
-    /// The same with message and fields as JSON, for PID 1 to read back ([`crate::kmsg`]). The end
+    /// The same with message and fields as JSON, for PID 1 to read back ([`crate::machine::kmsg`]). The end
     /// of a message that does not fit is cut off. Fields that leave too little room for the message
     /// are left out, except for those of the request.
     pub(crate) fn kmsg_json(&self, tag: &str) -> String {

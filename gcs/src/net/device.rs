@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::settings::Adapter;
 use crate::error::Failure;
-use crate::uevent::{Device, Matcher, Uevent};
+use crate::machine::uevent::{Device, Matcher, Uevent};
 
 /// How long an adapter that the host has attached may take to appear (7.8).
 pub const ARRIVAL: Duration = Duration::from_secs(5);

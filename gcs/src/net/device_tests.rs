@@ -1,9 +1,9 @@
 use std::time::Instant;
 
 use super::*;
+use crate::machine::uevent;
 use crate::prot::settings::NetworkAdapter;
 use crate::storage::testing::{Script, Tree};
-use crate::uevent;
 
 const ID: &str = "7d2f8c3e-6a0b-4b8f-8a51-55a1b2c3d4e5";
 const MAC: &str = "00-15-5D-52-C0-0A";

@@ -14,7 +14,7 @@ use super::path::mount_point;
 use super::scsi::ExpectedDisk;
 use super::{crypt, mounts, verity, Journal, Record, Roots, Undo};
 use crate::error::Failure;
-use crate::uevent::{self, EventSource};
+use crate::machine::uevent::{self, EventSource};
 
 /// How long to wait for one more event of a disk that cannot be read yet.
 const SETTLE: Duration = Duration::from_millis(500);

@@ -2,7 +2,7 @@ use std::fs;
 
 use super::super::testing::{in_mount_namespace, with_loop_device, Failing, Script, Tree};
 use super::*;
-use crate::uevent::Device;
+use crate::machine::uevent::Device;
 
 /// A blank 16 MiB disk at controller 0 LUN 1, in a private mount namespace.
 fn with_disk(name: &str, body: impl FnOnce(&Tree) + Send) {

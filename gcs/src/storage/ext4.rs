@@ -83,7 +83,7 @@ pub fn format(device: &File, size: u64, stamp: &Stamp, journal: bool) -> io::Res
 
 /// What a device of `size` bytes has to hold, the block with the superblock first.
 pub fn pieces(size: u64, stamp: &Stamp, journal: bool) -> Result<Vec<Piece>, SizeError> {
-    let plan = Plan::new(size, journal)?;
+    let plan = Ext4Layout::new(size, journal)?;
     let table = plan.descriptors(stamp);
     let mut pieces = Vec::new();
     // Whole blocks are written, because the rest of a block may not be readable when it was never
@@ -122,7 +122,7 @@ pub fn pieces(size: u64, stamp: &Stamp, journal: bool) -> Result<Vec<Piece>, Siz
     Ok(pieces)
 }
 
-struct Plan {
+struct Ext4Layout {
     blocks: u64,
     groups: u64,
     inodes_per_group: u64,
@@ -131,7 +131,7 @@ struct Plan {
     journal: u64,
 }
 
-impl Plan {
+impl Ext4Layout {
     fn new(size: u64, journal: bool) -> Result<Self, SizeError> {
         let blocks = size / BLOCK;
         if blocks > u64::from(u32::MAX) {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::arrival;
 use super::Roots;
 use crate::error::Failure;
-use crate::uevent::{self, Device, Matcher, Uevent};
+use crate::machine::uevent::{self, Device, Matcher, Uevent};
 
 /// How long one may take to appear.
 pub const ARRIVAL: Duration = Duration::from_secs(60);

@@ -13,7 +13,7 @@ use super::mapper::{self, DmTarget, ReadOnly};
 use super::path::mount_point;
 use super::{filesystem, verity, Journal, Record, Roots, Undo};
 use crate::error::Failure;
-use crate::uevent::{Device, Matcher, Uevent};
+use crate::machine::uevent::{Device, Matcher, Uevent};
 
 const SECTOR: u64 = 512;
 

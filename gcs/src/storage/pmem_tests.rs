@@ -3,7 +3,7 @@ use std::fs::File;
 use super::super::testing::{with_loop_device, Failing, Script, Tree};
 use super::super::{ext4, mounts};
 use super::*;
-use crate::uevent;
+use crate::machine::uevent;
 
 const MIB: u64 = 1 << 20;
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::arrival::is_absent;
 use super::{Roots, Source};
 use crate::error::Failure;
-use crate::uevent::{Device, Matcher, Uevent};
+use crate::machine::uevent::{Device, Matcher, Uevent};
 
 /// VMBus instance of each controller, fixed by the host's VM definition (section 7.1).
 pub const CONTROLLERS: [&str; 4] = [

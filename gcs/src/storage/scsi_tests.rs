@@ -2,7 +2,7 @@ use std::time::Instant;
 
 use super::super::testing::{Script, Tree};
 use super::*;
-use crate::uevent;
+use crate::machine::uevent;
 
 const HOST_2_LUN_3: Address = Address {
     host: 2,

@@ -20,7 +20,7 @@ use super::mountinfo::mount_points_below;
 use super::overlay::Overlay;
 use super::Roots;
 use crate::error::Failure;
-use crate::uevent::{EventSource, Next, Uevent};
+use crate::machine::uevent::{EventSource, Next, Uevent};
 
 /// Runs `body` in a private mount namespace. The namespace belongs to a new thread, so other tests
 /// see nothing of it. Without the right to do so, the test is skipped and says so.

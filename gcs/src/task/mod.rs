@@ -16,14 +16,14 @@ use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 use serde::Serialize;
 
-use crate::bridge::frame::MAX_FROM_HOST;
 use crate::error::Failure;
 use crate::sys::channel::receive;
 use crate::sys::process::{self, ExitStatus, Program};
 
 /// A task with a larger result is defective and fails. The prepared spec of a Create comes this
-/// way, so the limit must allow for the largest request (P-007) and its wrapping.
-const RESULT_LIMIT: usize = MAX_FROM_HOST as usize + (1 << 20);
+/// way, so the limit must allow for the largest request, 64 MiB (P-007), and its
+/// wrapping.
+const RESULT_LIMIT: usize = 65 << 20;
 
 /// Bytes of the buffer for results. It is reused, because a new one would have to be cleared, and
 /// every page that is touched after a fork is copied.

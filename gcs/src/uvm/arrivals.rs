@@ -19,8 +19,8 @@ use serde::Serialize;
 use super::pending::{Awaited, Continuation, Progress, Wake, Work, WorkKey, WorkKind};
 use super::Uvm;
 use crate::error::Failure;
+use crate::machine::uevent::{Device, Matcher, Uevent};
 use crate::storage::Journal;
-use crate::uevent::{Device, Matcher, Uevent};
 
 /// How long a device may take to come, and its task to look for it and use it.
 #[derive(Debug, Clone, Copy)]

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use super::pending::WorkKey;
 use super::Uvm;
-use crate::clock::{source, Clock};
-use crate::memory::{self, Watch};
+use crate::machine::clock::{source, Clock};
+use crate::machine::memory::{self, Watch};
 
 /// The clock and the memory, each only if the flags ask for it.
 #[derive(Default)]

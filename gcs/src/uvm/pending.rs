@@ -22,10 +22,10 @@ use nix::unistd::Pid;
 
 use super::{note_poll_error, Readiness, Uvm};
 use crate::log::Scope;
+use crate::machine::uevent::{Matcher, Next, Socket};
 use crate::reactor::{Interest, Poller, Registration, TimerKey, Timers};
 use crate::sys::process::ExitStatus;
 use crate::task;
-use crate::uevent::{Matcher, Next, Socket};
 
 /// Device events handled in one turn, so that the loop gets to its other work.
 const EVENTS_AT_ONCE: usize = 64;

@@ -12,13 +12,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Failure;
+use crate::machine::uevent::Device;
 use crate::prot::v1::{MappedVirtualDisk, VmHostedContainerSettings};
 use crate::storage::pmem::{self, ExpectedPmem};
 use crate::storage::scsi::{self, ExpectedDisk};
 use crate::storage::{
     disk, layers, make_directory, tree, CombinedLayers, Disk, Journal, Pmem, Record, Roots,
 };
-use crate::uevent::Device;
 
 /// Parent of the storage directories, which are numbered.
 const CONTAINERS: &str = "/run/gcs/c";
