@@ -103,7 +103,7 @@ pub fn default_image(cache: &Cache) -> Result<Image, OciError> {
 
 fn layered(shown: &str, store: Store, wanted: &Platform, cache: &Cache) -> Result<Image> {
     let Manifest { layers, config } = if store.has("index.json") {
-        manifest::oci(&store, wanted)
+        choice::manifest(&store, wanted).and_then(|chosen| manifest::oci(&store, &chosen))
     } else {
         manifest::docker(&store)
     }

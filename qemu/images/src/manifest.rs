@@ -7,9 +7,8 @@ use serde::de::DeserializeOwned;
 use serde::Deserialize;
 
 use super::blob::Digest;
-use super::choice;
 use super::error::{OciError, Result};
-use super::platform::{Offered, Platform};
+use super::platform::Offered;
 use super::store::Store;
 
 /// What to run, and how, when the command line does not say.
@@ -99,9 +98,8 @@ struct Process {
     user: Option<String>,
 }
 
-/// Reads an OCI image layout: index.json → (nested index →) the manifest that fits `wanted` best.
-pub fn oci(store: &Store, wanted: &Platform) -> Result<Manifest> {
-    let manifest: OciManifest = choice::manifest(store, wanted)?;
+/// Reads what a manifest of an OCI image layout names.
+pub fn oci(store: &Store, manifest: &OciManifest) -> Result<Manifest> {
     let config = blob(store, &manifest.config)?;
     let (config, diff_ids) = config_file(&manifest.config.digest, &config)?;
     let layers = pair(&manifest.layers, diff_ids)?

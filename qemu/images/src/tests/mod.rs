@@ -3,6 +3,7 @@
 mod cache;
 mod choice;
 mod dialects;
+mod files;
 mod hostile;
 mod images;
 mod layers;
@@ -89,6 +90,14 @@ impl Bench {
         std::fs::write(&path, bytes).unwrap();
         path
     }
+}
+
+/// The merged tree; `None` when this machine cannot show it (which is said).
+fn merged(layers: &[Tar]) -> Option<Seen> {
+    let bench = Bench::new();
+    let layers: Vec<_> = layers.iter().map(|tar| tar.clone().end()).collect();
+    let disks = bench.disks(&layers).unwrap();
+    can_see().then(|| Seen::of(&disks))
 }
 
 /// Debian's own program finds nothing wrong with a disk.
