@@ -16,7 +16,7 @@ use super::check::{fail, Checked};
 use super::witness::Witness;
 
 /// Longer than anything takes, also under emulation on a busy machine.
-pub const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(120);
 /// Where the tools are mounted.
 pub const TOOLS: &str = "/run/mounts/scsi/m63";
 /// Where scenarios may make files of their own, on the tmpfs of `/run`.

@@ -287,11 +287,13 @@ pub fn scsi_device(lab: &mut Lab) -> Checked {
     let disk = PluggedDisk::blank(&vm)?;
     let device = json!({"Lun": disk.lun()});
     refused(vm.modify("SCSIDevice", "Add", device.clone()), codes::FAIL)?;
-    let there = format!(
-        "ls -d /sys/bus/scsi/devices/0:0:0:{} 2>/dev/null; true",
-        disk.lun()
-    );
-    that(!vm.sh(&there)?.is_empty(), "the disk", "none")?;
+    let path = format!("/sys/bus/scsi/devices/0:0:0:{}", disk.lun());
+    let there = format!("ls -d {path} 2>/dev/null; true");
+    // The kernel finds it some time after it was plugged in.
+    let found =
+        format!("i=0; until [ -e {path} ] || [ $i = 600 ]; do usleep 50000; i=$((i+1)); done");
+    let seen = vm.sh(&format!("{found}; {there}"))?;
+    that(!seen.is_empty(), "the disk", "none within 30 s")?;
     vm.modify("SCSIDevice", "Remove", device.clone())?;
     let seen = vm.sh(&there)?;
     if !seen.is_empty() {
