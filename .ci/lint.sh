@@ -21,13 +21,10 @@ fi
 mapfile -t scripts < <(git ls-files '*.sh' .ci/run)
 shellcheck "${scripts[@]}" >&2 || die "shellcheck has objections (above)"
 "$cargo" fmt --all --check >&2 || die "the formatting differs: run 'cargo fmt --all'"
-heartbeat clippy "$cargo" clippy --locked --workspace --features gcs/engine --all-targets -- -D warnings >&2 ||
+heartbeat clippy "$cargo" clippy --locked --workspace --all-targets -- -D warnings >&2 ||
     die "clippy has objections (above)"
 # Tests may be as long as their tables.
-heartbeat clippy "$cargo" clippy --locked --workspace --features gcs/engine -- -D warnings -D clippy::too_many_lines >&2 ||
+heartbeat clippy "$cargo" clippy --locked --workspace -- -D warnings -D clippy::too_many_lines >&2 ||
     die "a function is too long (above)"
-# Alone: beside a crate that wants the engine, the guest's library is never seen without it.
-heartbeat clippy "$cargo" clippy --locked -p gcs --all-targets -- -D warnings >&2 ||
-    die "clippy has objections to gcs without the container engine (above)"
 "$cargo" run -q --locked -p tree-check -- citations >&2 || die "a section or requirement is cited that gcs/PROTOCOL.md does not have (above)"
 "$cargo" run -q --locked -p tree-check -- modules >&2 || die "modules form a cycle (above)"

@@ -32,7 +32,6 @@ pub mod machine;
 pub mod net;
 pub mod prot;
 pub mod reactor;
-pub mod runtime;
 pub mod service;
 pub mod stage;
 pub mod stdio;

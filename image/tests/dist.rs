@@ -264,7 +264,7 @@ fn says_what_it_is_made_of(checkout: &Checkout) {
     for linked in [
         "init",
         "gcs",
-        "libcontainer",
+        "oci-spec",
         "nix",
         "serde_json",
         "rust-std",

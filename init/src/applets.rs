@@ -17,8 +17,6 @@ pub enum Applet {
     Init,
     Wrapper,
     Service,
-    /// The container engine, in a process of its own.
-    Engine,
     /// `mkfs.ext4`, for hosts that have their scratch disks made here.
     Mkfs,
     /// `generichook`, which has a GPU set up for a container.
@@ -32,13 +30,11 @@ pub fn choose(args: &[OsString], pid: u32) -> (Applet, usize) {
         path.file_name()?.to_str()
     };
     match (name(0), name(1)) {
-        (Some("gcs-oci"), _) => (Applet::Engine, 1),
         _ if pid == 1 => (Applet::Init, 1),
         (Some("vsockexec"), _) => (Applet::Wrapper, 1),
         (Some("gcs"), _) => (Applet::Service, 1),
         (Some("mkfs.ext4"), _) => (Applet::Mkfs, 1),
         (Some("generichook"), _) => (Applet::Hook, 1),
-        (_, Some("gcs-oci")) => (Applet::Engine, 2),
         (_, Some("vsockexec")) => (Applet::Wrapper, 2),
         (_, Some("gcs")) => (Applet::Service, 2),
         _ => (Applet::Init, 1),
@@ -192,8 +188,6 @@ mod tests {
             ("/bin/gcs", 1, (Applet::Init, 1)),
             ("/bin/vsockexec -e 109 x", 7, (Applet::Wrapper, 1)),
             ("gcs -v4", 7, (Applet::Service, 1)),
-            ("gcs-oci", 7, (Applet::Engine, 1)),
-            ("/x/init gcs-oci", 7, (Applet::Engine, 2)),
             ("/x/init gcs -v4", 7, (Applet::Service, 2)),
             ("/x/init vsockexec", 7, (Applet::Wrapper, 2)),
             ("/sbin/mkfs.ext4 -q /dev/sda", 7, (Applet::Mkfs, 1)),

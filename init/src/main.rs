@@ -1,5 +1,5 @@
 //! The guest's only program. This file finds out which of its roles it has: PID 1, the stdio
-//! wrapper, the service beside a shell, or the container engine's helper.
+//! wrapper, or the service beside a shell.
 
 #![cfg_attr(not(test), no_main)]
 
@@ -43,25 +43,20 @@ fn start(args: Vec<OsString>) -> i32 {
         Applet::Wrapper => guarded(|| applets::wrapper(args)),
         Applet::Mkfs => guarded(|| applets::mkfs(args)),
         Applet::Hook => {
-            log_to_kernel(None);
+            log_to_kernel();
             guarded(|| applets::hook(args))
         }
         Applet::Service => {
             gcs::log::init();
             guarded(|| applets::serve(args))
         }
-        Applet::Engine => {
-            log_to_kernel(args.first().and_then(|arg| arg.to_str()));
-            gcs::runtime::applet()
-        }
     }
 }
 
-/// Sends the log to the kernel log, which is the only way when stderr belongs to a container. PID 1
-/// reads it there. `bequest` says which request it is about.
-fn log_to_kernel(bequest: Option<&str>) {
+/// Sends the log to the kernel log, where PID 1 reads it.
+fn log_to_kernel() {
     gcs::log::init();
-    gcs::log::inherit(bequest);
+    gcs::log::inherit();
     if guest::find().is_some() {
         gcs::log::open_kmsg().ok();
     }

@@ -6,15 +6,17 @@ use std::ffi::OsStr;
 use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::fcntl::{open, OFlag};
 use nix::mount::{umount2, MntFlags, MsFlags};
+use nix::sched::CloneFlags;
 use nix::sys::memfd::{memfd_create, MFdFlags};
 use nix::sys::stat::Mode;
-use nix::unistd::{chroot, fchdir, pivot_root, read, write};
+use nix::unistd::{chroot, fchdir, getppid, pivot_root, read, write};
 use serde_json::Value;
 
 use super::enter::Root;
@@ -23,7 +25,7 @@ use super::make::Made;
 use super::plan::Hook;
 use crate::error::Failure;
 use crate::sys::mountfd::{self, Change};
-use crate::sys::pidfd;
+use crate::sys::{clone, pidfd};
 
 /// How long one may run that has no limit of its own; the whole creation has another.
 const LIMIT: Duration = Duration::from_secs(110);
@@ -82,6 +84,7 @@ pub fn run(hooks: &[Hook], state: &Value, made: &Made, process: &OwnedFd) -> Res
     if read(process.as_fd(), &mut byte).step(|| "wait for the container")? == 0 {
         return Ok(());
     }
+    return_to_machine()?;
     let mut state = state.clone();
     state["pid"] = made.pid.as_raw().into();
     let state = state.to_string();
@@ -92,6 +95,18 @@ pub fn run(hooks: &[Hook], state: &Value, made: &Made, process: &OwnedFd) -> Res
     write(process, b"g")
         .map(drop)
         .step(|| "let the container go on")
+}
+
+/// Hooks are programs of the VM: they run in the namespaces of PID 1, which the task has left.
+fn return_to_machine() -> Result<(), Failure> {
+    let parent = pidfd::open(getppid().as_raw()).step(|| "find the service")?;
+    let parent = parent.ok_or_else(|| Failure::unspecified("the service is gone"))?;
+    let left = CloneFlags::CLONE_NEWNS
+        | CloneFlags::CLONE_NEWNET
+        | CloneFlags::CLONE_NEWIPC
+        | CloneFlags::CLONE_NEWUTS
+        | CloneFlags::CLONE_NEWPID;
+    clone::join(parent, left).step(|| "return to the namespaces of the VM")
 }
 
 #[allow(clippy::disallowed_methods)] // a task, which may block
@@ -114,6 +129,7 @@ fn run_one(hook: &Hook, state: &[u8]) -> Result<(), Failure> {
         entry.split_once('=')
     });
     let mut child = Command::new(&path)
+        .arg0(hook.args.first().map_or_else(|| path.clone(), text))
         .args(hook.args.iter().skip(1).map(text))
         .env_clear()
         .envs(environment)

@@ -15,12 +15,12 @@ use nix::sys::stat::Mode;
 use nix::unistd::{read, write, Pid};
 
 use super::bare::Bare;
+use super::cgroup::Entrance;
 use super::enter;
 use super::fault::{failed, Step};
-use super::group::Entrance;
 use super::hooks::Pause;
 use super::plan::{Kind, Namespaces, Plan, Process, TIME};
-use super::Container;
+use super::{seccomp, Container};
 use crate::error::Failure;
 use crate::sys::clone::{self, Side};
 use crate::sys::{identity, mountfd};
@@ -32,8 +32,8 @@ pub struct Ends<'a> {
     pub stdio: [BorrowedFd<'a>; 3],
     /// Where it reports: a socket that keeps messages apart.
     pub channel: BorrowedFd<'a>,
-    /// Where an init waits for one byte, and then says why its program could not be executed.
-    pub control: Option<BorrowedFd<'a>>,
+    /// Where it waits for one byte, and then says why its program could not be executed.
+    pub control: BorrowedFd<'a>,
 }
 
 /// What was made: the process by its number in the VM, and by a descriptor.
@@ -100,15 +100,19 @@ pub fn create(
             drop(pause);
             Ok((Made { pid, process }, task))
         }
-        Side::New => enter::Init {
-            plan,
-            entrance,
-            root,
-            sources,
-            hooks: pause,
-            ends,
+        Side::New => {
+            // Its end is how the process hears that the task is gone.
+            drop(task);
+            enter::Init {
+                plan,
+                entrance,
+                root,
+                sources,
+                hooks: pause,
+                ends,
+            }
+            .run()
         }
-        .run(),
     }
 }
 
@@ -142,6 +146,8 @@ pub fn exec(
 ) -> Result<Made, Failure> {
     identity::undumpable().step(|| "hide from debuggers")?;
     oom_score(process.oom_score.unwrap_or(container.oom_score))?;
+    let filter = container.filter.as_ref().map(seccomp::Program::read);
+    let filter = filter.transpose().step(|| "read the seccomp program")?;
     let all = CloneFlags::from_bits_retain(container.namespaces);
     match clone::join(init, all) {
         Err(Errno::ESRCH) => return Err(Failure::unspecified("its init process has exited")),
@@ -153,7 +159,7 @@ pub fn exec(
         Side::New => enter::Exec {
             process,
             capabilities: process.capabilities.unwrap_or(container.capabilities),
-            filter: container.seccomp.as_ref(),
+            filter: filter.as_ref(),
             entrance,
             ends,
         }
@@ -252,18 +258,10 @@ fn set_clocks(namespaces: &Namespaces) -> Result<(), Failure> {
 }
 
 impl Ends<'_> {
-    /// What stays open in the new process until it executes.
-    pub(super) fn kept(&self) -> Vec<BorrowedFd<'_>> {
-        std::iter::once(self.channel).chain(self.control).collect()
-    }
-
-    /// Until the start. Whoever gives the container up closes the other end.
+    /// Until the start. Whoever gives the process up closes the other end.
     pub(super) fn wait(&self) {
-        let Some(control) = self.control else {
-            return;
-        };
         loop {
-            match read(control, &mut [0]) {
+            match read(self.control, &mut [0]) {
                 Ok(1..) => return,
                 Err(Errno::EINTR) => {}
                 Ok(0) | Err(_) => clone::exit_now(0),
@@ -271,11 +269,9 @@ impl Ends<'_> {
         }
     }
 
-    /// To whoever has asked for the start, and to whoever reads the container's own output.
+    /// To whoever has asked for the start, and to whoever reads the process's own output.
     pub(super) fn tell_not_executed(&self, why: &Failure) {
-        if let Some(control) = self.control {
-            write(control, why.message.as_bytes()).ok();
-        }
+        write(self.control, why.message.as_bytes()).ok();
         write(std::io::stderr(), format!("{why}\n").as_bytes()).ok();
     }
 }

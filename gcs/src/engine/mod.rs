@@ -1,9 +1,43 @@
-//! The container engine.
+//! The container engine: from an OCI specification to processes.
+//!
+//! ```text
+//! PID 1 ── task ─ plan ─ open what is the VM's ─ join ─ clone3 ─┐      the task ends
+//!   ▲  │                                                         ▼
+//!   │  └──────────── one byte: start ───────────────▶ init: set up ─ report ─ wait ─ execve
+//!   └─ reaps it: it is PID 1's child, known by a pidfd before it does anything
+//! ```
+//!
+//! [`plan`] is pure: all that can be refused is refused there, with the member named. `make` opens
+//! what a container cannot see. `enter` is the new process: one step a line, each failure told
+//! with the step, the object and the errno. No state is kept in files; the owner of a container
+//! has its [`Container`], a pidfd and the socket that its init waits at.
+//!
+//! Holds: nothing outside a container's root is reached through it. Its mount namespace begins as
+//! a copy of one with nothing of the VM in it (`bare`), its root and the sources of its mounts are
+//! brought as descriptors, and every path in it is resolved from a descriptor of its root, where
+//! links end (`enter::walk`). What its files, links, nodes and mounts are named never meets a
+//! path of the VM.
+//!
+//! What a new process has of PID 1 until it executes:
+//!
+//! * Memory: a copy of PID 1's pages, which both share until one of them writes. An init that
+//!   waits is forked twice from PID 1 and has some 0.6 MB of its own then, mostly page tables and
+//!   what it has read of its specification; a helper executed for the purpose would have more.
+//! * Descriptors: those of its streams, the channel until it has reported, and the socket it
+//!   waits at. The task has closed all others before it began; an init closes what it opened
+//!   itself by `close_range` before it reports, since it may wait for hours.
+//! * Nobody in a container can get at them. The task is not dumpable before it joins anything, and
+//!   so are its copies until `execve`: `/proc/PID/mem`, `exe`, `fd`, `root` and `environ` are for
+//!   who may trace any process. Who may do that in a pod that shares its pid namespace, having
+//!   CAP_SYS_PTRACE, finds an executable that PID 1 runs, so that it cannot be written to, and no
+//!   descriptor of the VM. A container with a pid namespace of its own never sees the task.
+//!
+//! [SPEC.md](SPEC.md) goes through the specification sentence by sentence.
 mod bare;
+pub mod cgroup;
 pub mod devices;
 mod enter;
 mod fault;
-mod group;
 mod hooks;
 mod json;
 mod make;
@@ -11,14 +45,15 @@ pub mod plan;
 mod report;
 pub mod seccomp;
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::Failure;
+use fault::Step;
 
-pub use crate::runtime::cgroup::Group;
 pub use bare::Bare;
 pub use make::{Ends, Made};
 pub use plan::{Capabilities, Plan, Process};
@@ -28,26 +63,34 @@ pub use report::{failed as report_failure, Told};
 pub const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// What further processes of a container have from its plan.
-#[derive(Debug, Clone)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Container {
     /// Relative to [`CGROUPS`].
     pub group: PathBuf,
     /// `CLONE_NEW…` of those that are not the VM's.
-    pub namespaces: i32,
-    pub capabilities: Capabilities,
-    pub oom_score: i32,
-    pub seccomp: Option<seccomp::Program>,
+    namespaces: i32,
+    capabilities: Capabilities,
+    oom_score: i32,
+    /// The compiled seccomp profile, as [`seccomp::Program::keep`] gives it.
+    #[serde(skip)]
+    filter: Option<OwnedFd>,
 }
 
 impl Container {
-    pub fn of(plan: Plan) -> Self {
-        Self {
-            group: plan.group.path,
+    fn of(plan: &Plan) -> Result<Self, Failure> {
+        let filter = plan.seccomp.as_ref().map(seccomp::Program::keep);
+        Ok(Self {
+            group: plan.group.path.clone(),
             namespaces: plan.namespaces.all().bits(),
             capabilities: plan.process.capabilities.unwrap_or_default(),
             oom_score: plan.process.oom_score.unwrap_or(0),
-            seccomp: plan.seccomp,
-        }
+            filter: filter.transpose().step(|| "keep the seccomp program")?,
+        })
+    }
+
+    /// The descriptors that [`exec`] needs beside those of its ends.
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.filter.iter().map(AsFd::as_fd)
     }
 }
 
@@ -65,10 +108,16 @@ pub fn create(
         Some(_) => None,
         None => Some(Bare::make()?),
     };
-    let entrance = group::make(Path::new(CGROUPS), &plan.group, programs)?;
+    let entrance = cgroup::make(Path::new(CGROUPS), &plan.group, programs)?;
     let ready = bare.or(new.as_ref()).expect("one is given or made");
     let (made, task) = make::create(plan, &entrance, ready, ends)?;
-    report::made(ends.channel, &made, new.as_ref())?;
+    let container = Container::of(plan)?;
+    report::made(
+        ends.channel,
+        &made,
+        new.as_ref(),
+        Some((container, &plan.warnings)),
+    )?;
     if let Some(task) = task {
         hooks::run(&plan.hooks, state, &made, &task)?;
     }
@@ -82,22 +131,12 @@ pub fn exec(
     init: &OwnedFd,
     ends: Ends<'_>,
 ) -> Result<(), Failure> {
-    let entrance = group::Entrance::open(Path::new(CGROUPS), &container.group)?;
+    let entrance = cgroup::Entrance::open(Path::new(CGROUPS), &container.group)?;
     let made = make::exec(process, container, init, &entrance, ends)?;
-    report::made(ends.channel, &made, None)
+    report::made(ends.channel, &made, None, None)
 }
 
-/// The control groups of a container, to look at and to end it by.
-pub fn group(path: &Path) -> Group {
-    Group::open(Path::new(CGROUPS), path)
-}
-
-/// Changes the limits that `resources` names, leaves the others and the device rules.
-pub fn constrain(path: &Path, resources: &Value) -> Result<(), Failure> {
-    crate::runtime::constraints::apply(&group(path), resources)
-}
-
-/// What the control groups of the container count (protocol 4.9.1).
-pub fn statistics(path: &Path) -> Result<crate::prot::stats::Metrics, Failure> {
-    crate::runtime::statistics::collect(&group(path))
+/// The control group at `path`, to look at and to end it by.
+pub fn group(path: &Path) -> cgroup::Group {
+    cgroup::Group::open(Path::new(CGROUPS), path)
 }

@@ -1,27 +1,45 @@
 //! What the makers of a process tell PID 1 over the channel.
 //!
 //! ```text
-//! P<pid>;          from the task that made it, with a descriptor of the process
+//! P{...}           from the task that made it, with a descriptor of the process
 //! +<descriptors>;  from the process itself: ready; with its terminal, if it has one
 //! -{...}           from either: why it is not
 //! ```
 //!
-//! The messages of the two may come in any order. At the end of the channel an init that said
-//! nothing is dead, and any other process has executed its program.
+//! The messages of the two may come in any order. At the end of the channel a process that said
+//! nothing is dead.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::{Bare, Container, Made};
 use crate::error::Failure;
 use crate::sys::channel;
 
 /// Longest text of a failure, in characters: a message has to fit into the socket.
 const LONGEST: usize = 8 * 1024;
 
+/// What the task says. The descriptors come in the order of the members, that of the process first.
+#[derive(Debug, Serialize, Deserialize)]
+struct Birth {
+    pid: i32,
+    bare: bool,
+    filter: bool,
+    container: Option<Container>,
+    warnings: Vec<String>,
+}
+
 /// All that was told.
 #[derive(Debug, Default)]
 pub struct Told {
     pub pid: Option<i32>,
     pub process: Option<OwnedFd>,
+    /// Of an init: what further processes of its container need.
+    pub container: Option<Container>,
+    /// What of the specification was left out, each a line for the log.
+    pub warnings: Vec<String>,
     /// Made on the way, for the next container: see [`super::Bare`].
     pub bare: Option<OwnedFd>,
     pub ready: bool,
@@ -29,16 +47,33 @@ pub struct Told {
     pub failure: Option<Failure>,
 }
 
-/// A process has been made; `bare` is what was made for later ones.
+/// A process has been made; `bare` is what was made for later ones, `container` what its init is
+/// the first process of, with warnings about its specification.
 pub fn made(
     to: BorrowedFd<'_>,
-    made: &super::Made,
-    bare: Option<&super::Bare>,
+    made: &Made,
+    bare: Option<&Bare>,
+    container: Option<(Container, &[String])>,
 ) -> Result<(), Failure> {
-    let fds: Vec<_> = std::iter::once(made.as_fd())
-        .chain(bare.map(AsFd::as_fd))
-        .collect();
-    send(to, format!("P{};{};", made.pid, fds.len()).as_bytes(), &fds)
+    let (container, warnings) = container.unzip();
+    let mut birth = Birth {
+        pid: made.pid.as_raw(),
+        bare: bare.is_some(),
+        filter: false,
+        container,
+        warnings: warnings.map(<[String]>::to_vec).unwrap_or_default(),
+    };
+    let filter = birth
+        .container
+        .as_mut()
+        .and_then(|container| container.filter.take());
+    birth.filter = filter.is_some();
+    let fds = std::iter::once(made.as_fd()).chain(bare.map(AsFd::as_fd));
+    let fds: Vec<_> = fds.chain(filter.as_ref().map(AsFd::as_fd)).collect();
+    let mut text = vec![b'P'];
+    serde_json::to_writer(&mut text, &birth)
+        .map_err(|error| Failure::unspecified(format!("tell the service: {error}")))?;
+    send(to, &text, &fds)
 }
 
 /// This process is set up.
@@ -75,10 +110,16 @@ impl Told {
             text = rest;
             match tag {
                 b'P' => {
-                    told.pid = Some(number(&mut text).ok_or_else(unusable)?);
-                    let count = number(&mut text).ok_or_else(unusable)?;
+                    let birth: Birth = value(&mut text).ok_or_else(unusable)?;
+                    told.pid = Some(birth.pid);
                     told.process = fds.next();
-                    told.bare = if count > 1 { fds.next() } else { None };
+                    told.bare = if birth.bare { fds.next() } else { None };
+                    let filter = if birth.filter { fds.next() } else { None };
+                    told.container = birth.container.map(|container| Container {
+                        filter,
+                        ..container
+                    });
+                    told.warnings = birth.warnings;
                 }
                 b'+' => {
                     told.ready = true;
@@ -87,16 +128,22 @@ impl Told {
                     }
                 }
                 b'-' => {
-                    let mut values = serde_json::Deserializer::from_slice(text).into_iter();
-                    let failure = values.next().and_then(Result::ok).ok_or_else(unusable)?;
+                    let failure = value(&mut text).ok_or_else(unusable)?;
                     told.failure = told.failure.or(Some(failure));
-                    text = &text[values.byte_offset()..];
                 }
                 _ => return Err(unusable()),
             }
         }
         Ok(told)
     }
+}
+
+/// A JSON value, which is taken off.
+fn value<T: DeserializeOwned>(text: &mut &[u8]) -> Option<T> {
+    let mut values = serde_json::Deserializer::from_slice(text).into_iter();
+    let value = values.next()?.ok()?;
+    *text = &text[values.byte_offset()..];
+    Some(value)
 }
 
 /// Digits up to a semicolon, which are taken off.
@@ -117,14 +164,21 @@ mod tests {
 
     #[test]
     fn the_messages_of_two_processes_come_in_any_order() {
-        for text in ["P7;1;+1;", "+1;P7;1;"] {
+        let birth = |bare| {
+            format!(r#"P{{"pid":7,"bare":{bare},"filter":false,"container":null,"warnings":[]}}"#)
+        };
+        let plain = birth(false);
+        for text in [format!("{plain}+1;"), format!("+1;{plain}")] {
             let told = Told::read(text.as_bytes(), vec![fd(), fd()]).unwrap();
             assert_eq!((told.pid, told.ready), (Some(7), true), "{text}");
             assert!(told.process.is_some() && told.terminal.is_some(), "{text}");
         }
         let failure = Failure::unspecified("a;b}\n");
         let json = serde_json::to_string(&failure).unwrap();
-        for text in [format!("-{json}P7;2;"), format!("P7;2;-{json}")] {
+        for text in [
+            format!("-{json}{}", birth(true)),
+            format!("{}-{json}", birth(true)),
+        ] {
             let told = Told::read(text.as_bytes(), vec![fd(), fd()]).unwrap();
             assert_eq!(
                 (told.pid, told.failure),
@@ -133,7 +187,7 @@ mod tests {
             );
             assert!(told.bare.is_some() && !told.ready);
         }
-        for text in ["x", "P;", "P7;", "+", "-{", "+x;"] {
+        for text in ["x", "P", "P{}", "+", "-{", "+x;"] {
             assert!(Told::read(text.as_bytes(), Vec::new()).is_err(), "{text}");
         }
         assert!(Told::read(b"", Vec::new()).unwrap().pid.is_none());

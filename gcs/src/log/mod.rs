@@ -37,10 +37,9 @@ pub use time::{micros, rfc3339, uptime};
 
 use crate::prot::{MessageId, SequenceId};
 use ring::Ring;
-use serde_json::Value;
 
 /// The tag at the beginning of this process's lines in the kernel log. The kmsg reader leaves out
-/// the lines of its own process and takes those of others: children of tasks, the engine's helper,
+/// the lines of its own process and takes those of others: children of tasks,
 /// PID 1 beside a shell.
 pub(crate) fn tag() -> String {
     format!("gcs[{}]", std::process::id())
@@ -237,29 +236,10 @@ pub fn scrub(scrubs: bool) {
     with_state(|state| state.scrubs = scrubs);
 }
 
-/// What a helper, which is this program started again, has to know about the log, as an argument
-/// for its command line.
-#[must_use]
-pub fn bequest() -> String {
-    let level = with_state(|state| state.level).unwrap_or(Level::Warning);
-    let mut members = serde_json::Map::new();
-    members.insert("level".into(), level.name().into());
-    for (name, value) in Scope::current().fields() {
-        members.insert(name.into(), value.into());
-    }
-    Value::Object(members).to_string()
-}
-
-/// Sends the log of this process to PID 1 through the kernel log, at the level and for the request
-/// that `bequest` names. Without a bequest the level is warning.
-pub fn inherit(bequest: Option<&str>) {
-    let read = bequest.and_then(|text| serde_json::from_str::<Value>(text).ok());
-    let members = read.as_ref().and_then(Value::as_object);
-    let level = members.and_then(|members| members.get("level")?.as_str()?.parse().ok());
-    configure(level.unwrap_or(Level::Warning), Format::Json);
+/// Sends the log of this process to PID 1 through the kernel log, at level warning.
+pub fn inherit() {
+    configure(Level::Warning, Format::Json);
     with_state(|state| state.is_child = true);
-    // For the life of the process.
-    std::mem::forget(members.map(|members| Scope::inherited(members).enter()));
 }
 
 /// Records a request as it was received, if records of level trace are enabled.

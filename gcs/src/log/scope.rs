@@ -3,7 +3,7 @@
 //! ```text
 //! frame ─ Scope::of(request).enter() ─ handler ─ records
 //!             └ Scope::current() kept by task, dial, started program ─ enter() ─ more records
-//!             └ inherited by a forked child; to the engine's helper as an argument
+//!             └ inherited by a forked child
 //! ```
 //!
 //! A scope ends with the guard of its [`Scope::enter`], also in a panic. So no record names a
@@ -14,7 +14,7 @@ use std::fmt;
 use std::rc::Rc;
 
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::prot::{MessageBase, MessageId, SequenceId};
 
@@ -90,21 +90,6 @@ impl Scope {
         Entered(CURRENT.replace(self.clone()))
     }
 
-    /// The request of a parent process, from its [`Scope::fields`]. An empty map is no request.
-    pub(super) fn inherited(fields: &Map<String, Value>) -> Self {
-        let text = |name| Some(fields.get(name)?.as_str()?.to_owned());
-        let request = || {
-            Some(RequestIds {
-                message: text("message-type")?,
-                sequence: fields.get("message-id")?.as_u64()?,
-                container: text("cid")?,
-                activity: text("activityID")?,
-                span: text("traceID").zip(text("spanID")),
-            })
-        };
-        Self(request().map(Rc::new))
-    }
-
     /// Name and value of each member of a record about it, by the reference's names.
     pub(super) fn fields(&self) -> impl Iterator<Item = (&'static str, IdValue<'_>)> {
         let request = self.0.as_deref();
@@ -174,22 +159,8 @@ mod tests {
     }
 
     #[test]
-    fn a_scope_is_inherited_by_its_fields() {
-        let base: MessageBase = serde_json::from_value(serde_json::json!({
-            "ContainerId": "c", "ActivityId": "a",
-            "ocsc": {"TraceID": "0123456789abcdef0123456789abcdef", "SpanID": "00000000000000a1"},
-        }))
-        .expect("a base");
-        for base in [base, MessageBase::default()] {
-            let scope = Scope::of(MessageId::START, 7, &base);
-            let fields = scope.fields().map(|(n, v)| (n.to_owned(), v.into()));
-            let fields = fields.collect();
-            assert_eq!(Scope::inherited(&fields), scope);
-        }
-        assert_eq!(Scope::inherited(&Map::new()), Scope::default());
-    }
-
-    #[test]
+use serde::Serialize;
+use serde_json::Value;
     fn absurd_ids_are_cut() {
         let base = MessageBase {
             container_id: "é".repeat(1000),

@@ -1,36 +1,15 @@
-//! File descriptors and signals as a re-executed helper finds and leaves them.
+//! File descriptors and signals of new processes, and terminals.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
-use nix::fcntl::{fcntl, FcntlArg, FdFlag};
 use nix::sys::signal::{sigprocmask, SigSet, SigmaskHow};
-
-/// Takes over an fd that the parent left open at a fixed number, and makes it close-on-exec.
-/// Call it once for each number, before anything else opens fds.
-pub fn inherited(number: i32) -> io::Result<OwnedFd> {
-    // SAFETY: F_GETFD takes no pointer and fails on a closed number.
-    if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: open, and by contract of the helper nobody else in this process owns it.
-    let fd = unsafe { OwnedFd::from_raw_fd(number) };
-    fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
-    Ok(fd)
-}
 
 /// `/dev/null`, for both directions.
 pub fn null() -> io::Result<OwnedFd> {
     let mut options = std::fs::File::options();
     options.read(true).write(true);
     options.open("/dev/null").map(OwnedFd::from)
-}
-
-/// Lends a number that the other side of a fork owns.
-pub fn with_copy<T>(number: i32, work: impl FnOnce(BorrowedFd<'_>) -> T) -> T {
-    // SAFETY: in a forked child, where nothing else closes it meanwhile; a number that is not
-    // open makes the calls on it fail.
-    work(unsafe { BorrowedFd::borrow_raw(number) })
 }
 
 /// Closes a number that the other side of a fork owns; closed already is fine.

@@ -1,40 +1,4 @@
-//! A root that `pivot_root(2)` accepts, also when the system runs from its initramfs.
-
-use std::fs;
-use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-
-use nix::mount::{mount, umount2, MntFlags, MsFlags};
-use nix::sched::{unshare, CloneFlags};
-use nix::unistd::{chroot, fchdir};
-
-/// Moves the calling process into a mount namespace of its own. When `/` there is the
-/// initramfs, which cannot be pivoted away, puts a copy of the mount tree on top of it and
-/// drops the tree below, so that the namespace holds no second reference to any mount.
-pub fn pivotable() -> io::Result<()> {
-    unshare(CloneFlags::CLONE_NEWNS)?;
-    let Some(children) = initramfs_children(&fs::read_to_string("/proc/self/mountinfo")?) else {
-        return Ok(());
-    };
-    let copy = clone_tree()?;
-    // Only the tree below (the copy is not attached yet): dropping its mounts must not
-    // drop those of the other namespaces.
-    mount(
-        None::<&str>,
-        "/",
-        None::<&str>,
-        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
-        None::<&str>,
-    )?;
-    attach_at_root(&copy)?;
-    // "/" as such is still the old root: a path does not step onto what covers it.
-    for child in children {
-        umount2(child.as_str(), MntFlags::MNT_DETACH)?;
-    }
-    fchdir(&copy)?;
-    chroot(".")?;
-    Ok(())
-}
+//! What is mounted on the initramfs, which cannot be pivoted away.
 
 /// The mount points right below the initramfs, last mounted first; `None` when the root is
 /// something else (proc_pid_mountinfo(5)).
@@ -88,38 +52,6 @@ fn unescape(text: &str) -> String {
         }
     }
     String::from_utf8_lossy(&out).into_owned()
-}
-
-/// A detached copy of the whole mount tree.
-fn clone_tree() -> io::Result<OwnedFd> {
-    let flags =
-        libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_RECURSIVE.cast_unsigned();
-    // SAFETY: the path is a static C string.
-    let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, c"/".as_ptr(), flags) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let fd = i32::try_from(fd).map_err(io::Error::other)?;
-    // SAFETY: just returned by the kernel, owned by nobody else.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-fn attach_at_root(tree: &OwnedFd) -> io::Result<()> {
-    // SAFETY: both paths are static C strings, the fd is open.
-    let done = unsafe {
-        libc::syscall(
-            libc::SYS_move_mount,
-            tree.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_FDCWD,
-            c"/".as_ptr(),
-            libc::MOVE_MOUNT_F_EMPTY_PATH,
-        )
-    };
-    if done < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,16 +1,13 @@
 //! Work that may block, such as mounts, formatting and the container engine. It is done in a child
 //! that can be killed. One channel brings the result back, and the reaper brings the end.
 //!
-//! There are two kinds. A *fork* runs a closure of this program; it is cheap and suits a few system
-//! calls. A *helper* is this program started again under another name. It inherits nothing, so the
-//! container engine can do what it likes with its process.
+//! There are two kinds. A *fork* runs a closure that gives one result. A *maker* has the container
+//! engine make a process that outlives it.
 
-use std::ffi::CString;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::memfd::{memfd_create, MFdFlags};
 use nix::sys::socket::{socketpair, AddressFamily, SockFlag, SockType};
 use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
@@ -18,7 +15,7 @@ use serde::Serialize;
 
 use crate::error::Failure;
 use crate::sys::channel::receive;
-use crate::sys::process::{self, ExitStatus, Program};
+use crate::sys::process::{self, ExitStatus};
 
 /// A task with a larger result is defective and fails. The prepared spec of a Create comes this
 /// way, so the limit must allow for the largest request, 64 MiB (P-007), and its
@@ -29,7 +26,7 @@ const RESULT_LIMIT: usize = 65 << 20;
 /// every page that is touched after a fork is copied.
 pub const BUFFER: usize = 64 * 1024;
 
-/// Environment of helpers and of PID 1's program (P-293).
+/// Environment of hooks and of PID 1's program (P-293).
 pub const SERVICE_PATH: &str = "PATH=/sbin:/usr/sbin:/bin:/usr/bin";
 
 /// A child at work.
@@ -65,33 +62,16 @@ pub fn fork<T: Serialize>(
     Ok(Running { pid, channel: ours })
 }
 
-/// Starts this program again as `applet`. Its descriptors 0 to 2 are `stdio`, 3 is a memory file
-/// with `order` as JSON, and 4 is the channel. On the channel it sends one datagram, and before
-/// that perhaps a blank with a descriptor. Its one argument says what its log is about.
-pub fn helper<T: Serialize>(
-    applet: &str,
-    order: &T,
-    stdio: [BorrowedFd<'_>; 3],
+/// Runs `job` in a forked child that may make further processes, which have the channel as well:
+/// it keeps messages apart, and is at its end when the last of them has closed it. `job` says
+/// whether it could.
+pub fn maker(
+    keep: &[BorrowedFd<'_>],
+    job: impl FnOnce(BorrowedFd<'_>) -> bool,
 ) -> io::Result<Running> {
     let (ours, theirs) = channel(SockType::SeqPacket)?;
-    let mut file = std::fs::File::from(memfd_create(c"order", MFdFlags::MFD_CLOEXEC)?);
-    // It is written at once, because a spec has hundreds of tokens.
-    file.write_all(&serde_json::to_vec(order)?)?;
-    io::Seek::rewind(&mut file)?;
-    let [stdin, stdout, stderr] = stdio;
-    let argv = [CString::new(applet)?, CString::new(crate::log::bequest())?];
-    let (pid, status) = process::start(&Program {
-        candidates: &[c"/proc/self/exe".to_owned()],
-        argv: &argv,
-        env: &[CString::new(SERVICE_PATH)?],
-        cwd: None,
-        fds: &[stdin, stdout, stderr, file.as_fd(), theirs.as_fd()],
-        controlling_terminal: false,
-        dumps_core: false,
-    })?;
-    // When the exec of this program's own file fails, the child ends without a report, which
-    // becomes an error below.
-    drop(status);
+    let kept: Vec<_> = keep.iter().copied().chain([theirs.as_fd()]).collect();
+    let pid = process::fork_child(&kept, || i32::from(!job(theirs.as_fd())))?;
     Ok(Running { pid, channel: ours })
 }
 
@@ -122,12 +102,12 @@ pub enum Channel {
 }
 
 impl Received {
-    /// Whether the result of a fork is complete. For a helper this is not known.
+    /// Whether the result of a fork is complete. For a maker this is not known.
     pub fn is_whole(&self) -> bool {
         self.bytes.last() == Some(&END)
     }
 
-    /// Takes what is there, without waiting. A report of a helper must fit into the buffer:
+    /// Takes what is there, without waiting. A message of a maker must fit into the buffer:
     /// [`BUFFER`] bytes.
     pub fn read(&mut self, channel: &OwnedFd, buffer: &mut [u8]) -> io::Result<Channel> {
         let count = match receive(channel.as_fd(), buffer, &mut self.fds) {
@@ -162,7 +142,7 @@ fn unusable(exit: ExitStatus, error: &serde_json::Error) -> Failure {
     ))
 }
 
-/// The report of a helper: like [`decode`], for a report that carries its own success.
+/// Like [`decode`], for a result that carries its own success.
 pub fn decode_report<T: DeserializeOwned>(bytes: &[u8], exit: ExitStatus) -> Result<T, Failure> {
     serde_json::from_slice(bytes).map_err(|error| unusable(exit, &error))
 }

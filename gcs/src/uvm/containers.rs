@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use super::engine::Engined;
 use super::pending::WorkKey;
 use super::processes::{ProcessKey, Processes};
 use super::v1::StorageV1;
@@ -76,6 +77,8 @@ pub struct Container {
     /// Its storage, when it is one of the retired protocol.
     v1: Option<StorageV1>,
     delete: Option<WaitingDelete>,
+    /// None until the engine has made it.
+    engined: Option<Engined>,
 }
 
 impl Container {
@@ -96,6 +99,7 @@ impl Container {
             notified: false,
             v1: None,
             delete: None,
+            engined: None,
         }
     }
 
@@ -156,6 +160,20 @@ impl Container {
         self.state = ContainerState::Created;
         self.bundle = bundle;
         self.v1 = Some(storage);
+    }
+
+    /// The engine has made it.
+    pub fn set_engined(&mut self, engined: Engined) {
+        self.engined = Some(engined);
+    }
+
+    pub fn engined(&self) -> Option<&Engined> {
+        self.engined.as_ref()
+    }
+
+    /// The end by which its init is started, once.
+    pub fn take_control(&mut self) -> Option<OwnedFd> {
+        self.engined.as_mut()?.take_control()
     }
 
     pub fn set_init(&mut self, init: ProcessKey) {

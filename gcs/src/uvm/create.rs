@@ -170,7 +170,7 @@ impl Uvm {
             format!("cleaning up after the failed create of {id:?}"),
             CLEAN_UP_LIMIT,
             move || {
-                let engine = crate::runtime::purge(&name);
+                let engine = super::engine::group(&name).destroy();
                 shared.undo(|path| {
                     let used = |sources: &[PathBuf]| sources.iter().any(|s| s.starts_with(path));
                     !path.starts_with(&bundle) && others.as_deref().is_none_or(used)

@@ -100,7 +100,7 @@ impl Uvm {
             format!("deleting container {id:?}"),
             DELETE_LIMIT,
             move || {
-                let engine = crate::runtime::delete(&name);
+                let engine = super::engine::group(&name).destroy();
                 let files = bundle::remove_files(&name, &scratch, &bundle, &Context::default());
                 let files =
                     files.and_then(|()| storage::remove_mappings(&Roots::default(), &mappings));

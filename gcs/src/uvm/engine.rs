@@ -1,30 +1,64 @@
-//! Calls of the container engine, each in a process of its own, and their results.
+//! What is asked of the container engine: what makes a process runs in a task; the process itself
+//! becomes a child of this one, and is known by a descriptor before it can run anything.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
-use std::time::Duration;
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use nix::unistd::Pid;
-use serde_json::Value;
+use nix::errno::Errno;
+use nix::sys::socket::{send, socketpair, AddressFamily, MsgFlags, SockFlag, SockType};
+use nix::unistd::{read, Pid};
+use serde_json::{json, Value};
 
 use super::containers::InitStreams;
+use super::pending::{Awaited, Progress, Wake, Work, WorkKey, WorkKind};
 use super::streams::null_streams;
-use super::tasks::kill_named;
+use super::tasks::{kill_named, Finished};
 use super::Uvm;
+use crate::engine::devices::{self, Programs};
+use crate::engine::{self, Bare, Ends, Plan, Process, Told};
 use crate::error::Failure;
-use crate::runtime::{self, Order, Report};
+use crate::log::Span;
+use crate::prot::HResult;
+use crate::reactor::Interest;
 use crate::stdio::{input_pipe, output_pipe};
 
+/// Under it, all that has to be opened for a container may take its time.
 const ENGINE_LIMIT: Duration = Duration::from_secs(120);
-/// Longer than the engine's own limit, whose error says more.
-const START_LIMIT: Duration = Duration::from_secs(70);
+/// From start to `execve` there is nothing to wait for but a slow disk.
+const START_LIMIT: Duration = Duration::from_secs(60);
 /// Time to deliver a signal to every process of a container.
 const SIGNAL_LIMIT: Duration = Duration::from_secs(20);
+/// Longest reason of a program that could not be executed, in bytes.
+const REASON_MAX: usize = 4096;
 
-/// An init that waits to be started, with the service's ends of its streams.
+/// What containers share.
+#[derive(Default)]
+pub struct Engine {
+    /// Made with the first container.
+    bare: Option<Bare>,
+    programs: Programs,
+}
+
+/// A container as the engine made it.
+pub struct Engined {
+    container: engine::Container,
+    /// A pidfd of its init.
+    init: OwnedFd,
+    /// Where the init waits for its start.
+    control: Option<OwnedFd>,
+}
+
+/// An init that waits to be started, with our ends of its streams.
 pub struct WaitingInit {
     pub pid: Pid,
     pub streams: InitStreams,
+}
+
+/// The control group of the container `id`.
+pub fn group(id: &str) -> engine::cgroup::Group {
+    engine::group(&Path::new("containers").join(id))
 }
 
 impl Uvm {
@@ -38,72 +72,128 @@ impl Uvm {
         then: impl FnOnce(&mut Self, Result<WaitingInit, Failure>) + 'static,
     ) {
         let doing = format!("creating container {id:?} in the engine");
-        let (theirs, ours) = match init_streams(terminal) {
-            Ok(streams) => streams,
+        let made = init_streams(terminal).and_then(|streams| Ok((streams, control()?)));
+        let ((theirs, ours), (control, waiting)) = match made {
+            Ok(made) => made,
             Err(error) => {
                 let text = format!("creating container {id:?}: making its streams: {error}");
                 return then(self, Err(Failure::unspecified(text)));
             }
         };
-        let order = Order::Create {
-            id: id.to_owned(),
-            bundle,
-            terminal,
-        };
-        let stdio = theirs.each_ref().map(AsFd::as_fd);
-        self.run_engine(doing, &order, stdio, move |uvm, reported| {
-            let made = reported.and_then(|(pid, fds)| {
-                let terminal = || fds.into_iter().next().map(InitStreams::Terminal);
-                let streams = ours.or_else(terminal);
-                let streams = streams.ok_or_else(|| lacks("the terminal"))?;
-                Ok(WaitingInit { pid, streams })
-            });
-            then(uvm, made);
-        });
+        // The rules that nearly all containers have are verified once, here, in well under 1 ms.
+        if let Err(error) = devices::rules(&[]).map(|usual| {
+            let loaded = self.engine.programs.get(&devices::program(&usual));
+            loaded.map(drop)
+        }) {
+            log::debug!("device rules: {error}");
+        }
+        let Engine { bare, programs } = &self.engine;
+        let keep = bare.iter().map(AsFd::as_fd).chain(programs.descriptors());
+        let name = id.to_owned();
+        let job = |ends: Ends<'_>| create(&name, &bundle, bare.as_ref(), programs, ends);
+        let started = engine_task(&theirs, waiting.as_fd(), keep, job);
+        let name = id.to_owned();
+        self.supervise(
+            doing,
+            ENGINE_LIMIT,
+            started,
+            move |uvm, finished| {
+                let made = finished
+                    .and_then(told)
+                    .and_then(|told| uvm.note_container(&name, told, control, ours));
+                then(uvm, made);
+            },
+            None,
+        );
     }
 
-    /// Has the engine run an exec in the container. `then` gets its pid, and its terminal if it has
-    /// one.
+    /// Keeps what comes with a container's init.
+    fn note_container(
+        &mut self,
+        id: &str,
+        told: Told,
+        control: OwnedFd,
+        pipes: Option<InitStreams>,
+    ) -> Result<WaitingInit, Failure> {
+        for warning in &told.warnings {
+            log::warn!("container {id:?}: {warning}");
+        }
+        self.engine.bare = told.bare.map(Bare::from).or(self.engine.bare.take());
+        let ended = || Failure::unspecified("the init of the container ended while it was set up");
+        let pid = told.pid.filter(|_| told.ready).ok_or_else(ended)?;
+        let streams = pipes.or(told.terminal.map(InitStreams::Terminal));
+        let streams = streams.ok_or_else(|| lacks("the terminal"))?;
+        let parts = told.container.zip(told.process);
+        let (container, init) = parts.ok_or_else(|| lacks("the container"))?;
+        if let Some(known) = self.containers.get_mut(id) {
+            known.set_engined(Engined {
+                container,
+                init,
+                control: Some(control),
+            });
+        }
+        Ok(WaitingInit {
+            pid: Pid::from_raw(pid),
+            streams,
+        })
+    }
+
+    /// Has the engine run a further process in the container; its pid, and the terminal if it
+    /// is to have one.
     pub(super) fn exec_in_engine(
         &mut self,
         id: String,
         process: Value,
-        terminal: bool,
         stdio: [BorrowedFd<'_>; 3],
         then: impl FnOnce(&mut Self, Result<(Pid, Option<OwnedFd>), Failure>) + 'static,
     ) {
         let doing = format!("running a process in container {id:?}");
-        let order = Order::Exec {
-            id,
-            process,
-            terminal,
+        let container = self
+            .containers
+            .get(&id)
+            .and_then(|container| container.engined());
+        let Some(Engined {
+            container, init, ..
+        }) = container
+        else {
+            let text = format!("{doing}: the engine has not made it");
+            return then(self, Err(Failure::new(HResult::INVALID_STATE, text)));
         };
-        self.run_engine(doing, &order, stdio, move |uvm, reported| {
-            then(uvm, reported.map(|(pid, mut fds)| (pid, fds.pop())));
-        });
-    }
-
-    fn run_engine(
-        &mut self,
-        doing: String,
-        order: &Order,
-        stdio: [BorrowedFd<'_>; 3],
-        then: impl FnOnce(&mut Self, Result<(Pid, Vec<OwnedFd>), Failure>) + 'static,
-    ) {
-        let applet = runtime::APPLET;
-        let reported = move |uvm: &mut Self, report: Result<(Report, Vec<OwnedFd>), Failure>| {
-            let made = report.and_then(|(report, fds)| match report {
-                Report::Done { pid: Some(pid) } => Ok((Pid::from_raw(pid), fds)),
-                Report::Done { pid: None } => Err(lacks("the pid")),
-                Report::Failed(failure) => {
-                    // The process may exist already and wait for the engine.
-                    kill_named(&fds);
-                    Err(failure)
+        let (control, waiting) = match control() {
+            Ok(control) => control,
+            Err(error) => {
+                let text = format!("{doing}: making a socket: {error}");
+                return then(self, Err(Failure::unspecified(text)));
+            }
+        };
+        let keep = container.descriptors().chain([init.as_fd()]);
+        let job = |ends: Ends<'_>| {
+            let process = Process::parse(&process).map_err(Failure::unspecified)?;
+            engine::exec(&process, container, init, ends)
+        };
+        let started = engine_task(&stdio, waiting.as_fd(), keep, job);
+        let label = doing.clone();
+        self.supervise(
+            doing,
+            ENGINE_LIMIT,
+            started,
+            move |uvm, finished| {
+                let made = finished.and_then(told).and_then(|told| {
+                    let ended =
+                        || Failure::unspecified(format!("{label}: it ended while it was set up"));
+                    let pid = told.pid.filter(|_| told.ready).ok_or_else(ended)?;
+                    Ok((Pid::from_raw(pid), told.terminal))
+                });
+                // It is known now, so it may run.
+                match made {
+                    Ok(made) => uvm.start(label, control, |uvm, started| {
+                        then(uvm, started.map(|()| made));
+                    }),
+                    Err(failure) => then(uvm, Err(failure)),
                 }
-            });
-            then(uvm, made);
-        };
-        self.run_helper(applet, doing, ENGINE_LIMIT, order, stdio, reported);
+            },
+            None,
+        );
     }
 
     /// Lets the program of a waiting init run.
@@ -112,8 +202,36 @@ impl Uvm {
         id: &str,
         then: impl FnOnce(&mut Self, Result<(), Failure>) + 'static,
     ) {
-        let (doing, id) = (format!("starting container {id:?}"), id.to_owned());
-        self.run(doing, START_LIMIT, move || runtime::start(&id), then);
+        let label = format!("starting container {id:?}");
+        let container = self.containers.get_mut(id);
+        let control = container.and_then(|container| container.take_control());
+        let Some(control) = control else {
+            let text = format!("{label}: it was started before, or its init is gone");
+            return then(self, Err(Failure::new(HResult::INVALID_STATE, text)));
+        };
+        self.start(label, control, then);
+    }
+
+    /// Writes the byte that a process waits for, and goes on once it has executed its program.
+    fn start(
+        &mut self,
+        label: String,
+        control: OwnedFd,
+        then: impl FnOnce(&mut Self, Result<(), Failure>) + 'static,
+    ) {
+        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+        if let Err(errno) = send(control.as_raw_fd(), b"s", flags) {
+            let text = format!("{label}: it has ended ({})", errno.desc());
+            return then(self, Err(Failure::unspecified(text)));
+        }
+        self.begin(StartingProcess {
+            label,
+            control,
+            deadline: Instant::now() + START_LIMIT,
+            reason: Vec::new(),
+            span: Span::begin(),
+            then: Some(Box::new(then)),
+        });
     }
 
     /// Sends a signal to all processes of a container.
@@ -125,13 +243,92 @@ impl Uvm {
         then: impl FnOnce(&mut Self, Result<(), Failure>) + 'static,
     ) {
         let id = id.to_owned();
-        let job = move || runtime::signal_all(&id, signal);
+        let job = move || group(&id).signal_all(signal);
         self.run(doing, SIGNAL_LIMIT, job, then);
+    }
+}
+
+impl Engined {
+    /// The end by which the init is started, once.
+    pub fn take_control(&mut self) -> Option<OwnedFd> {
+        self.control.take()
+    }
+}
+
+/// In a task.
+fn create(
+    id: &str,
+    bundle: &Path,
+    bare: Option<&Bare>,
+    programs: &Programs,
+    ends: Ends<'_>,
+) -> Result<(), Failure> {
+    let path = bundle.join("config.json");
+    let unusable =
+        |why: &dyn std::fmt::Display| Failure::unspecified(format!("{}: {why}", path.display()));
+    let text = fs::read(&path).map_err(|error| unusable(&error))?;
+    let spec: Value = serde_json::from_slice(&text).map_err(|error| unusable(&error))?;
+    let plan = Plan::of(&spec, bundle, id).map_err(|why| unusable(&why))?;
+    let state = match plan.hooks.is_empty() {
+        true => Value::Null,
+        false => json!({
+            "ociVersion": spec["ociVersion"], "id": id, "status": "creating",
+            "bundle": bundle, "annotations": spec["annotations"],
+        }),
+    };
+    engine::create(&plan, bare, programs, &state, ends)
+}
+
+/// Runs `job` in a task that may make a process.
+fn engine_task<'a>(
+    stdio: &'a [impl AsFd; 3],
+    control: BorrowedFd<'a>,
+    keep: impl Iterator<Item = BorrowedFd<'a>>,
+    job: impl FnOnce(Ends<'_>) -> Result<(), Failure>,
+) -> std::io::Result<crate::task::Running> {
+    let stdio = stdio.each_ref().map(AsFd::as_fd);
+    let keep: Vec<_> = keep.chain(stdio).chain([control]).collect();
+    crate::task::maker(&keep, |channel| {
+        let ends = Ends {
+            stdio,
+            channel,
+            control,
+        };
+        job(ends)
+            .map_err(|failure| engine::report_failure(channel, &failure))
+            .is_ok()
+    })
+}
+
+/// What the engine told. A process that was made although something failed dies.
+fn told(finished: Finished) -> Result<Told, Failure> {
+    let mut told = Told::read(&finished.bytes, finished.fds)?;
+    match told.failure.take() {
+        None if told.pid.is_some() => Ok(told),
+        None => Err(Failure::unspecified(
+            "the container engine ended and told nothing",
+        )),
+        Some(failure) => {
+            kill_named(told.process.as_slice());
+            Err(failure)
+        }
     }
 }
 
 fn lacks(what: &str) -> Failure {
     Failure::unspecified(format!("the engine's report lacks {what}"))
+}
+
+/// Our end, which does not block, and that of an init.
+fn control() -> std::io::Result<(OwnedFd, OwnedFd)> {
+    let pair = socketpair(
+        AddressFamily::Unix,
+        SockType::Stream,
+        None,
+        SockFlag::SOCK_CLOEXEC,
+    )?;
+    crate::sys::channel::set_nonblocking(pair.0.as_fd(), true)?;
+    Ok(pair)
 }
 
 /// The engine's ends of an init's streams and, unless it has a terminal, the relay's, which do
@@ -149,4 +346,72 @@ fn init_streams(terminal: bool) -> std::io::Result<([OwnedFd; 3], Option<InitStr
         stderr: err_read,
     };
     Ok(([in_read, out_write, err_write], Some(ours)))
+}
+
+type ProcessStarted = Box<dyn FnOnce(&mut Uvm, Result<(), Failure>)>;
+
+/// A process between its start and its `execve`, by which its control socket closes; before that
+/// comes the reason when there is none.
+struct StartingProcess {
+    label: String,
+    control: OwnedFd,
+    deadline: Instant,
+    reason: Vec<u8>,
+    span: Span,
+    then: Option<ProcessStarted>,
+}
+
+impl Work for StartingProcess {
+    fn kind(&self) -> WorkKind {
+        WorkKind::Program
+    }
+
+    fn label(&self) -> &str {
+        &self.label
+    }
+
+    fn describe(&self) -> String {
+        self.label.clone()
+    }
+
+    fn awaited(&self) -> Awaited<'_> {
+        Awaited {
+            fd: Some((self.control.as_fd(), Interest::READ)),
+            until: Some(self.deadline),
+            ..Awaited::default()
+        }
+    }
+
+    fn wake(&mut self, _: WorkKey, wake: Wake, buffer: &mut [u8]) -> Progress {
+        let result = match wake {
+            Wake::Ready => match read(&self.control, buffer) {
+                Err(Errno::EAGAIN | Errno::EINTR) => return Progress::Wait,
+                Ok(count @ 1..) => {
+                    let left = REASON_MAX - self.reason.len();
+                    self.reason.extend_from_slice(&buffer[..count.min(left)]);
+                    return Progress::Wait;
+                }
+                Ok(0) | Err(_) if self.reason.is_empty() => Ok(()),
+                Ok(_) | Err(_) => {
+                    let reason = String::from_utf8_lossy(&self.reason);
+                    Err(Failure::unspecified(format!("{}: {reason}", self.label)))
+                }
+            },
+            Wake::Due => Err(Failure::new(
+                HResult::TIMEOUT,
+                format!(
+                    "{}: its program was not executed within {START_LIMIT:?}",
+                    self.label
+                ),
+            )),
+            _ => return Progress::Wait,
+        };
+        self.span.end("task", &self.label, |_| {});
+        let then = self.then.take();
+        Progress::Over(Box::new(move |uvm| {
+            if let Some(then) = then {
+                then(uvm, result);
+            }
+        }))
+    }
 }

@@ -207,7 +207,7 @@ impl Uvm {
                 Err(failure) => uvm.outbox.answer(ticket, Err(failure)),
             }
         };
-        self.exec_in_engine(name, process, terminal, stdio, then);
+        self.exec_in_engine(name, process, stdio, then);
     }
 
     fn exec_runs(&mut self, ticket: Ticket, id: String, pid: Pid, relay: Relay) {

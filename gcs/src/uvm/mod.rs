@@ -46,6 +46,7 @@ use crate::transport::Dialer;
 
 use children::{Children, Owner};
 use containers::Containers;
+use engine::Engine;
 use leases::Leases;
 use log_channel::LogChannel;
 use machine::Machine;
@@ -116,6 +117,7 @@ pub struct Uvm {
     leases: Leases,
     policy: Policy,
     machine: Machine,
+    engine: Engine,
 }
 
 impl Uvm {
@@ -142,6 +144,7 @@ impl Uvm {
             leases: Leases::default(),
             policy,
             machine: Machine::default(),
+            engine: Engine::default(),
         })
     }
 

@@ -10,7 +10,6 @@ use crate::bridge::outbox::Ticket;
 use crate::error::Failure;
 use crate::prot::stats::Metrics;
 use crate::prot::{MessageBase, ProcessDetails, PropertiesV2, PropertyQuery, PropertyType, UVM_ID};
-use crate::runtime;
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -45,10 +44,11 @@ impl Uvm {
             format!("reading the properties of container {id:?}"),
             LIMIT,
             move || {
+                let group = super::engine::group(&id);
                 Ok(ReadProperties {
-                    pids: list.then(|| runtime::pids(&id)).transpose()?,
+                    pids: list.then(|| group.pids()).transpose()?,
                     metrics: statistics
-                        .then(|| runtime::statistics(&id).map(Box::new))
+                        .then(|| group.statistics().map(Box::new))
                         .transpose()?,
                 })
             },

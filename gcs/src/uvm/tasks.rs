@@ -40,7 +40,7 @@ enum Told {
 
 /// What is left of a task after its end.
 pub struct Finished {
-    bytes: Vec<u8>,
+    pub bytes: Vec<u8>,
     pub fds: Vec<OwnedFd>,
     exit: ExitStatus,
 }
@@ -178,35 +178,8 @@ impl Uvm {
         );
     }
 
-    /// Starts this program again as `applet` and has it carry out `order`. `then` also gets the
-    /// descriptors that came with the report. When no report comes, a process that the helper has
-    /// named by a pidfd is killed.
-    pub fn run_helper<T, R, F>(
-        &mut self,
-        applet: &str,
-        doing: impl Into<String>,
-        limit: Duration,
-        order: &T,
-        stdio: [BorrowedFd<'_>; 3],
-        then: F,
-    ) where
-        T: Serialize,
-        R: DeserializeOwned,
-        F: FnOnce(&mut Self, Result<(R, Vec<OwnedFd>), Failure>) + 'static,
-    {
-        let started = task::helper(applet, order, stdio);
-        let then = move |uvm: &mut Self, finished: Result<Finished, Failure>| {
-            let result = finished.and_then(|f| {
-                let report =
-                    task::decode_report(&f.bytes, f.exit).inspect_err(|_| kill_named(&f.fds))?;
-                Ok((report, f.fds))
-            });
-            then(uvm, result);
-        };
-        self.supervise(doing.into(), limit, started, then, None);
-    }
-
-    fn supervise(
+    /// Watches over a child at work.
+    pub(super) fn supervise(
         &mut self,
         label: String,
         limit: Duration,
@@ -315,8 +288,8 @@ impl Task {
         // Nobody reads the channel any more, and an orphan of the child could hold it open for
         // ever.
         if let Some(channel) = self.channel.take() {
-            // This is the last chance to learn of a process that the helper has made. After the
-            // channel is closed, the helper cannot name another one and stops.
+            // This is the last chance to learn of a process that the engine has made. After the
+            // channel is closed, the engine cannot name another one and stops.
             while matches!(self.received.read(&channel, buffer), Ok(Channel::Open(1..))) {}
             kill_named(&self.received.fds);
         }

@@ -6,9 +6,11 @@
 
 mod cases;
 mod execs;
+mod mounts;
 mod restrictions;
 mod rig;
 mod seccomp;
+mod settings;
 mod sys;
 
 use std::process::{Command, ExitCode};
@@ -56,6 +58,22 @@ const CASES: &[Case] = cases![
     seccomp::a_filter_changes_nothing_else,
     seccomp::the_filter_is_the_last_step_before_the_program,
     seccomp::a_profile_like_that_of_engines_works,
+    mounts::propagation_is_that_of_the_options,
+    mounts::options_are_those_of_the_specification,
+    mounts::a_tmpfs_has_the_mode_of_what_it_covers,
+    mounts::mount_points_are_made_where_links_lead,
+    mounts::a_read_only_path_keeps_the_other_flags,
+    mounts::a_device_directory_may_be_read_only,
+    mounts::nothing_is_mounted_into_procfs,
+    mounts::a_refused_option_is_named,
+    settings::the_environment_is_that_of_runc,
+    settings::a_session_and_a_keyring_are_its_own,
+    settings::settings_of_the_scheduler_are_applied,
+    settings::clocks_may_be_set_off,
+    settings::limits_that_are_not_set_hold_nothing,
+    settings::hooks_run_before_the_root_is_entered,
+    settings::large_input_is_carried_out_or_refused,
+    settings::a_failure_leaves_no_descriptor_and_no_process,
 ];
 
 fn main() -> ExitCode {

@@ -105,15 +105,12 @@ impl Rig {
         let text = fs::read(bundle.join("config.json")).unwrap();
         let spec: Value = serde_json::from_slice(&text).unwrap();
         let plan = Plan::of(&spec, bundle, id).map_err(Failure::unspecified)?;
-        for warning in &plan.warnings {
-            println!("    {warning}");
-        }
         let state =
             json!({"id": id, "bundle": bundle, "status": "creating", "ociVersion": "1.2.0"});
         let (control, theirs) = pair(SockType::Stream);
         let bare = self.bare.borrow();
         let also: Vec<_> = bare.iter().map(AsFd::as_fd).collect();
-        let task = Task::start(Some(theirs.as_fd()), &also, |ends| {
+        let task = Task::start(theirs.as_fd(), &also, |ends| {
             engine::create(&plan, bare.as_ref(), &Programs::default(), &state, ends)
         });
         drop((theirs, bare));
@@ -128,11 +125,14 @@ impl Rig {
             ))
         });
         let (told, streams) = made.inspect_err(|_| engine::group(&group).destroy().unwrap())?;
+        for warning in &told.warnings {
+            println!("    {warning}");
+        }
         if let Some(bare) = told.bare {
             self.bare.replace(Some(Bare::from(bare)));
         }
         let record = Record {
-            container: Container::of(plan),
+            container: told.container.unwrap(),
             process: told.process.unwrap(),
             control,
             started: false,
@@ -155,13 +155,18 @@ impl Rig {
             .get(id)
             .ok_or_else(|| Failure::new(HResult::SYSTEM_NOT_FOUND, "there is no such container"))?;
         let process = Process::parse(&process).map_err(Failure::unspecified)?;
-        let also = [record.process.as_fd()];
-        Ok(Running(Task::start(None, &also, |ends| {
+        let also: Vec<_> = record
+            .container
+            .descriptors()
+            .chain([record.process.as_fd()])
+            .collect();
+        let (control, theirs) = pair(SockType::Stream);
+        let task = Task::start(theirs.as_fd(), &also, |ends| {
             engine::exec(&process, &record.container, &record.process, ends)
-        })))
+        });
+        Ok(Running(task, control))
     }
 
-    /// As PID 1: one byte, and then the end of the socket or the reason.
     pub fn start(&self, id: &str) -> Result<(), Failure> {
         let mut containers = self.containers.borrow_mut();
         let missing = || Failure::new(HResult::SYSTEM_NOT_FOUND, "there is no such container");
@@ -172,14 +177,7 @@ impl Rig {
                 "it was started before",
             ));
         }
-        let mut control = File::from(record.control.try_clone().unwrap());
-        control.write_all(b"s").unwrap();
-        let mut why = String::new();
-        control.read_to_string(&mut why).unwrap();
-        match why.is_empty() {
-            true => Ok(()),
-            false => Err(Failure::unspecified(why)),
-        }
+        start(&record.control)
     }
 
     fn path(&self, id: &str) -> PathBuf {
@@ -195,11 +193,11 @@ impl Rig {
     }
 
     pub fn constrain(&self, id: &str, resources: &Value) -> Result<(), Failure> {
-        engine::constrain(&self.path(id), resources)
+        engine::group(&self.path(id)).constrain(resources)
     }
 
     pub fn statistics(&self, id: &str) -> Result<Metrics, Failure> {
-        engine::statistics(&self.path(id))
+        engine::group(&self.path(id)).statistics()
     }
 
     /// Ends what is left of it and forgets it.
@@ -235,8 +233,23 @@ impl Rig {
             "cgroup of {id} is left"
         );
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let dir = self.dir.path().to_str().unwrap();
-        assert!(!mounts.contains(dir), "mounts are left: {mounts}");
+        let dir = self.dir.path().join("c");
+        assert!(
+            !mounts.contains(dir.to_str().unwrap()),
+            "mounts are left: {mounts}"
+        );
+    }
+}
+
+/// As PID 1: one byte, and then the end of the socket or the reason.
+fn start(control: &OwnedFd) -> Result<(), Failure> {
+    let mut control = File::from(control.try_clone().unwrap());
+    control.write_all(b"s").unwrap();
+    let mut why = String::new();
+    control.read_to_string(&mut why).unwrap();
+    match why.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::unspecified(why)),
     }
 }
 
@@ -253,7 +266,7 @@ struct Task {
 
 impl Task {
     fn start(
-        control: Option<BorrowedFd<'_>>,
+        control: BorrowedFd<'_>,
         also: &[BorrowedFd<'_>],
         job: impl FnOnce(Ends<'_>) -> Result<(), Failure>,
     ) -> Self {
@@ -267,7 +280,7 @@ impl Task {
             channel: theirs.as_fd(),
             control,
         };
-        let keep = stdio.into_iter().chain([theirs.as_fd()]).chain(control);
+        let keep = stdio.into_iter().chain([theirs.as_fd(), control]);
         let keep: Vec<_> = keep.chain(also.iter().copied()).collect();
         let pid = fork_child(&keep, || {
             job(ends).map_or_else(
@@ -303,7 +316,9 @@ impl Task {
         let told = Told::read(&text, fds)?;
         match told.failure {
             Some(failure) => {
-                if let Some(pid) = told.pid {
+                // As PID 1: what was named dies.
+                if let Some((pid, process)) = told.pid.zip(told.process) {
+                    gcs::sys::pidfd::signal(process, libc::SIGKILL).ok();
                     reap(pid);
                 }
                 Err(failure)
@@ -314,11 +329,13 @@ impl Task {
 }
 
 /// A further process being made.
-pub struct Running(Task);
+pub struct Running(Task, OwnedFd);
 
 impl Running {
     pub fn wait(self) -> Result<Made, Failure> {
         let (told, streams) = self.0.wait()?;
+        assert!(told.ready);
+        start(&self.1)?;
         Ok(Made {
             pid: told.pid.unwrap(),
             streams,

@@ -21,8 +21,8 @@ use nix::sys::stat::{umask, Mode};
 use nix::unistd::{chroot, fchdir, sethostname, setsid, write};
 
 use super::bare::Covers;
+use super::cgroup::Entrance;
 use super::fault::{failed, Step};
-use super::group::Entrance;
 use super::hooks::{self, Pause};
 use super::make::{Ends, Source};
 use super::plan::{Capabilities, Plan, Process, Sysctl, READ_ONLY};
@@ -57,35 +57,22 @@ pub struct Init<'a> {
 impl Init<'_> {
     /// Sets the container up, reports, waits for the start and executes.
     pub fn run(self) -> ! {
-        let (filter, ends) = (self.plan.seccomp.as_ref(), self.ends);
-        let program = told(ends, || self.prepare());
-        ends.wait();
-        let why = program.execute(filter);
-        ends.tell_not_executed(&why);
-        clone::exit_now(NOT_EXECUTED)
-    }
-
-    fn prepare(self) -> Result<Program, Failure> {
         let (plan, ends) = (self.plan, self.ends);
-        let (root, terminal) = self.set_up()?;
-        process::limit(&plan.process, plan.personality)?;
-        let identity = Identity {
-            capabilities: plan.process.capabilities.unwrap_or_default(),
-            is_filtered: plan.seccomp.is_some(),
-        };
-        let program = identity.prepare(root, &plan.process, &ends, terminal.as_ref())?;
-        let master = terminal.as_ref().map(|terminal| terminal.master.as_fd());
-        // It may wait for hours: what is open here would stay open.
-        let kept: Vec<_> = ends.kept().into_iter().chain(master).collect();
-        sys_process::close_all_but(&kept);
-        report::ready(ends.channel, master)?;
-        // The number of the slave is closed already.
-        if let Some(Terminal { master, slave }) = terminal {
-            drop(master);
-            std::mem::forget(slave);
-        }
-        fds::close_copy(ends.channel.as_raw_fd());
-        Ok(program)
+        execute(ends, plan.seccomp.as_ref(), || {
+            let (root, terminal) = self.set_up()?;
+            process::limit(&plan.process, plan.personality)?;
+            let capabilities = plan.process.capabilities.unwrap_or_default();
+            let filtered = plan.seccomp.is_some();
+            let program = become_process(
+                root,
+                &plan.process,
+                &capabilities,
+                filtered,
+                &ends,
+                terminal.as_ref(),
+            )?;
+            Ok((program, terminal))
+        })
     }
 
     /// Everything of the container but its program.
@@ -142,76 +129,104 @@ pub struct Exec<'a> {
 }
 
 impl Exec<'_> {
+    /// Sets the process up, reports, waits for the start and executes.
     pub fn run(self) -> ! {
-        let (filter, ends) = (self.filter, self.ends);
-        let program = told(ends, || self.prepare());
-        let why = program.execute(filter);
-        report::failed(ends.channel, &why);
-        clone::exit_now(NOT_EXECUTED)
-    }
-
-    fn prepare(self) -> Result<Program, Failure> {
-        self.entrance.join()?;
-        umask(Mode::empty());
-        setsid().step(|| "make a session")?;
-        own_keyring()?;
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let root = nix::fcntl::open("/", flags, Mode::empty());
-        let root = Root::new(root.step(|| "open the root of the container")?);
-        let terminal = match self.process.terminal {
-            true => Some(Terminal::open(&root, self.process)?),
-            false => None,
-        };
-        process::limit(self.process, None)?;
-        let identity = Identity {
-            capabilities: self.capabilities,
-            is_filtered: self.filter.is_some(),
-        };
-        let program = identity.prepare(root, self.process, &self.ends, terminal.as_ref())?;
-        if let Some(terminal) = terminal {
-            report::ready(self.ends.channel, Some(terminal.master.as_fd()))?;
-        }
-        Ok(program)
-    }
-}
-
-/// What a process may do from now on.
-struct Identity {
-    capabilities: Capabilities,
-    is_filtered: bool,
-}
-
-impl Identity {
-    /// From a process that may do all to one that only has to execute its program.
-    fn prepare(
-        self,
-        root: Root,
-        process: &Process,
-        ends: &Ends<'_>,
-        terminal: Option<&Terminal>,
-    ) -> Result<Program, Failure> {
-        let mut env = process.env.clone();
-        if !process.has_home {
-            let home = format!("HOME={}", process::home(&root, process.user.uid));
-            env.extend(CString::new(home));
-        }
-        match terminal {
-            Some(terminal) => console::place([terminal.slave.as_fd(); 3], true)?,
-            None => {
-                console::give(&ends.stdio, process.user.uid)?;
-                console::place(ends.stdio, false)?;
-            }
-        }
-        // As runc: by the rights of root, or else by those of the user.
-        let gone = process::go(&root, &process.cwd);
-        process::become_user(process, &self.capabilities, self.is_filtered)?;
-        gone.or_else(|_| process::go(&root, &process.cwd))?;
-        Ok(Program {
-            path: process::program(process)?,
-            args: process.args.clone(),
-            env,
+        let ends = self.ends;
+        execute(ends, self.filter, || {
+            self.entrance.join()?;
+            umask(Mode::empty());
+            setsid().step(|| "make a session")?;
+            own_keyring()?;
+            let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+            let root = nix::fcntl::open("/", flags, Mode::empty());
+            let root = Root::new(root.step(|| "open the root of the container")?);
+            let terminal = match self.process.terminal {
+                true => Some(Terminal::open(&root, self.process)?),
+                false => None,
+            };
+            process::limit(self.process, None)?;
+            let filtered = self.filter.is_some();
+            let program = become_process(
+                root,
+                self.process,
+                &self.capabilities,
+                filtered,
+                &ends,
+                terminal.as_ref(),
+            )?;
+            Ok((program, terminal))
         })
     }
+}
+
+/// From a process that may do all to one that only has to execute its program.
+fn become_process(
+    root: Root,
+    process: &Process,
+    capabilities: &Capabilities,
+    is_filtered: bool,
+    ends: &Ends<'_>,
+    terminal: Option<&Terminal>,
+) -> Result<Program, Failure> {
+    let mut env = process.env.clone();
+    if !process.has_home {
+        let home = format!("HOME={}", process::home(&root, process.user.uid));
+        env.extend(CString::new(home));
+    }
+    match terminal {
+        Some(terminal) => console::place([terminal.slave.as_fd(); 3], true)?,
+        None => {
+            console::give(&ends.stdio, process.user.uid)?;
+            console::place(ends.stdio, false)?;
+        }
+    }
+    // As runc: by the rights of root, or else by those of the user.
+    let gone = process::go(&root, &process.cwd);
+    process::become_user(process, capabilities, is_filtered)?;
+    gone.or_else(|_| process::go(&root, &process.cwd))?;
+    Ok(Program {
+        path: process::program(process)?,
+        args: process.args.clone(),
+        env,
+    })
+}
+
+/// Prepares a process by `prepare`, reports, waits for the start and executes. A process whose
+/// makers did not come to name it to PID 1 is never started: the other end of its socket closes.
+fn execute(
+    ends: Ends<'_>,
+    filter: Option<&Filter>,
+    prepare: impl FnOnce() -> Result<(Program, Option<Terminal>), Failure>,
+) -> ! {
+    let ready = || {
+        let (program, terminal) = prepare()?;
+        let master = terminal.as_ref().map(|terminal| terminal.master.as_fd());
+        // It may wait for hours: what is open here would stay open.
+        let kept: Vec<_> = [ends.channel, ends.control]
+            .into_iter()
+            .chain(master)
+            .collect();
+        sys_process::close_all_but(&kept);
+        report::ready(ends.channel, master)?;
+        if let Some(Terminal { master, slave }) = terminal {
+            drop(master);
+            // Its number is closed already.
+            std::mem::forget(slave);
+        }
+        fds::close_copy(ends.channel.as_raw_fd());
+        Ok(program)
+    };
+    let result = catch_unwind(AssertUnwindSafe(ready))
+        .unwrap_or_else(|_| Err(Failure::unspecified("the container engine panicked")));
+    match result {
+        Err(failure) => report::failed(ends.channel, &failure),
+        Ok(program) => {
+            ends.wait();
+            let why = program.execute(filter);
+            ends.tell_not_executed(&why);
+        }
+    }
+    clone::exit_now(NOT_EXECUTED)
 }
 
 /// All that `execve(2)` takes.
@@ -233,19 +248,6 @@ impl Program {
             format_args!("execute {}", self.path.to_string_lossy()),
             execution.begin(),
         )
-    }
-}
-
-/// The result of `body`; a failure is told, and is the end of this process.
-fn told<T>(ends: Ends<'_>, body: impl FnOnce() -> Result<T, Failure>) -> T {
-    let result = catch_unwind(AssertUnwindSafe(body))
-        .unwrap_or_else(|_| Err(Failure::unspecified("the container engine panicked")));
-    match result {
-        Ok(value) => value,
-        Err(failure) => {
-            report::failed(ends.channel, &failure);
-            clone::exit_now(NOT_EXECUTED)
-        }
     }
 }
 

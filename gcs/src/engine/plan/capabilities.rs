@@ -1,5 +1,7 @@
 //! `process.capabilities`: names to masks.
 
+use serde::{Deserialize, Serialize};
+
 use crate::engine::json::At;
 
 /// By number (capabilities(7)).
@@ -57,7 +59,7 @@ pub fn names() -> &'static [&'static str] {
 }
 
 /// The five sets, bit by number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Capabilities {
     pub bounding: u64,
     pub effective: u64,

@@ -6,6 +6,7 @@ use crate::bridge::codec::Reply;
 use crate::bridge::outbox::Ticket;
 use crate::error::Failure;
 use crate::prot::settings::ContainerConstraints;
+use crate::uvm::engine::group;
 use crate::uvm::Uvm;
 
 /// The kernel writes pages back before it lowers a memory limit.
@@ -30,7 +31,11 @@ impl Uvm {
         self.run(
             doing,
             LIMIT,
-            move || crate::runtime::constrain(&id, &resources).map_err(|f| f.during(label)),
+            move || {
+                group(&id)
+                    .constrain(&resources)
+                    .map_err(|f| f.during(label))
+            },
             move |uvm, done: Result<(), Failure>| {
                 uvm.outbox.answer(ticket, done.map(|()| Reply::Done));
             },

@@ -210,7 +210,7 @@ fn take_apart(
         format!("taking container {id:?} apart"),
         mounts.mapped,
         move |mapped| {
-            let purged = crate::runtime::purge(&name);
+            let purged = crate::uvm::engine::group(&name).destroy();
             let unmapped = storage::unmap(mapped);
             unmapped.and(storage::detach(&mounts.attached)).and(purged)
         },

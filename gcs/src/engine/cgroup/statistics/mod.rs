@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
-use super::cgroup::Group;
+use super::Group;
 use crate::error::Failure;
 use crate::prot::stats::{BlkioEntry, Metrics, RdmaEntry};
 
@@ -28,7 +28,7 @@ const UNLIMITED: u64 = 0x7fff_ffff_ffff_f000;
 ///
 /// # Errors
 /// `FAIL` when the container has no cgroup in any hierarchy.
-pub(crate) fn collect(group: &Group) -> Result<Metrics, Failure> {
+pub(super) fn collect(group: &Group) -> Result<Metrics, Failure> {
     if !group.exists() {
         return Err(Failure::unspecified(
             "read the statistics: the container has no control group; it may have been deleted",

@@ -7,13 +7,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use super::devices;
-use super::fault::Step;
-use super::plan;
+use super::Group;
+use crate::engine::fault::Step;
+use crate::engine::{devices, plan};
 use crate::error::Failure;
 use crate::prot::HResult;
-use crate::runtime::cgroup;
-use crate::runtime::constraints;
 use crate::sys::bpf;
 
 /// A group, open for processes to be put in.
@@ -29,11 +27,11 @@ pub enum Entrance {
 impl Entrance {
     /// Opens the group of a container that there is.
     pub fn open(mount: &Path, path: &Path) -> Result<Self, Failure> {
-        if cgroup::is_v2(mount) {
+        if super::is_v2(mount) {
             return Self::v2(&mount.join(path));
         }
         let mut all = Vec::new();
-        for names in cgroup::hierarchies(mount) {
+        for names in super::hierarchies(mount) {
             let directory = mount.join(&names).join(path);
             let procs = directory.join("cgroup.procs");
             let file = File::options()
@@ -88,21 +86,21 @@ pub fn make(
     group: &plan::Group,
     loaded: &devices::Programs,
 ) -> Result<Entrance, Failure> {
-    let v2 = cgroup::is_v2(mount);
+    let v2 = super::is_v2(mount);
     if v2 {
         make_unified(mount, &group.path)?;
     } else {
-        for names in cgroup::hierarchies(mount) {
+        for names in super::hierarchies(mount) {
             make_hierarchy(&mount.join(names), &group.path)?;
         }
     }
-    let opened = cgroup::Group::open(mount, &group.path);
+    let opened = Group::open(mount, &group.path);
     if group
         .resources
         .as_object()
         .is_some_and(|members| !members.is_empty())
     {
-        constraints::apply(&opened, &group.resources)?;
+        opened.constrain(&group.resources)?;
     }
     let entrance = Entrance::open(mount, &group.path)?;
     restrict_devices(&entrance, &group.devices, loaded)?;

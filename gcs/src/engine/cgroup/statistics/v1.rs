@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 
 use super::{names, number, page_sizes, rdma, table, text, Devices, Read};
+use crate::engine::cgroup::Group;
 use crate::prot::stats::{
     Blkio, BlkioEntry, Cpu, CpuThrottling, CpuUsage, Hugetlb, Memory, MemoryEntry,
     MemoryOomControl, Metrics, Pids, Rdma,
 };
-use crate::runtime::cgroup::Group;
 
 /// Nanoseconds of a tick of `cpuacct.stat` (USER_HZ is 100 everywhere).
 const TICK: u64 = 10_000_000;

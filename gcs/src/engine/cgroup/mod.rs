@@ -2,14 +2,23 @@
 //!
 //! Killing goes by membership, not by process tree: a double fork cannot hide from it.
 
+mod entrance;
+mod limits;
+mod statistics;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use crate::error::Failure;
+use crate::prot::stats::Metrics;
 use crate::sys::pidfd;
+
+pub use entrance::{make, Entrance};
 
 /// How long killed processes may take to be gone; longer means a task stuck in the kernel.
 const GONE: Duration = Duration::from_secs(10);
@@ -77,6 +86,17 @@ impl Group {
     /// The directory of v2; `None` in v1.
     pub fn unified(&self) -> Option<&Path> {
         self.dirs.first().filter(|_| self.v2).map(PathBuf::as_path)
+    }
+
+    /// Changes the limits that `resources` (OCI `linux.resources`) names, leaves the others and
+    /// the device rules. Blocks while the kernel reclaims memory.
+    pub fn constrain(&self, resources: &Value) -> Result<(), Failure> {
+        limits::apply(self, resources)
+    }
+
+    /// What it counts (protocol 4.9.1).
+    pub fn statistics(&self) -> Result<Metrics, Failure> {
+        statistics::collect(self)
     }
 
     /// Every process in it or in a group below it.

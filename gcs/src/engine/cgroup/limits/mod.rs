@@ -18,13 +18,13 @@ use oci_spec::runtime::LinuxResources;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::cgroup::Group;
+use super::Group;
 use crate::error::Failure;
 use crate::prot::HResult;
 use plan::{plan, Write};
 
 /// Blocks while the kernel reclaims memory: run it in a task.
-pub(crate) fn apply(group: &Group, document: &Value) -> Result<(), Failure> {
+pub(super) fn apply(group: &Group, document: &Value) -> Result<(), Failure> {
     let resources = parse(document)?;
     let path = |controller: &str, file: &str| Some(group.controller(controller)?.join(file));
     let now = |controller: &str, file: &str| fs::read_to_string(path(controller, file)?).ok();
