@@ -159,8 +159,6 @@ mod tests {
     }
 
     #[test]
-use serde::Serialize;
-use serde_json::Value;
     fn absurd_ids_are_cut() {
         let base = MessageBase {
             container_id: "é".repeat(1000),

@@ -68,10 +68,16 @@ impl Children {
         owner
     }
 
+    /// The exit of a reported pid, if that has come already.
+    pub fn take_unclaimed(&mut self, pid: Pid) -> Option<ExitStatus> {
+        let at = self.unclaimed.iter().position(|(p, _)| *p == pid)?;
+        self.unclaimed.remove(at).map(|(_, status)| status)
+    }
+
     /// Makes `process` the owner of a reported pid; its exit, if that has come already.
     pub fn claim(&mut self, pid: Pid, process: ProcessKey) -> Option<ExitStatus> {
-        if let Some(at) = self.unclaimed.iter().position(|(p, _)| *p == pid) {
-            return self.unclaimed.remove(at).map(|(_, status)| status);
+        if let Some(status) = self.take_unclaimed(pid) {
+            return Some(status);
         }
         // A signal reaches a process until it is reaped. The exit of a process that no signal
         // reaches will never come, and a wrong status is better than a wait without end.

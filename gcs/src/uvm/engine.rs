@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::libc::SIGKILL;
 use nix::sys::socket::{send, socketpair, AddressFamily, MsgFlags, SockFlag, SockType};
 use nix::unistd::{read, Pid};
 use serde_json::{json, Value};
@@ -23,6 +24,7 @@ use crate::log::Span;
 use crate::prot::HResult;
 use crate::reactor::Interest;
 use crate::stdio::{input_pipe, output_pipe};
+use crate::sys::process::{self, ExitStatus};
 
 /// Under it, all that has to be opened for a container may take its time.
 const ENGINE_LIMIT: Duration = Duration::from_secs(120);
@@ -54,6 +56,15 @@ pub struct Engined {
 pub struct WaitingInit {
     pub pid: Pid,
     pub streams: InitStreams,
+}
+
+/// A further process that has executed its program.
+pub struct Execed {
+    pub pid: Pid,
+    /// The one that the engine made for it.
+    pub terminal: Option<OwnedFd>,
+    /// Set when it ended before its start was noticed.
+    pub exit: Option<ExitStatus>,
 }
 
 /// The control group of the container `id`.
@@ -145,7 +156,7 @@ impl Uvm {
         id: String,
         process: Value,
         stdio: [BorrowedFd<'_>; 3],
-        then: impl FnOnce(&mut Self, Result<(Pid, Option<OwnedFd>), Failure>) + 'static,
+        then: impl FnOnce(&mut Self, Result<Execed, Failure>) + 'static,
     ) {
         let doing = format!("running a process in container {id:?}");
         let container = self
@@ -186,9 +197,20 @@ impl Uvm {
                 });
                 // It is known now, so it may run.
                 match made {
-                    Ok(made) => uvm.start(label, control, |uvm, started| {
-                        then(uvm, started.map(|()| made));
-                    }),
+                    Ok((pid, terminal)) => {
+                        let child = StartingChild {
+                            pid,
+                            exit: uvm.children.take_unclaimed(pid),
+                        };
+                        uvm.start(label, control, Some(child), move |uvm, started| {
+                            let exit = started.map(|exit| Execed {
+                                pid,
+                                terminal,
+                                exit,
+                            });
+                            then(uvm, exit);
+                        });
+                    }
                     Err(failure) => then(uvm, Err(failure)),
                 }
             },
@@ -209,15 +231,21 @@ impl Uvm {
             let text = format!("{label}: it was started before, or its init is gone");
             return then(self, Err(Failure::new(HResult::INVALID_STATE, text)));
         };
-        self.start(label, control, then);
+        // The init has an owner since its creation, so its exit goes there.
+        self.start(label, control, None, |uvm, started| {
+            then(uvm, started.map(drop));
+        });
     }
 
     /// Writes the byte that a process waits for, and goes on once it has executed its program.
+    /// A `child` without an owner is owned until then, because it may run and end before that is
+    /// noticed; `then` gets its exit.
     fn start(
         &mut self,
         label: String,
         control: OwnedFd,
-        then: impl FnOnce(&mut Self, Result<(), Failure>) + 'static,
+        child: Option<StartingChild>,
+        then: impl FnOnce(&mut Self, Result<Option<ExitStatus>, Failure>) + 'static,
     ) {
         let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
         if let Err(errno) = send(control.as_raw_fd(), b"s", flags) {
@@ -227,6 +255,7 @@ impl Uvm {
         self.begin(StartingProcess {
             label,
             control,
+            child,
             deadline: Instant::now() + START_LIMIT,
             reason: Vec::new(),
             span: Span::begin(),
@@ -348,13 +377,20 @@ fn init_streams(terminal: bool) -> std::io::Result<([OwnedFd; 3], Option<InitStr
     Ok(([in_read, out_write, err_write], Some(ours)))
 }
 
-type ProcessStarted = Box<dyn FnOnce(&mut Uvm, Result<(), Failure>)>;
+type ProcessStarted = Box<dyn FnOnce(&mut Uvm, Result<Option<ExitStatus>, Failure>)>;
+
+/// A process that nobody owns except its start.
+struct StartingChild {
+    pid: Pid,
+    exit: Option<ExitStatus>,
+}
 
 /// A process between its start and its `execve`, by which its control socket closes; before that
 /// comes the reason when there is none.
 struct StartingProcess {
     label: String,
     control: OwnedFd,
+    child: Option<StartingChild>,
     deadline: Instant,
     reason: Vec<u8>,
     span: Span,
@@ -378,6 +414,11 @@ impl Work for StartingProcess {
         Awaited {
             fd: Some((self.control.as_fd(), Interest::READ)),
             until: Some(self.deadline),
+            child: self
+                .child
+                .as_ref()
+                .filter(|child| child.exit.is_none())
+                .map(|child| child.pid),
             ..Awaited::default()
         }
     }
@@ -391,20 +432,30 @@ impl Work for StartingProcess {
                     self.reason.extend_from_slice(&buffer[..count.min(left)]);
                     return Progress::Wait;
                 }
-                Ok(0) | Err(_) if self.reason.is_empty() => Ok(()),
+                Ok(0) | Err(_) if self.reason.is_empty() => {
+                    Ok(self.child.as_ref().and_then(|child| child.exit))
+                }
                 Ok(_) | Err(_) => {
                     let reason = String::from_utf8_lossy(&self.reason);
                     Err(Failure::unspecified(format!("{}: {reason}", self.label)))
                 }
             },
-            Wake::Due => Err(Failure::new(
-                HResult::TIMEOUT,
-                format!(
-                    "{}: its program was not executed within {START_LIMIT:?}",
-                    self.label
-                ),
-            )),
-            _ => return Progress::Wait,
+            Wake::Due => {
+                // Nobody would own it afterwards. An init is killed by its container.
+                if let Some(StartingChild { pid, exit: None }) = self.child {
+                    process::kill(pid, SIGKILL).ok();
+                }
+                let label = &self.label;
+                let text = format!("{label}: its program was not executed within {START_LIMIT:?}");
+                Err(Failure::new(HResult::TIMEOUT, text))
+            }
+            Wake::Exited(status) => {
+                if let Some(child) = &mut self.child {
+                    child.exit = Some(status);
+                }
+                return Progress::Wait;
+            }
+            Wake::Begun | Wake::Device | Wake::Absent => return Progress::Wait,
         };
         self.span.end("task", &self.label, |_| {});
         let then = self.then.take();

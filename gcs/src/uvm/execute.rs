@@ -7,6 +7,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::containers::{ContainerState, InitStreams};
+use super::engine::Execed;
 use super::processes::{ProcessKey, Role};
 use super::programs::{Command, Started};
 use super::streams::{null_streams, Connections, Ports};
@@ -20,6 +21,7 @@ use crate::prot::{
     ProcessParameters, UVM_ID,
 };
 use crate::stdio::Relay;
+use crate::sys::process::ExitStatus;
 
 const PREPARE_LIMIT: Duration = Duration::from_secs(120);
 
@@ -200,21 +202,33 @@ impl Uvm {
         };
         let stdio = theirs.each_ref().map(AsFd::as_fd);
         let name = id.clone();
-        let then = |uvm: &mut Self, made: Result<(Pid, Option<OwnedFd>), Failure>| {
-            let made = made.and_then(|(pid, terminal)| Ok((pid, streams.relay(terminal)?)));
+        let then = |uvm: &mut Self, execed: Result<Execed, Failure>| {
+            let made = execed.and_then(
+                |Execed {
+                     pid,
+                     terminal,
+                     exit,
+                 }| { Ok((pid, exit, streams.relay(terminal)?)) },
+            );
             match made {
-                Ok((pid, relay)) => uvm.exec_runs(ticket, id, pid, relay),
+                Ok((pid, exit, relay)) => uvm.exec_runs(ticket, id, (pid, exit), relay),
                 Err(failure) => uvm.outbox.answer(ticket, Err(failure)),
             }
         };
         self.exec_in_engine(name, process, stdio, then);
     }
 
-    fn exec_runs(&mut self, ticket: Ticket, id: String, pid: Pid, relay: Relay) {
+    fn exec_runs(
+        &mut self,
+        ticket: Ticket,
+        id: String,
+        (pid, exit): (Pid, Option<ExitStatus>),
+        relay: Relay,
+    ) {
         let process_id = pid.as_raw().unsigned_abs();
         self.outbox
             .answer(ticket, Ok(Reply::Executed { process_id }));
-        let key = self.adopt(Role::Exec(id.clone()), pid, relay, None);
+        let key = self.adopt(Role::Exec(id.clone()), pid, relay, exit);
         let container = self.containers.get(&id);
         if container.is_none_or(|c| c.has_exited()) {
             // It joined the container after the end of init had killed the rest, and may have
