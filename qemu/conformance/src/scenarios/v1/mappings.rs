@@ -37,11 +37,12 @@ fn modify(vm: &Guest, kind: &str, request: &str, settings: &Value, code: u32) ->
     asked.is(code)
 }
 
-/// What the host has asked to mount, one line each: path, type, `ro` or `rw`.
+/// What the host has asked to mount, one line each: path, `ro` or `rw`. The type of a
+/// layer is a matter of who made its image.
 fn mounts(vm: &Guest, busybox: &str) -> Checked<String> {
     let script = format!(
         "{busybox} grep -e ' {PLACE}' -e ' /run/gcs/c/' -e ' {TOOLS} ' /proc/mounts | \
-         {busybox} sed 's/^[^ ]* \\([^ ]* [^ ]* r[ow]\\).*/\\1/' | {busybox} sort; \
+         {busybox} sed 's/^[^ ]* \\([^ ]*\\) [^ ]* \\(r[ow]\\).*/\\1 \\2/' | {busybox} sort; \
          {busybox} ls {PLACE} /run/gcs/c"
     );
     shell(vm, busybox, &script)
@@ -65,9 +66,9 @@ pub fn exit(lab: &mut Lab) -> Checked {
     let share = created(&vm, &document(scratch, data, bare))?;
     let busybox = format!("{TOOLS}/bin/busybox");
     let before = format!(
-        "/run/gcs/c/0/0 ext4 ro\n/run/gcs/c/0/1 ext4 ro\n/run/gcs/c/0/rootfs overlay rw\n\
-         /run/gcs/c/0/scratch ext4 rw\n{PLACE}/data ext4 rw\n{PLACE}/share 9p rw\n\
-         {TOOLS} ext4 ro\n/run/gcs/c:\n0\n\n{PLACE}:\ndata\nshare\n"
+        "/run/gcs/c/0/0 ro\n/run/gcs/c/0/1 ro\n/run/gcs/c/0/rootfs rw\n\
+         /run/gcs/c/0/scratch rw\n{PLACE}/data rw\n{PLACE}/share rw\n\
+         {TOOLS} ro\n/run/gcs/c:\n0\n\n{PLACE}:\ndata\nshare\n"
     );
     same("mounts", &before, &mounts(&vm, &busybox)?)?;
     let content = format!("cat {PLACE}/share/{NAME} {PLACE}/data/who");
@@ -171,7 +172,7 @@ fn changes(vm: &Guest, bare: u8, later: u8, before: &String) -> Checked {
     modify(vm, "MappedDirectory", "Add", &added, 0)?;
     contains(
         "mounts",
-        &format!("{PLACE}/more 9p rw"),
+        &format!("{PLACE}/more rw"),
         &mounts(vm, &busybox)?,
     )?;
     let content = inside(vm, &format!("cat {PLACE}/more/{NAME}"))?;
