@@ -1,5 +1,7 @@
 //! Device programs in the kernel: loaded once, attached to a control group, and then obeyed.
 
+#![allow(clippy::disallowed_methods)] // A test may wait for its children.
+
 use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};

@@ -3,6 +3,8 @@
 //! A filter stays for the life of a process, so each is tried in a process of its own: this
 //! test binary again, with the profile in its environment.
 
+#![allow(clippy::disallowed_methods)] // A test may wait for its children.
+
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::os::unix::process::ExitStatusExt;

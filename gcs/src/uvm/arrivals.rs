@@ -94,6 +94,9 @@ impl<T> Outcome<T> {
     }
 }
 
+/// Looks for the device and uses it; none when it is not there.
+type Look<T> = dyn Fn(&Journal) -> Result<Option<T>, Failure>;
+
 struct Arrival<T> {
     /// What the device is needed for.
     label: String,
@@ -103,7 +106,7 @@ struct Arrival<T> {
     /// None when it has come.
     deadline: Option<Instant>,
     state: ArrivalState,
-    job: Rc<dyn Fn(&Journal) -> Result<Option<T>, Failure>>,
+    job: Rc<Look<T>>,
     outcome: Rc<Outcome<T>>,
 }
 

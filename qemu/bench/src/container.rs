@@ -4,14 +4,15 @@ use std::path::Path;
 
 use serde_json::{json, Value};
 
-use super::guest::{succeeds, LIMIT};
+use super::floor::{succeeds, LIMIT};
 use super::meter::Meter;
 use super::peer;
+use super::spec::{spec, PROGRAM, ROOT};
 use super::{stream, BenchError, Figure, Plan, Unit};
 use uvm::container::{root, Container, Rootfs};
 use uvm::Uvm;
 use uvm_host::MappedVirtualDisk;
-use uvm_images::{Cache, ImageConfig, Platform};
+use uvm_images::{Cache, Platform};
 
 const CONTAINER: &str = "container, Create to exit reported";
 const CREATE: &str = "  of it: create";
@@ -24,10 +25,6 @@ pub const NAMES: [&str; 6] = [CONTAINER, CREATE, RUN, WHOLE, EXEC, STDOUT];
 pub const AGAINST: &str = "the default spec by bare system calls";
 pub const AGAINST_EXEC: &str = "setns, limits, capabilities and exec by bare system calls";
 
-/// The floor program in the container's root.
-pub const PROGRAM: &str = "/bin/floor";
-/// The same root for the floor and the peer.
-pub const ROOT: &str = "/run/bench/root";
 const FLOOR_ROUNDS: u32 = 10;
 const EXECS_PER_ROUND: u32 = 10;
 
@@ -119,16 +116,6 @@ pub fn execs(
     init.signal(nix::libc::SIGKILL)?;
     vm.wait_notification(container.id(), LIMIT)?;
     Ok((floor, ours))
-}
-
-/// What a host sends for the floor program with these words; the root is at `root`.
-pub fn spec(root: &str, args: &[&str]) -> Value {
-    let args = [PROGRAM].iter().chain(args).map(|arg| (*arg).to_owned());
-    let process = uvm_images::Process {
-        args: Some(args.collect()),
-        ..uvm_images::Process::default()
-    };
-    uvm_images::standalone(&ImageConfig::default(), &process, root)
 }
 
 /// Create to the reported exit of one that exits at once: what each part takes.

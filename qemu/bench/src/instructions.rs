@@ -5,9 +5,10 @@ use std::path::Path;
 
 use serde_json::{json, Value};
 
-use super::container::{self, Bench, ROOT};
+use super::container::{self, Bench};
 use super::guest;
 use super::meter::{Counter, Meter};
+use super::spec::{spec, ROOT};
 use super::storage::{self, DISKS};
 use super::{BenchError, Figure, Plan, Unit};
 use uvm::container::{root, Container, Rootfs};
@@ -248,7 +249,7 @@ impl Loud<'_> {
     fn mounted(&self, id: &str, word: &str) -> Result<(Container, Value), BenchError> {
         let rootfs = Rootfs::of_directories(&[ROOT], &format!("{SCRATCH}/{id}"));
         let container = Container::mount(self.vm.host(), id, rootfs)?;
-        Ok((container, container::spec(&root(id), &[word])))
+        Ok((container, spec(&root(id), &[word])))
     }
 
     fn cycle(
@@ -281,7 +282,8 @@ impl Loud<'_> {
         figure.samples.extend(added);
         for (container, init) in others {
             init.signal(nix::libc::SIGKILL)?;
-            self.vm.wait_notification(container.id(), guest::LIMIT)?;
+            self.vm
+                .wait_notification(container.id(), super::floor::LIMIT)?;
             container.release()?;
         }
         Ok(())

@@ -12,6 +12,7 @@
 mod boot;
 mod container;
 mod figure;
+mod floor;
 mod guest;
 mod initrd;
 mod instructions;
@@ -19,6 +20,7 @@ mod meter;
 mod peer;
 pub mod report;
 mod share;
+mod spec;
 mod storage;
 mod stream;
 

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::guest::{floor, floor_rounds};
+use super::floor::{floor, floor_rounds};
 use super::BenchError;
 use uvm::Uvm;
 

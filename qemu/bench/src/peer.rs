@@ -6,7 +6,7 @@ use std::process::Command;
 use image::tree::{Kind, Node, Tree};
 use serde_json::{json, Value};
 
-use super::container::{spec, ROOT};
+use super::spec::{spec, ROOT};
 use uvm_vm::choice;
 
 /// The bundles in the initrd: one container that exits, one that stays.

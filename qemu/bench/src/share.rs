@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::guest::floor_nanoseconds;
+use super::floor::floor_nanoseconds;
 use super::{stream, BenchError, Figure, Plan, Unit};
 use uvm::plan9::{Server, NAME};
 use uvm::Uvm;

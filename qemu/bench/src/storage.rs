@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::guest::{each, floor_rounds, LIMIT};
+use super::floor::{each, floor_rounds, LIMIT};
 use super::initrd::FLOOR;
 use super::meter::Meter;
 use super::{BenchError, Figure, Plan, Unit};

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use super::guest::LIMIT;
+use super::floor::LIMIT;
 use super::initrd::FLOOR;
 use super::{BenchError, Figure, Unit};
 use uvm::Uvm;

@@ -2,7 +2,7 @@
 //! before anything runs in it.
 
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Write};
+use std::io::{ErrorKind, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -231,6 +231,5 @@ fn new(directory: &Path) -> Result<(), Failure> {
         },
         made => made,
     };
-    made.map_err(io::Error::from)
-        .step(|| format!("make the control group {}", directory.display()))
+    made.step(|| format!("make the control group {}", directory.display()))
 }

@@ -60,12 +60,13 @@ impl Terminal {
 
 /// Character device 5:2 of a devpts.
 fn is_multiplexer(fd: &OwnedFd) -> bool {
-    const DEVPTS: i64 = 0x1cd1;
+    // The type of the member differs between C libraries.
+    const DEVPTS: i128 = 0x1cd1;
     let is_device = fstat(fd).is_ok_and(|found| {
         found.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFCHR.bits()
             && (major(found.st_rdev), minor(found.st_rdev)) == (5, 2)
     });
-    is_device && fstatfs(fd).is_ok_and(|fs| fs.filesystem_type().0 as i64 == DEVPTS)
+    is_device && fstatfs(fd).is_ok_and(|fs| i128::from(fs.filesystem_type().0) == DEVPTS)
 }
 
 /// Gives what is not the user's own to it, so that the process can open it again by
