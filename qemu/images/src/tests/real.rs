@@ -141,8 +141,8 @@ fn layers_of_every_kind_are_what_umoci_unpacks() {
     image.compare();
 }
 
-/// Of this machine: thousands of small files, programs, links, owners.
-const DEBIAN: &str = "etc usr/sbin var/lib/dpkg";
+/// Of this machine: small files, programs, links, owners.
+const DEBIAN: &str = "etc usr/sbin";
 
 #[test]
 fn a_layer_of_this_debian_is_what_umoci_unpacks() {
@@ -152,7 +152,7 @@ fn a_layer_of_this_debian_is_what_umoci_unpacks() {
     let bench = Bench::new();
     let image = Builder::new(&bench);
     // With the directories on the way, whose times umoci makes up otherwise.
-    let way = "--no-recursion . usr var var/lib --recursion";
+    let way = "--no-recursion . usr --recursion";
     // 1: something changed meanwhile, which makes no difference to the archive.
     let pack = format!(
         "tar --format=pax --xattrs --numeric-owner -C / -cf - {way} {DEBIAN}; test $? -le 1"
@@ -161,7 +161,7 @@ fn a_layer_of_this_debian_is_what_umoci_unpacks() {
     let upper = Tar::default()
         .file("usr/sbin/added", b"added")
         .file("etc/.wh.passwd", b"")
-        .file("var/lib/dpkg/info/.wh..wh..opq", b"")
+        .file("etc/alternatives/.wh..wh..opq", b"")
         .hard_link("usr/sbin/hard", "etc/hostname");
     image.layer(&upper.end());
     image.compare();
