@@ -164,16 +164,16 @@ impl Shell {
     /// The exit status of the command, whose output goes to the file `said`.
     fn run(&mut self, line: &str, said: &Path) -> Result<i32, String> {
         let quoted = shlex::try_quote(line).map_err(|e| e.to_string())?;
-        let said = said.display();
+        let to = said.display();
         writeln!(
             self.stdin,
-            "eval {quoted} >{said} 2>&1 </dev/null 3>&-; echo $? >&3"
+            "eval {quoted} >{to} 2>&1 </dev/null 3>&-; echo $? >&3"
         )
         .unwrap();
-        let status = self
-            .ended
-            .recv_timeout(LIMIT)
-            .map_err(|_| format!("$ {line}\ndoes not end"))?;
+        let status = self.ended.recv_timeout(LIMIT).map_err(|_| {
+            let text = std::fs::read_to_string(said).unwrap_or_default();
+            format!("$ {line}\ndoes not end within {LIMIT:?} and has printed\n{text}")
+        })?;
         status
             .parse()
             .map_err(|_| format!("$ {line}\nended the shell's talk with {status:?}"))
