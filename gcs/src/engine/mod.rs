@@ -32,7 +32,8 @@
 //!   CAP_SYS_PTRACE, finds an executable that PID 1 runs, so that it cannot be written to, and no
 //!   descriptor of the VM. A container with a pid namespace of its own never sees the task.
 //!
-//! [SPEC.md](SPEC.md) goes through the specification sentence by sentence.
+//! [SPEC.md](SPEC.md) goes through the specification sentence by sentence, [ESCAPES.md](ESCAPES.md)
+//! through the published holes of other runtimes.
 mod bare;
 pub mod cgroup;
 pub mod devices;
@@ -77,7 +78,8 @@ pub struct Container {
 }
 
 impl Container {
-    fn of(plan: &Plan) -> Result<Self, Failure> {
+    /// What later processes need of the plan that the container was made by.
+    pub fn of(plan: &Plan) -> Result<Self, Failure> {
         let filter = plan.seccomp.as_ref().map(seccomp::Program::keep);
         Ok(Self {
             group: plan.group.path.clone(),

@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods, clippy::zombie_processes)] // a test may block, and `rig::reap` is its reaper
 
 mod cases;
+mod escapes;
 mod execs;
 mod mounts;
 mod restrictions;
@@ -74,6 +75,16 @@ const CASES: &[Case] = cases![
     settings::hooks_run_before_the_root_is_entered,
     settings::large_input_is_carried_out_or_refused,
     settings::a_failure_leaves_no_descriptor_and_no_process,
+    escapes::links_of_an_image_lead_to_its_own_root,
+    escapes::an_exchange_while_mounts_are_made_changes_nothing_outside,
+    escapes::procfs_is_where_it_has_to_be_or_there_is_no_container,
+    escapes::masks_are_not_made_of_what_an_image_has,
+    escapes::a_console_is_never_bound_where_a_link_says,
+    escapes::settings_are_written_to_procfs_or_not_at_all,
+    escapes::a_working_directory_is_in_the_root,
+    escapes::a_process_that_joins_cannot_be_looked_into,
+    escapes::no_capability_is_inherited_that_was_not_given,
+    escapes::control_groups_cannot_be_written,
 ];
 
 fn main() -> ExitCode {
