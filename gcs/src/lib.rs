@@ -2,7 +2,7 @@
 //! as a library that builds and tests on any Linux.
 //!
 //! ```text
-//! bytes → bridge::frame → bridge::codec → Request → host (state) → Reply | pending ticket
+//! bytes → bridge::frame → bridge::codec → Request → uvm (state) → Reply | pending ticket
 //!                                                     │  child, timer or stream fires the ticket
 //! bytes ← bridge::outbox ←────────────────────────────┘
 //! ```
