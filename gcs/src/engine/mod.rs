@@ -20,9 +20,9 @@
 //!
 //! What a new process has of PID 1 until it executes:
 //!
-//! * Memory: a copy of PID 1's pages, which both share until one of them writes. An init that
-//!   waits is forked twice from PID 1 and has some 0.6 MB of its own then, mostly page tables and
-//!   what it has read of its specification; a helper executed for the purpose would have more.
+//! * Memory: a copy of PID 1's pages, which both share until one of them writes, and what the
+//!   task has read of its specification. How much of it an init pins while it waits has not been
+//!   measured yet against a program that is executed only to wait.
 //! * Descriptors: those of its streams, the channel until it has reported, and the socket it
 //!   waits at. The task has closed all others before it began; an init closes what it opened
 //!   itself by `close_range` before it reports, since it may wait for hours.

@@ -202,10 +202,9 @@ impl Rig {
 
     /// Ends what is left of it and forgets it.
     pub fn delete(&self, id: &str) -> Result<(), Failure> {
-        // An init that waits ends by itself when its control socket closes, so it is killed first.
-        let destroyed = engine::group(&self.path(id)).destroy();
+        let done = engine::group(&self.path(id)).destroy();
         self.containers.borrow_mut().remove(id);
-        destroyed
+        done
     }
 
     /// Create, start, read to the end, wait, delete: (stdout, stderr, exit code).
