@@ -275,7 +275,10 @@ fn a_pci_function_is_waited_for_and_its_nodes_are_in_the_container() {
     let guid = format!("12345678-0000-{bus:04x}-8a51-55a1b2c3d4e5");
     let mut waiting = send(vm.host(), "VPCIDevice", json!({"VMBusGUID": guid}));
     until("it is waited for", || {
-        is_doing(vm, "waiting for the PCI device")
+        // Among the devices that are waited for, not the tasks.
+        vm.dump_stacks()
+            .unwrap()
+            .contains("waiting for the PCI device")
     });
     assert!(!waiting.is_ready());
     let top = tempfile::tempdir().unwrap();
