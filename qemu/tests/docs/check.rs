@@ -46,7 +46,7 @@ fn make(root: &Path, args: &[&str]) -> Result<(), String> {
     Err(String::from_utf8_lossy(&done.stderr).trim().to_owned())
 }
 
-/// `cargo test -p PACKAGE --test FILE [NAME]`.
+/// `cargo build -p PACKAGE` and `cargo test -p PACKAGE --test FILE [NAME]`.
 fn cargo(root: &Path, args: &[&str]) -> Result<(), String> {
     let args: Vec<&str> = args
         .iter()
@@ -58,6 +58,9 @@ fn cargo(root: &Path, args: &[&str]) -> Result<(), String> {
         args.get(at + 1).copied()
     };
     let package = value("-p").ok_or("no package is named")?;
+    if args.first() == Some(&"build") {
+        return is_package(root, package);
+    }
     let folder = package.strip_prefix("uvm-").unwrap_or(package);
     let tests = ["", "qemu/"].map(|above| root.join(format!("{above}{folder}/tests")));
     let tests = tests
@@ -87,6 +90,15 @@ fn cargo(root: &Path, args: &[&str]) -> Result<(), String> {
         return Ok(());
     }
     Err(format!("{package} has no test {name} in {test}"))
+}
+
+fn is_package(root: &Path, package: &str) -> Result<(), String> {
+    let lock = std::fs::read_to_string(root.join("Cargo.lock")).map_err(|e| e.to_string())?;
+    let entry = format!("[[package]]\nname = \"{package}\"\n");
+    if lock.contains(&entry) {
+        return Ok(());
+    }
+    Err(format!("there is no package {package}"))
 }
 
 /// The subcommand and its options, as its own help tells them.

@@ -12,9 +12,11 @@ use crate::page::Command;
 const LIMIT: Duration = Duration::from_secs(300);
 
 /// Before the commands. Make runs the recipe of the target it is asked for and nothing before it:
-/// what the tests work on is built, and another test may be using it.
+/// what the tests work on is built, and another test may be using it. It is nobody's sub-make, as
+/// for a reader: below `make test` it would say `make[1]`.
 const PRELUDE: &str = r#"
 exec 3>&1
+unset MAKELEVEL MAKEFLAGS MFLAGS MAKEOVERRIDES
 make() { command make -C "$TOP" --no-print-directory -o build -o kernel "$@"; }
 "#;
 
