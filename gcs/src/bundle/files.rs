@@ -12,7 +12,7 @@ const SEARCH_MAX: usize = 6;
 
 /// The DNS settings of one adapter, as the host sends them: comma-separated lists.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Adapter {
+pub struct AdapterDns {
     pub dns_suffix: String,
     pub dns_servers: String,
 }
@@ -25,7 +25,7 @@ pub(super) fn destination(name: &str) -> String {
 pub(super) fn contents(
     spec: &Object,
     uvm: &str,
-    adapters: &[Adapter],
+    adapters: &[AdapterDns],
 ) -> Result<[(&'static str, String); 3], Failure> {
     let given = text(spec, "hostname")?;
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"_-.".contains(&b);
@@ -64,7 +64,7 @@ pub fn hosts(name: &str) -> String {
 }
 
 /// `/etc/resolv.conf` from the adapters in the order added (5.8).
-pub fn resolv_conf(adapters: &[Adapter]) -> Result<String, Failure> {
+pub fn resolv_conf(adapters: &[AdapterDns]) -> Result<String, Failure> {
     let search = merge(adapters.iter().map(|a| a.dns_suffix.as_str()));
     let servers = merge(adapters.iter().map(|a| a.dns_servers.as_str()));
     if search.len() > SEARCH_MAX {
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn resolv_conf_merges_in_order_without_duplicates() {
-        let adapter = |suffix: &str, servers: &str| Adapter {
+        let adapter = |suffix: &str, servers: &str| AdapterDns {
             dns_suffix: suffix.into(),
             dns_servers: servers.into(),
         };

@@ -16,7 +16,7 @@ pub fn sandbox_id(spec: &Value) -> Option<&str> {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Kind {
+pub enum ContainerKind {
     Standalone,
     /// A pod's first container; its id is the pod's.
     Sandbox,
@@ -25,7 +25,7 @@ pub enum Kind {
     },
 }
 
-impl Kind {
+impl ContainerKind {
     pub(super) fn of(spec: &Object) -> Result<Self, Failure> {
         match annotation(spec, TYPE)? {
             None => Ok(Self::Standalone),
@@ -57,13 +57,13 @@ mod tests {
 
     #[test]
     fn the_annotation_decides_the_kind() {
-        let workload = Kind::Workload {
+        let workload = ContainerKind::Workload {
             sandbox: "pod".into(),
         };
         for (annotations, kind) in [
-            (json!({}), Some(Kind::Standalone)),
-            (json!(null), Some(Kind::Standalone)),
-            (json!({TYPE: "sandbox"}), Some(Kind::Sandbox)),
+            (json!({}), Some(ContainerKind::Standalone)),
+            (json!(null), Some(ContainerKind::Standalone)),
+            (json!({TYPE: "sandbox"}), Some(ContainerKind::Sandbox)),
             (
                 json!({TYPE: "container", SANDBOX_ID: "pod"}),
                 Some(workload),
@@ -77,7 +77,7 @@ mod tests {
             (json!([]), None),
         ] {
             let spec = json!({"annotations": annotations});
-            let got = Kind::of(spec.as_object().unwrap());
+            let got = ContainerKind::of(spec.as_object().unwrap());
             assert_eq!(got.ok(), kind, "{spec}");
         }
     }

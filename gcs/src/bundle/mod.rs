@@ -39,9 +39,9 @@ use crate::storage::{clean, tree, Roots};
 use document::{flag, object, required, text, top, Object};
 
 pub use document::{network_namespace, owns_pid_namespace};
-pub use files::{hosts, resolv_conf, Adapter};
+pub use files::{hosts, resolv_conf, AdapterDns};
 pub use id::check_id;
-pub use kind::{sandbox_id, Kind};
+pub use kind::{sandbox_id, ContainerKind};
 pub use made::Made;
 pub use security::Security;
 pub use user::{exec_process, exec_user};
@@ -59,7 +59,7 @@ pub struct Context {
     pub hostname: String,
     /// The adapters of the container's network namespace, in the order added, or why a sandbox
     /// cannot have them.
-    pub adapters: Result<Vec<Adapter>, Failure>,
+    pub adapters: Result<Vec<AdapterDns>, Failure>,
     pub security: Security,
     pub roots: Roots,
     /// How long all assigned devices together may take to appear.
@@ -175,7 +175,7 @@ impl Outline {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Prepared {
     pub outline: Outline,
-    pub kind: Kind,
+    pub kind: ContainerKind,
     /// Whether its init gets a terminal.
     pub terminal: bool,
     /// Whether the kernel ends the whole container with its init (5.11).
@@ -227,7 +227,7 @@ pub fn prepare(
     check_id(id)?;
     context.check_removable("the bundle path", bundle)?;
     let document = top(&mut spec)?;
-    let kind = Kind::of(document)?;
+    let kind = ContainerKind::of(document)?;
     let root = required(document, "root")?;
     let mut job = Job {
         id,
@@ -267,7 +267,11 @@ pub fn prepare(
 
 /// The steps that all kinds share, around those of each kind. Returns `process.terminal` and
 /// whether the container has a pid namespace of its own.
-fn rewrite(spec: &mut Object, kind: &Kind, job: &mut Job<'_>) -> Result<(bool, bool), Failure> {
+fn rewrite(
+    spec: &mut Object,
+    kind: &ContainerKind,
+    job: &mut Job<'_>,
+) -> Result<(bool, bool), Failure> {
     // Everything that can be wrong with the document is checked before the first file is written.
     let process = required(spec, "process")?;
     let terminal = flag(process, "terminal")?;
@@ -281,9 +285,9 @@ fn rewrite(spec: &mut Object, kind: &Kind, job: &mut Job<'_>) -> Result<(bool, b
     );
     let owns_pid_namespace = owns_pid_namespace(linux);
     match kind {
-        Kind::Standalone => standalone::rewrite(spec, job)?,
-        Kind::Sandbox => sandbox::rewrite(spec, job)?,
-        Kind::Workload { sandbox } => {
+        ContainerKind::Standalone => standalone::rewrite(spec, job)?,
+        ContainerKind::Sandbox => sandbox::rewrite(spec, job)?,
+        ContainerKind::Workload { sandbox } => {
             let pod = job.context.sandbox.clone();
             let pod = pod.unwrap_or_else(|| job.context.bundle(sandbox));
             workload::rewrite(spec, &pod, job)?;

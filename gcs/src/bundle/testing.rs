@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{json, Value};
 
-use super::{prepare, Adapter, Context, Prepared};
+use super::{prepare, AdapterDns, Context, Prepared};
 use crate::error::Failure;
 use crate::storage::Roots;
 
@@ -32,7 +32,7 @@ impl TestBundle {
             containers: top.join("c"),
             pods: top.join("pods"),
             hostname: "uvm".into(),
-            adapters: Ok(vec![Adapter {
+            adapters: Ok(vec![AdapterDns {
                 dns_suffix: "d".into(),
                 dns_servers: "1.1.1.1".into(),
             }]),
@@ -46,7 +46,7 @@ impl TestBundle {
         Self { dir, context }
     }
 
-    pub fn adapters(&mut self) -> &mut Vec<Adapter> {
+    pub fn adapters(&mut self) -> &mut Vec<AdapterDns> {
         self.context.adapters.as_mut().unwrap()
     }
 

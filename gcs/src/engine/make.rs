@@ -19,7 +19,7 @@ use super::cgroup::Entrance;
 use super::enter;
 use super::fault::{failed, Step};
 use super::hooks::Pause;
-use super::plan::{Kind, Namespaces, Plan, Process, TIME};
+use super::plan::{MountKind, Namespaces, Plan, Process, TIME};
 use super::{seccomp, Container};
 use crate::error::Failure;
 use crate::sys::clone::{self, Side};
@@ -146,7 +146,7 @@ pub fn exec(
 ) -> Result<Made, Failure> {
     identity::undumpable().step(|| "hide from debuggers")?;
     oom_score(process.oom_score.unwrap_or(container.oom_score))?;
-    let filter = container.filter.as_ref().map(seccomp::Program::read);
+    let filter = container.filter.as_ref().map(seccomp::Filter::read);
     let filter = filter.transpose().step(|| "read the seccomp program")?;
     let all = CloneFlags::from_bits_retain(container.namespaces);
     match clone::join(init, all) {
@@ -195,11 +195,11 @@ fn tree(path: &CStr, recursive: bool) -> nix::Result<OwnedFd> {
 
 fn sources(plan: &Plan, entrance: &Entrance) -> Result<Vec<Source>, Failure> {
     let sources = plan.mounts.iter().map(|mount| match &mount.kind {
-        Kind::FileSystem { .. } | Kind::Again => Ok(Source::None),
-        Kind::Bind { source, recursive } => tree(source, *recursive)
+        MountKind::FileSystem { .. } | MountKind::Again => Ok(Source::None),
+        MountKind::Bind { source, recursive } => tree(source, *recursive)
             .map(|tree| Source::Tree(tree, *recursive))
             .step(|| format!("{}.source: open {source:?}", mount.member)),
-        Kind::Groups => groups(entrance)
+        MountKind::Groups => groups(entrance)
             .map_err(|failure| failure.during(format_args!("{}: open its source", mount.member))),
     });
     sources.collect()

@@ -72,7 +72,7 @@ pub struct Container {
     namespaces: i32,
     capabilities: Capabilities,
     oom_score: i32,
-    /// The compiled seccomp profile, as [`seccomp::Program::keep`] gives it.
+    /// The compiled seccomp profile, as [`seccomp::Filter::keep`] gives it.
     #[serde(skip)]
     filter: Option<OwnedFd>,
 }
@@ -80,7 +80,7 @@ pub struct Container {
 impl Container {
     /// What later processes need of the plan that the container was made by.
     pub fn of(plan: &Plan) -> Result<Self, Failure> {
-        let filter = plan.seccomp.as_ref().map(seccomp::Program::keep);
+        let filter = plan.seccomp.as_ref().map(seccomp::Filter::keep);
         Ok(Self {
             group: plan.group.path.clone(),
             namespaces: plan.namespaces.all().bits(),

@@ -69,7 +69,7 @@ pub struct Adapter {
     /// Bytes to take off the MTU.
     pub encap_overhead: u16,
     #[serde(skip)]
-    pub dns: bundle::Adapter,
+    pub dns: bundle::AdapterDns,
 }
 
 impl Adapter {
@@ -105,7 +105,7 @@ impl Adapter {
             routes,
             low_metric,
             encap_overhead: sent.encap_overhead,
-            dns: bundle::Adapter {
+            dns: bundle::AdapterDns {
                 dns_suffix: sent.dns_suffix.clone(),
                 dns_servers: sent.dns_server_list.clone(),
             },

@@ -8,7 +8,7 @@ use nix::mount::MsFlags;
 
 use super::kernel::{Kernel, Linux, Mount};
 use super::path::mount_point;
-use super::{Journal, Record, Source, Undo};
+use super::{Journal, MountRecord, Source, Undo};
 use crate::error::Failure;
 
 /// Bytes of a 9P message (protocol section 7.3). The kernel line may name another size. Messages
@@ -88,7 +88,7 @@ pub fn add(
     directory: &Directory,
     connection: BorrowedFd<'_>,
     journal: &Journal,
-) -> Result<Record, Failure> {
+) -> Result<MountRecord, Failure> {
     add_with(&Linux, directory, connection, journal)
 }
 
@@ -97,7 +97,7 @@ fn add_with(
     directory: &Directory,
     connection: BorrowedFd<'_>,
     journal: &Journal,
-) -> Result<Record, Failure> {
+) -> Result<MountRecord, Failure> {
     let path = &directory.mount_path;
     let size = message_size(&std::fs::read_to_string("/proc/cmdline").unwrap_or_default());
     Undo::run(kernel, journal, |undo| {
@@ -119,7 +119,7 @@ fn add_with(
                 directory.share, directory.port
             ))
         })?;
-        Ok(Record {
+        Ok(MountRecord {
             source: Source::Directory,
             mount_path: Some(path.clone()),
             device: None,

@@ -12,7 +12,7 @@ use super::formatter::Formatter;
 use super::kernel::{Kernel, Linux, Mount};
 use super::path::mount_point;
 use super::scsi::ExpectedDisk;
-use super::{crypt, mounts, verity, Journal, Record, Roots, Undo};
+use super::{crypt, mounts, verity, Journal, MountRecord, Roots, Undo};
 use crate::error::Failure;
 use crate::machine::uevent::{self, EventSource};
 
@@ -77,7 +77,7 @@ pub fn add(
     expected: &ExpectedDisk,
     disk: &Disk,
     journal: &Journal,
-) -> Result<Option<Record>, Failure> {
+) -> Result<Option<MountRecord>, Failure> {
     let subscribe = uevent::Socket::subscribe;
     let deadline = Instant::now() + ARRIVAL;
     add_with(&Linux, journal, expected, subscribe, disk, deadline)
@@ -91,7 +91,7 @@ pub(super) fn add_with<S: EventSource>(
     subscribe: impl Fn() -> io::Result<S>,
     disk: &Disk,
     deadline: Instant,
-) -> Result<Option<Record>, Failure> {
+) -> Result<Option<MountRecord>, Failure> {
     let done = mount_disk(kernel, journal, expected, subscribe, disk, deadline);
     done.map_err(|failure| failure.during(format_args!("adding {}", disk.source())))
 }
@@ -103,12 +103,12 @@ fn mount_disk<S: EventSource>(
     subscribe: impl Fn() -> io::Result<S>,
     disk: &Disk,
     deadline: Instant,
-) -> Result<Option<Record>, Failure> {
+) -> Result<Option<MountRecord>, Failure> {
     let Some(device) = expected.look()? else {
         return Ok(None);
     };
     let roots = &expected.roots;
-    let mut record = Record {
+    let mut record = MountRecord {
         source: disk.source(),
         mount_path: mount_point(&disk.mount_path)?,
         device: Some(device.clone()),

@@ -28,7 +28,7 @@ fn formatted(tree: &Tree) -> Disk {
     }
 }
 
-fn add_now(kernel: &dyn Kernel, tree: &Tree, disk: &Disk) -> Result<Record, Failure> {
+fn add_now(kernel: &dyn Kernel, tree: &Tree, disk: &Disk) -> Result<MountRecord, Failure> {
     let no_events = || Ok(Script::default());
     let Some(expected) = expected(&tree.roots, disk)? else {
         panic!("{disk:?} is not looked for");

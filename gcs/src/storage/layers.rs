@@ -8,7 +8,7 @@ use nix::mount::MsFlags;
 
 use super::kernel::{Kernel, Linux, Mount};
 use super::overlay::{Overlay, Upper};
-use super::{clean, Journal, Record, Source, Undo};
+use super::{clean, Journal, MountRecord, Source, Undo};
 use crate::error::Failure;
 
 /// A root to be mounted. It is checked when the request is read.
@@ -60,7 +60,7 @@ fn absolute(what: &str, path: &Path) -> Result<PathBuf, Failure> {
 
 /// Mounts the layers, writable with a scratch path (P-261) and otherwise read-only. After a failure
 /// only what was there before is left (P-263).
-pub fn add(layers: &CombinedLayers, journal: &Journal) -> Result<Record, Failure> {
+pub fn add(layers: &CombinedLayers, journal: &Journal) -> Result<MountRecord, Failure> {
     add_with(&Linux, journal, layers)
 }
 
@@ -68,7 +68,7 @@ pub(super) fn add_with(
     kernel: &dyn Kernel,
     journal: &Journal,
     layers: &CombinedLayers,
-) -> Result<Record, Failure> {
+) -> Result<MountRecord, Failure> {
     for layer in &layers.layers {
         // This is checked first, because the mount's error would not name the layer.
         let missing = match fs::metadata(layer) {
@@ -109,7 +109,7 @@ pub(super) fn add_with(
                 "overlay"
             }
         };
-        Ok(Record {
+        Ok(MountRecord {
             source: Source::Layers,
             mount_path: Some(layers.root.clone()),
             device: None,

@@ -18,7 +18,7 @@ fn with_layers(name: &str, body: impl FnOnce(&Tree, [PathBuf; 2]) + Send) {
     });
 }
 
-fn add_now(combined: &CombinedLayers) -> Result<Record, Failure> {
+fn add_now(combined: &CombinedLayers) -> Result<MountRecord, Failure> {
     add(combined, &Journal::none())
 }
 

@@ -44,7 +44,7 @@ pub use layers::CombinedLayers;
 pub use mounts::{remove, remove_mappings};
 pub use path::clean;
 pub use pmem::Pmem;
-pub use record::{Record, Source};
+pub use record::{MountRecord, Source};
 pub use table::MountTable;
 use undo::Undo;
 pub use undo::{make_directory, replay};

@@ -11,7 +11,7 @@ use super::arrival::{self, ARRIVAL};
 use super::kernel::{Kernel, Linux, Mount};
 use super::mapper::{self, DmTarget, ReadOnly};
 use super::path::mount_point;
-use super::{filesystem, verity, Journal, Record, Roots, Undo};
+use super::{filesystem, verity, Journal, MountRecord, Roots, Undo};
 use crate::error::Failure;
 use crate::machine::uevent::{Device, Matcher, Uevent};
 
@@ -119,7 +119,7 @@ pub fn add(
     expected: &ExpectedPmem,
     pmem: &Pmem,
     journal: &Journal,
-) -> Result<Option<Record>, Failure> {
+) -> Result<Option<MountRecord>, Failure> {
     add_with(&Linux, journal, expected, pmem, Instant::now() + ARRIVAL)
 }
 
@@ -130,7 +130,7 @@ pub(super) fn add_with(
     expected: &ExpectedPmem,
     pmem: &Pmem,
     deadline: Instant,
-) -> Result<Option<Record>, Failure> {
+) -> Result<Option<MountRecord>, Failure> {
     let added = CheckedPmem::new(pmem).and_then(|checked| match expected.look()? {
         Some(device) => {
             mount(kernel, journal, expected, pmem, checked, &device, deadline).map(Some)
@@ -170,7 +170,7 @@ fn mount(
     CheckedPmem { target, linear }: CheckedPmem,
     device: &Path,
     deadline: Instant,
-) -> Result<Record, Failure> {
+) -> Result<MountRecord, Failure> {
     let roots = &expected.roots;
     Undo::run(kernel, journal, |undo| {
         let mut mappings = Vec::new();
@@ -212,7 +212,7 @@ fn mount(
                 "cannot mount {source:?} on {target:?} as {kind}: {error}"
             )));
         }
-        Ok(Record {
+        Ok(MountRecord {
             source: pmem.source(),
             mount_path: Some(target.clone()),
             device: Some(device.to_owned()),

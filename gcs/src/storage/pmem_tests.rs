@@ -31,7 +31,7 @@ fn with_layer(name: &str, body: impl FnOnce(&Tree, Pmem) + Send) {
     });
 }
 
-fn add_now(kernel: &dyn Kernel, tree: &Tree, pmem: &Pmem) -> Result<Record, Failure> {
+fn add_now(kernel: &dyn Kernel, tree: &Tree, pmem: &Pmem) -> Result<MountRecord, Failure> {
     let expected = ExpectedPmem::new(&tree.roots, pmem.device);
     let added = add_with(kernel, &Journal::none(), &expected, pmem, Instant::now())?;
     added.ok_or_else(|| expected.missing(Duration::ZERO).expect("it is not there"))

@@ -49,7 +49,7 @@ impl fmt::Display for Source {
 /// What an Add has mounted. It is all that Remove needs, so the device may be gone by then (P-252,
 /// P-253).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
+pub struct MountRecord {
     pub source: Source,
     /// Cleaned; none when the host named no path.
     pub mount_path: Option<PathBuf>,

@@ -8,14 +8,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::path::mount_point;
-use super::record::{Record, Source};
+use super::record::{MountRecord, Source};
 use crate::error::Failure;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum MountState {
     Adding,
-    Mounted(Record),
-    Removing(Record),
+    Mounted(MountRecord),
+    Removing(MountRecord),
 }
 
 #[derive(Debug, Default)]
@@ -48,7 +48,7 @@ impl MountTable {
     }
 
     /// After an Add: keeps its record, or frees the path when the Add has failed.
-    pub fn end_add(&mut self, mount_path: &str, added: Option<Record>) {
+    pub fn end_add(&mut self, mount_path: &str, added: Option<MountRecord>) {
         let Ok(Some(path)) = mount_point(mount_path) else {
             return;
         };
@@ -67,7 +67,7 @@ impl MountTable {
         &mut self,
         mount_path: &str,
         named: Source,
-    ) -> Result<Option<Record>, Failure> {
+    ) -> Result<Option<MountRecord>, Failure> {
         let Some(path) = mount_point(mount_path)? else {
             return Ok(None);
         };
@@ -136,7 +136,7 @@ impl MountTable {
     }
 
     /// What is mounted at the path, in whatever form it is written.
-    pub fn get(&self, mount_path: &Path) -> Option<&Record> {
+    pub fn get(&self, mount_path: &Path) -> Option<&MountRecord> {
         match self.0.get(&super::clean(mount_path).ok()?)? {
             MountState::Mounted(record) | MountState::Removing(record) => Some(record),
             MountState::Adding => None,
@@ -158,8 +158,8 @@ mod tests {
         }
     }
 
-    fn record(lun: u8, read_only: bool) -> Record {
-        Record {
+    fn record(lun: u8, read_only: bool) -> MountRecord {
+        MountRecord {
             mount_path: Some(M0.into()),
             device: Some("/dev/sda".into()),
             filesystem: "ext4".into(),
@@ -209,7 +209,7 @@ mod tests {
         for (path, mappings) in [("/c/a/m0", vec!["dm-a".to_owned()]), ("/c/ab", vec![])] {
             table.begin_add(path).unwrap();
             let record = record(1, true);
-            table.end_add(path, Some(Record { mappings, ..record }));
+            table.end_add(path, Some(MountRecord { mappings, ..record }));
         }
         table.begin_add("/c/a/m1").unwrap();
         let inside = |path: &Path| path.starts_with("/c/a");

@@ -66,7 +66,7 @@ fn spoil_and_remove(
     tree: &Tree,
     kind: &str,
     path: &str,
-    attach: &dyn Fn(&dyn Kernel, &Journal) -> Result<super::super::Record, Failure>,
+    attach: &dyn Fn(&dyn Kernel, &Journal) -> Result<super::super::MountRecord, Failure>,
 ) -> usize {
     let before = tree.snapshot();
     let record = std::cell::RefCell::new(None);

@@ -12,7 +12,7 @@ use super::processes::Role;
 use super::{namespaces, Uvm};
 use crate::bridge::codec::Reply;
 use crate::bridge::outbox::Ticket;
-use crate::bundle::{self, Context, Kind, Prepared, Security};
+use crate::bundle::{self, ContainerKind, Context, Prepared, Security};
 use crate::error::Failure;
 use crate::prot::{HResult, MessageBase, SchemaVersion, VmHostedContainerSettingsV2};
 use crate::stdio::Relay;
@@ -66,8 +66,10 @@ impl Uvm {
             prepared.owns_pid_namespace,
         );
         let bound = match prepared.kind {
-            Kind::Workload { .. } => Ok(()),
-            Kind::Sandbox | Kind::Standalone => self.namespaces.bind(namespace, &id),
+            ContainerKind::Workload { .. } => Ok(()),
+            ContainerKind::Sandbox | ContainerKind::Standalone => {
+                self.namespaces.bind(namespace, &id)
+            }
         };
         if let Err(failure) = bound {
             return self.create_failed(ticket, id, failure);

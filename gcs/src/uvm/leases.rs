@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::pending::WorkKey;
 use super::Uvm;
 use crate::error::Failure;
-use crate::net::lease::tenancy::{tend, Act, Tenancy};
+use crate::net::lease::tenancy::{tend, LeaseAct, Tenancy};
 
 /// Longer than the exchanges of one attempt may take.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -88,7 +88,7 @@ impl Uvm {
         }
     }
 
-    fn lease_try(&mut self, key: LeaseKey, at: Instant, act: Act) -> WorkKey {
+    fn lease_try(&mut self, key: LeaseKey, at: Instant, act: LeaseAct) -> WorkKey {
         let label = format!("{act:?} for a lent address");
         self.at(at, label, move |uvm| uvm.lease_due(key, act))
     }
@@ -110,14 +110,14 @@ impl Uvm {
             if let Some(timer) = timer {
                 self.cancel(timer);
             }
-            let timer = self.lease_try(key, Instant::now(), Act::Renew);
+            let timer = self.lease_try(key, Instant::now(), LeaseAct::Renew);
             if let Some(kept) = self.leases.kept.get_mut(&key) {
                 kept.timer = Some(timer);
             }
         }
     }
 
-    fn lease_due(&mut self, key: LeaseKey, act: Act) {
+    fn lease_due(&mut self, key: LeaseKey, act: LeaseAct) {
         let Some(kept) = self.leases.kept.remove(&key) else {
             return;
         };

@@ -89,7 +89,7 @@ impl Namespaces {
 
     /// The DNS settings of the adapters, in the order in which they were added. Empty for an
     /// unknown id.
-    pub fn adapters(&self, id: &str) -> Vec<bundle::Adapter> {
+    pub fn adapters(&self, id: &str) -> Vec<bundle::AdapterDns> {
         let nics = self.0.get(&id.to_lowercase()).map(|ns| &ns.nics);
         let nics = nics.into_iter().flatten();
         nics.map(|nic| nic.adapter.dns.clone()).collect()
@@ -233,7 +233,11 @@ impl Namespaces {
 
     /// Notes the DNS settings from DHCP servers, for adapters whose own settings have none. Returns
     /// the settings of all adapters of the namespace if they have changed.
-    pub fn learn(&mut self, container: &str, leased: Vec<Leased>) -> Option<Vec<bundle::Adapter>> {
+    pub fn learn(
+        &mut self,
+        container: &str,
+        leased: Vec<Leased>,
+    ) -> Option<Vec<bundle::AdapterDns>> {
         let bound = |ns: &&mut Namespace| ns.container.as_deref() == Some(container);
         let namespace = self.0.values_mut().find(bound)?;
         let mut news = false;
@@ -241,8 +245,8 @@ impl Namespaces {
             let Some(nic) = namespace.nic(&lease.id) else {
                 continue;
             };
-            if nic.adapter.dns == bundle::Adapter::default() {
-                nic.adapter.dns = bundle::Adapter {
+            if nic.adapter.dns == bundle::AdapterDns::default() {
+                nic.adapter.dns = bundle::AdapterDns {
                     dns_suffix: lease.dns_suffix,
                     dns_servers: lease.dns_servers,
                 };

@@ -99,7 +99,7 @@ pub trait Work {
     fn wake(&mut self, own: WorkKey, wake: Wake, buffer: &mut [u8]) -> Progress;
 }
 
-struct Entry {
+struct PendingWork {
     work: Box<dyn Work>,
     /// The request that it is for.
     scope: Scope,
@@ -109,7 +109,7 @@ struct Entry {
 
 /// The table.
 pub struct Pending {
-    entries: BTreeMap<WorkKey, Entry>,
+    entries: BTreeMap<WorkKey, PendingWork>,
     deadlines: Timers<WorkKey>,
     /// The subscription to the kernel's device events, as long as one is awaited.
     devices: Option<(Socket, Registration)>,
@@ -145,7 +145,7 @@ impl Pending {
     }
 
     /// Takes work off the table for as long as it is awake.
-    fn take(&mut self, key: WorkKey, poller: &mut Poller<Readiness>) -> Option<Entry> {
+    fn take(&mut self, key: WorkKey, poller: &mut Poller<Readiness>) -> Option<PendingWork> {
         let mut entry = self.entries.remove(&key)?;
         if let Some(timer) = entry.timer.take() {
             self.deadlines.cancel(timer);
@@ -158,7 +158,7 @@ impl Pending {
     }
 
     /// Puts it back, with what it waits for now.
-    fn put(&mut self, key: WorkKey, mut entry: Entry, poller: &mut Poller<Readiness>) {
+    fn put(&mut self, key: WorkKey, mut entry: PendingWork, poller: &mut Poller<Readiness>) {
         let awaited = entry.work.awaited();
         if let Some((fd, interest)) = awaited.fd {
             let ready = Readiness::Work(key);
@@ -187,7 +187,7 @@ impl Pending {
     }
 
     fn unsubscribe_if_unused(&mut self, poller: &mut Poller<Readiness>) {
-        let awaits_device = |entry: &Entry| entry.work.awaited().device.is_some();
+        let awaits_device = |entry: &PendingWork| entry.work.awaited().device.is_some();
         if self.devices.is_none() || self.entries.values().any(awaits_device) {
             return;
         }
@@ -207,7 +207,7 @@ impl Pending {
                 return None;
             }
         };
-        let concerned = |(key, entry): (&WorkKey, &Entry)| {
+        let concerned = |(key, entry): (&WorkKey, &PendingWork)| {
             let is_match = match (entry.work.awaited().device?, &event) {
                 (device, Next::Event(event)) => device.is_match(event),
                 (_, Next::Lost | Next::Deadline) => true,
@@ -274,7 +274,7 @@ impl Uvm {
         if let Some(pid) = awaited.child {
             self.children.begin(key, pid);
         }
-        let entry = Entry {
+        let entry = PendingWork {
             work: Box::new(work),
             scope,
             registration: Registration::default(),
@@ -291,7 +291,7 @@ impl Uvm {
         }
     }
 
-    fn advance(&mut self, key: WorkKey, mut entry: Entry, wake: Wake) {
+    fn advance(&mut self, key: WorkKey, mut entry: PendingWork, wake: Wake) {
         let _about = entry.scope.enter();
         match entry.work.wake(key, wake, &mut self.pending.buffer) {
             Progress::Wait => self.pending.put(key, entry, &mut self.poller),

@@ -30,7 +30,7 @@ const UNDO_LIMIT: Duration = Duration::from_secs(120);
 
 /// What a task has reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Told {
+enum TaskReport {
     /// It was killed or died, or it reported when nobody waited any more.
     Nothing,
     Success,
@@ -138,15 +138,15 @@ impl Uvm {
         };
         let kept: Vec<BorrowedFd<'_>> = keep.iter().copied().chain(journal.fd()).collect();
         let started = task::fork(&kept, || job(&journal));
-        let told = Rc::new(Cell::new(Told::Nothing));
+        let told = Rc::new(Cell::new(TaskReport::Nothing));
         let heard = Rc::clone(&told);
         let then = move |uvm: &mut Self, finished: Result<Finished, Failure>| {
             let report =
                 finished.and_then(|f| task::decode_report::<Result<T, Failure>>(&f.bytes, f.exit));
             let result = report.and_then(|result| {
                 heard.set(match result {
-                    Ok(_) => Told::Success,
-                    Err(_) => Told::Failure,
+                    Ok(_) => TaskReport::Success,
+                    Err(_) => TaskReport::Failure,
                 });
                 result
             });
@@ -154,9 +154,9 @@ impl Uvm {
         };
         let label = doing.clone();
         let over = move |uvm: &mut Self| match told.get() {
-            Told::Success => {}
-            Told::Failure => failed(uvm),
-            Told::Nothing => uvm.undo(&label, &journal, failed),
+            TaskReport::Success => {}
+            TaskReport::Failure => failed(uvm),
+            TaskReport::Nothing => uvm.undo(&label, &journal, failed),
         };
         self.supervise(doing, limit, started, then, Some(Box::new(over)));
     }

@@ -46,10 +46,10 @@ pub fn fill(what: &str, root: &Path, key: &str, layer: &mut Builder) -> Result<(
     Ok(())
 }
 
-struct Entry {
+struct RootfsEntry {
     /// Below the root.
     path: PathBuf,
-    host: PathBuf,
+    source: PathBuf,
     about: Metadata,
     xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     /// Of a symbolic link.
@@ -57,8 +57,8 @@ struct Entry {
 }
 
 /// Visits `root` and all below it, in the order of names.
-fn walk(root: &Path, mut visit: impl FnMut(&Entry) -> Result<()>) -> Result<()> {
-    let top = Entry::read(PathBuf::new(), root.to_path_buf())?;
+fn walk(root: &Path, mut visit: impl FnMut(&RootfsEntry) -> Result<()>) -> Result<()> {
+    let top = RootfsEntry::read(PathBuf::new(), root.to_path_buf())?;
     let device = top.about.dev();
     visit(&top)?;
     // The names that are left in each directory on the way, the next one last.
@@ -69,10 +69,10 @@ fn walk(root: &Path, mut visit: impl FnMut(&Entry) -> Result<()>) -> Result<()> 
             continue;
         };
         let path = dir.join(name);
-        let entry = Entry::read(path, root.to_path_buf())?;
+        let entry = RootfsEntry::read(path, root.to_path_buf())?;
         visit(&entry)?;
         if entry.about.is_dir() && entry.about.dev() == device {
-            let names = children(&entry.host)?;
+            let names = children(&entry.source)?;
             way.push((entry.path, names));
         }
     }
@@ -80,34 +80,34 @@ fn walk(root: &Path, mut visit: impl FnMut(&Entry) -> Result<()>) -> Result<()> 
 }
 
 /// The names in a directory, the first one last.
-fn children(host: &Path) -> Result<Vec<OsString>> {
-    let names = fs::read_dir(host).and_then(|dir| {
+fn children(source: &Path) -> Result<Vec<OsString>> {
+    let names = fs::read_dir(source).and_then(|dir| {
         dir.map(|entry| entry.map(|entry| entry.file_name()))
             .collect::<io::Result<Vec<_>>>()
     });
-    let mut names = names.doing(|| format!("reading {}", host.display()))?;
+    let mut names = names.doing(|| format!("reading {}", source.display()))?;
     names.sort_by(|a, b| b.cmp(a));
     Ok(names)
 }
 
-impl Entry {
-    fn read(path: PathBuf, root: PathBuf) -> Result<Entry> {
-        let host = if path.as_os_str().is_empty() {
+impl RootfsEntry {
+    fn read(path: PathBuf, root: PathBuf) -> Result<RootfsEntry> {
+        let source = if path.as_os_str().is_empty() {
             root
         } else {
             root.join(&path)
         };
-        let doing = || format!("reading {}", host.display());
-        let about = fs::symlink_metadata(&host).doing(doing)?;
-        let xattrs = xattrs(&host).doing(doing)?;
+        let doing = || format!("reading {}", source.display());
+        let about = fs::symlink_metadata(&source).doing(doing)?;
+        let xattrs = xattrs(&source).doing(doing)?;
         let target = if about.is_symlink() {
-            fs::read_link(&host).doing(doing)?.into_os_string()
+            fs::read_link(&source).doing(doing)?.into_os_string()
         } else {
             OsString::new()
         };
-        Ok(Entry {
+        Ok(RootfsEntry {
             path,
-            host,
+            source,
             about,
             xattrs,
             target,
@@ -117,7 +117,7 @@ impl Entry {
     fn add(&self, links: &mut HashMap<u64, Vec<u8>>, layer: &mut Builder) -> Result<()> {
         let path = self.path.as_os_str().as_bytes();
         self.put(path, links, layer).map_err(|fault| {
-            let name = self.host.display().to_string();
+            let name = self.source.display().to_string();
             match fault {
                 Fault::Entry(why) => OciError::unsupported(name, why),
                 Fault::Source(error) => OciError::Io {
@@ -136,7 +136,7 @@ impl Entry {
         links: &mut HashMap<u64, Vec<u8>>,
         layer: &mut Builder,
     ) -> Result<(), Fault> {
-        let Entry { about, .. } = self;
+        let RootfsEntry { about, .. } = self;
         let meta = Meta {
             mode: about.mode() & 0o7777,
             uid: about.uid(),
@@ -161,7 +161,7 @@ impl Entry {
             links.insert(about.ino(), path.to_vec());
         }
         if kind.is_file() {
-            let mut file = File::open(&self.host).map_err(Fault::Source)?;
+            let mut file = File::open(&self.source).map_err(Fault::Source)?;
             return layer.leaf(path, &meta, Body::File(&mut file, about.len()));
         }
         let device = || {
@@ -181,7 +181,7 @@ impl Entry {
     }
 
     fn note(&self, hash: &mut Sha256) {
-        let Entry { about, xattrs, .. } = self;
+        let RootfsEntry { about, xattrs, .. } = self;
         let path = self.path.as_os_str().as_bytes();
         for part in [path, self.target.as_bytes()] {
             hash.update(part.len().to_le_bytes());
@@ -211,7 +211,7 @@ impl Entry {
 }
 
 /// Those that mean the same in a container; SELinux labels and the like are this machine's.
-fn xattrs(host: &Path) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+fn xattrs(source: &Path) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
     let kept = |name: &OsStr| {
         let name = name.as_bytes();
         name == b"security.capability"
@@ -219,13 +219,13 @@ fn xattrs(host: &Path) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
             || name.starts_with(b"system.posix_acl_")
     };
     let mut all = BTreeMap::new();
-    let names = match xattr::list(host) {
+    let names = match xattr::list(source) {
         Ok(names) => names,
         Err(e) if e.raw_os_error() == Some(libc::ENOTSUP) => return Ok(all),
         Err(e) => return Err(e),
     };
     for name in names.filter(|name| kept(name)) {
-        if let Some(value) = xattr::get(host, &name)? {
+        if let Some(value) = xattr::get(source, &name)? {
             all.insert(name.into_encoded_bytes(), value);
         }
     }

@@ -110,7 +110,7 @@ pub fn make(
 /// In v2 by a program, which is one of `loaded` when the rules are the usual ones.
 fn restrict_devices(
     entrance: &Entrance,
-    rules: &[devices::Rule],
+    rules: &[devices::DeviceRule],
     loaded: &devices::Programs,
 ) -> Result<(), Failure> {
     let attach = |group, program| {

@@ -1,7 +1,7 @@
 //! `linux.resources.devices`: from the OCI list to what the kernel enforces.
 //!
 //! ```text
-//! JSON ─ Rule (typed) ─┬─ program ─▶ Programs (loaded once) ─ attach ─▶ cgroup v2
+//! JSON ─ DeviceRule (typed) ─┬─ program ─▶ Programs (loaded once) ─ attach ─▶ cgroup v2
 //!                      └─ v1 ─▶ lines for devices.deny and devices.allow
 //! ```
 //!
@@ -32,16 +32,16 @@ const WRITE: u8 = 4;
 const ALL: u8 = MKNOD | READ | WRITE;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum DeviceKind {
     Block,
     Char,
 }
 
 /// One entry; `None` stands for any.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rule {
+pub struct DeviceRule {
     allow: bool,
-    kind: Option<Kind>,
+    kind: Option<DeviceKind>,
     major: Option<u32>,
     minor: Option<u32>,
     access: u8,
@@ -49,21 +49,26 @@ pub struct Rule {
 
 /// What every container may use, as in other runtimes. Making a node is harmless, opening it is
 /// what counts.
-const DEFAULTS: [Rule; 10] = [
-    allowed(Kind::Char, None, None, MKNOD),
-    allowed(Kind::Block, None, None, MKNOD),
-    allowed(Kind::Char, Some(1), Some(3), ALL), // null
-    allowed(Kind::Char, Some(1), Some(5), ALL), // zero
-    allowed(Kind::Char, Some(1), Some(7), ALL), // full
-    allowed(Kind::Char, Some(1), Some(8), ALL), // random
-    allowed(Kind::Char, Some(1), Some(9), ALL), // urandom
-    allowed(Kind::Char, Some(5), Some(0), ALL), // tty
-    allowed(Kind::Char, Some(5), Some(2), ALL), // ptmx
-    allowed(Kind::Char, Some(136), None, ALL),  // pts
+const DEFAULTS: [DeviceRule; 10] = [
+    allowed(DeviceKind::Char, None, None, MKNOD),
+    allowed(DeviceKind::Block, None, None, MKNOD),
+    allowed(DeviceKind::Char, Some(1), Some(3), ALL), // null
+    allowed(DeviceKind::Char, Some(1), Some(5), ALL), // zero
+    allowed(DeviceKind::Char, Some(1), Some(7), ALL), // full
+    allowed(DeviceKind::Char, Some(1), Some(8), ALL), // random
+    allowed(DeviceKind::Char, Some(1), Some(9), ALL), // urandom
+    allowed(DeviceKind::Char, Some(5), Some(0), ALL), // tty
+    allowed(DeviceKind::Char, Some(5), Some(2), ALL), // ptmx
+    allowed(DeviceKind::Char, Some(136), None, ALL),  // pts
 ];
 
-const fn allowed(kind: Kind, major: Option<u32>, minor: Option<u32>, access: u8) -> Rule {
-    Rule {
+const fn allowed(
+    kind: DeviceKind,
+    major: Option<u32>,
+    minor: Option<u32>,
+    access: u8,
+) -> DeviceRule {
+    DeviceRule {
         allow: true,
         kind: Some(kind),
         major,
@@ -75,14 +80,14 @@ const fn allowed(kind: Kind, major: Option<u32>, minor: Option<u32>, access: u8)
 /// The complete rules of a container: nothing, then what its spec says (runtime-spec,
 /// config-linux.md, "Allowed Device list"), then what every container may use. The error names
 /// the entry.
-pub fn rules(given: &[Value]) -> Result<Vec<Rule>, String> {
+pub fn rules(given: &[Value]) -> Result<Vec<DeviceRule>, String> {
     if given.len() > MOST {
         return Err(format!(
             "linux.resources.devices: {} entries are more than the {MOST} that can be enforced",
             given.len()
         ));
     }
-    let nothing = Rule {
+    let nothing = DeviceRule {
         allow: false,
         kind: None,
         major: None,
@@ -90,14 +95,14 @@ pub fn rules(given: &[Value]) -> Result<Vec<Rule>, String> {
         access: ALL,
     };
     let given = given.iter().enumerate().map(|(at, entry)| {
-        Rule::of(entry).map_err(|why| format!("linux.resources.devices[{at}]: {why}"))
+        DeviceRule::of(entry).map_err(|why| format!("linux.resources.devices[{at}]: {why}"))
     });
     let all = [Ok(nothing)].into_iter().chain(given);
     all.chain(DEFAULTS.map(Ok)).collect()
 }
 
 #[derive(Deserialize)]
-struct Entry<'a> {
+struct DeviceEntry<'a> {
     allow: bool,
     #[serde(rename = "type")]
     kind: Option<&'a str>,
@@ -106,13 +111,13 @@ struct Entry<'a> {
     access: Option<&'a str>,
 }
 
-impl Rule {
+impl DeviceRule {
     fn of(entry: &Value) -> Result<Self, String> {
-        let entry = Entry::deserialize(entry).map_err(|e| e.to_string())?;
+        let entry = DeviceEntry::deserialize(entry).map_err(|e| e.to_string())?;
         let kind = match entry.kind {
             None | Some("" | "a") => None,
-            Some("c" | "u") => Some(Kind::Char),
-            Some("b") => Some(Kind::Block),
+            Some("c" | "u") => Some(DeviceKind::Char),
+            Some("b") => Some(DeviceKind::Block),
             Some(other) => return Err(format!("type {other:?} is none of a, b, c, u")),
         };
         Ok(Self {
@@ -155,12 +160,12 @@ fn access(text: &str) -> Result<u8, String> {
 }
 
 /// As the files of cgroup v1 have it, after the word that allows or denies.
-impl fmt::Display for Rule {
+impl fmt::Display for DeviceRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.kind {
             None => 'a',
-            Some(Kind::Block) => 'b',
-            Some(Kind::Char) => 'c',
+            Some(DeviceKind::Block) => 'b',
+            Some(DeviceKind::Char) => 'c',
         };
         write!(f, "{kind} ")?;
         for (number, end) in [(self.major, ':'), (self.minor, ' ')] {

@@ -1,6 +1,6 @@
 //! Rules to the program that cgroup v2 asks at every open and mknod of a device.
 
-use super::{Kind, Rule, ALL};
+use super::{DeviceKind, DeviceRule, ALL};
 use crate::sys::bpf::Insn;
 
 /// Types of `bpf_cgroup_dev_ctx` (`BPF_DEVCG_DEV_*`).
@@ -17,7 +17,7 @@ const MINOR: i16 = 8;
 /// is read again for each comparison: what a test says of r7 is forgotten with the next rule, so
 /// that the time to verify grows with the number of rules and not with its square.
 #[must_use]
-pub fn program(rules: &[Rule]) -> Vec<Insn> {
+pub fn program(rules: &[DeviceRule]) -> Vec<Insn> {
     use Insn as I;
     let all = i32::from(ALL);
     let mut code = vec![
@@ -29,8 +29,8 @@ pub fn program(rules: &[Rule]) -> Vec<Insn> {
     ];
     for rule in rules {
         let kind = rule.kind.map(|kind| match kind {
-            Kind::Block => BLOCK,
-            Kind::Char => CHAR,
+            DeviceKind::Block => BLOCK,
+            DeviceKind::Char => CHAR,
         });
         let numbers = [(MAJOR, rule.major), (MINOR, rule.minor)];
         let numbers = numbers.map(|(offset, number)| number.map(|number| (offset, number)));

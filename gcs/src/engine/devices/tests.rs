@@ -5,10 +5,10 @@ use super::*;
 use crate::sys::bpf::Insn;
 
 /// What the program answers, by running it on a machine of eight registers.
-fn answer(code: &[Insn], kind: Kind, access: u8, major: u32, minor: u32) -> bool {
+fn answer(code: &[Insn], kind: DeviceKind, access: u8, major: u32, minor: u32) -> bool {
     let kind = match kind {
-        Kind::Block => 1,
-        Kind::Char => 2,
+        DeviceKind::Block => 1,
+        DeviceKind::Char => 2,
     };
     let context = [u32::from(access) << 16 | kind, major, minor];
     let mut r = [0_u64; 8];
@@ -36,10 +36,10 @@ fn answer(code: &[Insn], kind: Kind, access: u8, major: u32, minor: u32) -> bool
 
 /// What cgroup v1 would answer to the lines that it is given: `match_exception` and
 /// `match_exception_partial` of the kernel's security/device_cgroup.c.
-fn answer_v1(lines: &[Line], kind: Kind, access: u8, major: u32, minor: u32) -> bool {
+fn answer_v1(lines: &[Line], kind: DeviceKind, access: u8, major: u32, minor: u32) -> bool {
     let (first, exceptions) = lines.split_first().unwrap();
     assert_eq!(first.text, "a");
-    let letter = if kind == Kind::Block { "b" } else { "c" };
+    let letter = if kind == DeviceKind::Block { "b" } else { "c" };
     let mut fitting = exceptions.iter().filter_map(|line| {
         assert_ne!(line.allow, first.allow);
         let [of, numbers, granted] = line.text.split(' ').collect::<Vec<_>>()[..] else {
@@ -60,10 +60,10 @@ fn answer_v1(lines: &[Line], kind: Kind, access: u8, major: u32, minor: u32) -> 
 const R: u8 = READ;
 const W: u8 = WRITE;
 const M: u8 = MKNOD;
-const B: Kind = Kind::Block;
-const C: Kind = Kind::Char;
+const B: DeviceKind = DeviceKind::Block;
+const C: DeviceKind = DeviceKind::Char;
 
-fn complete(given: &Value) -> Vec<Rule> {
+fn complete(given: &Value) -> Vec<DeviceRule> {
     rules(given.as_array().unwrap()).unwrap()
 }
 
@@ -122,7 +122,7 @@ fn one_rule_can_allow_everything() {
 #[test]
 fn a_rule_becomes_its_tests_and_one_change() {
     let rule = json!({"allow": true, "type": "c", "major": 1, "minor": 3, "access": "rw"});
-    let code = program(&[Rule::of(&rule).unwrap()]);
+    let code = program(&[DeviceRule::of(&rule).unwrap()]);
     let of_rule: Vec<_> = code[5..11].iter().map(|i| i.parts()).collect();
     assert_eq!(
         of_rule,

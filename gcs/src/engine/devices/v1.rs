@@ -5,7 +5,7 @@
 //! same exception away again or adds one. So the rules are worked out here, and those that come
 //! to something that it cannot hold are refused.
 
-use super::{Kind, Rule, ALL};
+use super::{DeviceKind, DeviceRule, ALL};
 
 /// A text for one of the two files of a container's group.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,9 +16,9 @@ pub struct Line {
 }
 
 /// What to write, in this order. The group is new and has no groups below it.
-pub fn lines(rules: &[Rule]) -> Result<Vec<Line>, String> {
+pub fn lines(rules: &[DeviceRule]) -> Result<Vec<Line>, String> {
     let mut allow = false;
-    let mut exceptions: Vec<Rule> = Vec::new();
+    let mut exceptions: Vec<DeviceRule> = Vec::new();
     for rule in rules {
         if rule.is_total() {
             allow = rule.allow;
@@ -27,10 +27,10 @@ pub fn lines(rules: &[Rule]) -> Result<Vec<Line>, String> {
         }
         let kinds = match rule.kind {
             Some(kind) => vec![kind],
-            None => vec![Kind::Block, Kind::Char],
+            None => vec![DeviceKind::Block, DeviceKind::Char],
         };
         for kind in kinds {
-            let rule = Rule {
+            let rule = DeviceRule {
                 kind: Some(kind),
                 ..*rule
             };
@@ -48,7 +48,7 @@ pub fn lines(rules: &[Rule]) -> Result<Vec<Line>, String> {
     let rest = exceptions.iter().map(|exception| Line {
         allow: exception.allow,
         // One exception has to hold all that is wanted: it gets what the wider ones have.
-        text: Rule {
+        text: DeviceRule {
             access: exceptions
                 .iter()
                 .filter(|wider| covers(wider, exception))
@@ -60,7 +60,7 @@ pub fn lines(rules: &[Rule]) -> Result<Vec<Line>, String> {
     Ok([first].into_iter().chain(rest).collect())
 }
 
-fn add(rule: Rule, exceptions: &mut Vec<Rule>) {
+fn add(rule: DeviceRule, exceptions: &mut Vec<DeviceRule>) {
     let same = exceptions
         .iter_mut()
         .find(|other| covers(other, &rule) && covers(&rule, other));
@@ -70,7 +70,7 @@ fn add(rule: Rule, exceptions: &mut Vec<Rule>) {
     }
 }
 
-fn take_away(rule: Rule, exceptions: &mut Vec<Rule>) -> Result<(), String> {
+fn take_away(rule: DeviceRule, exceptions: &mut Vec<DeviceRule>) -> Result<(), String> {
     for exception in exceptions.iter_mut() {
         if covers(&rule, exception) {
             exception.access &= ALL & !rule.access;
@@ -91,13 +91,13 @@ fn take_away(rule: Rule, exceptions: &mut Vec<Rule>) -> Result<(), String> {
 }
 
 /// Whether every device of `narrow` is one of `wide`.
-fn covers(wide: &Rule, narrow: &Rule) -> bool {
+fn covers(wide: &DeviceRule, narrow: &DeviceRule) -> bool {
     let number = |wide: Option<u32>, narrow| wide.is_none() || wide == narrow;
     wide.kind == narrow.kind && number(wide.major, narrow.major) && number(wide.minor, narrow.minor)
 }
 
 /// Whether there are devices of both.
-fn meet(one: &Rule, other: &Rule) -> bool {
+fn meet(one: &DeviceRule, other: &DeviceRule) -> bool {
     let number =
         |one: Option<u32>, other: Option<u32>| one.is_none() || other.is_none() || one == other;
     one.kind == other.kind && number(one.major, other.major) && number(one.minor, other.minor)

@@ -27,7 +27,7 @@ use super::hooks::{self, Pause};
 use super::make::{Ends, Source};
 use super::plan::{Capabilities, Plan, Process, Sysctl, READ_ONLY};
 use super::report;
-use super::seccomp::Program as Filter;
+use super::seccomp::Filter;
 use crate::error::Failure;
 use crate::sys::mount::FsContext;
 use crate::sys::mountfd::{self, Change};
@@ -167,7 +167,7 @@ fn become_process(
     is_filtered: bool,
     ends: &Ends<'_>,
     terminal: Option<&Terminal>,
-) -> Result<Program, Failure> {
+) -> Result<Executable, Failure> {
     let mut env = process.env.clone();
     if !process.has_home {
         let home = format!("HOME={}", process::home(&root, process.user.uid));
@@ -184,7 +184,7 @@ fn become_process(
     let gone = process::go(&root, &process.cwd);
     process::become_user(process, capabilities, is_filtered)?;
     gone.or_else(|_| process::go(&root, &process.cwd))?;
-    Ok(Program {
+    Ok(Executable {
         path: process::program(process)?,
         args: process.args.clone(),
         env,
@@ -196,7 +196,7 @@ fn become_process(
 fn execute(
     ends: Ends<'_>,
     filter: Option<&Filter>,
-    prepare: impl FnOnce() -> Result<(Program, Option<Terminal>), Failure>,
+    prepare: impl FnOnce() -> Result<(Executable, Option<Terminal>), Failure>,
 ) -> ! {
     let ready = || {
         let (program, terminal) = prepare()?;
@@ -230,13 +230,13 @@ fn execute(
 }
 
 /// All that `execve(2)` takes.
-struct Program {
+struct Executable {
     path: CString,
     args: Vec<CString>,
     env: Vec<CString>,
 }
 
-impl Program {
+impl Executable {
     /// Returns only with why it could not.
     fn execute(&self, filter: Option<&Filter>) -> Failure {
         let execution = Execution::new(&self.path, &self.args, &self.env);

@@ -12,7 +12,7 @@ use nix::unistd::{fchdir, symlinkat};
 use super::walk::{Make, Root};
 use crate::engine::fault::{failed, Step};
 use crate::engine::make::Source;
-use crate::engine::plan::{Kind, Mount, READ_ONLY};
+use crate::engine::plan::{Mount, MountKind, READ_ONLY};
 use crate::error::Failure;
 use crate::sys::mount::FsContext;
 use crate::sys::mountfd::{self, Change};
@@ -27,12 +27,12 @@ pub fn all<'a>(
     let mut later = Vec::new();
     for (mount, source) in mounts.iter().zip(sources) {
         let done = match (&mount.kind, source) {
-            (Kind::FileSystem { kind, source }, _) => file_system(root, mount, kind, source),
-            (Kind::Bind { .. } | Kind::Groups, Source::Tree(tree, recursive)) => {
+            (MountKind::FileSystem { kind, source }, _) => file_system(root, mount, kind, source),
+            (MountKind::Bind { .. } | MountKind::Groups, Source::Tree(tree, recursive)) => {
                 bind(root, mount, &tree, recursive)
             }
             (_, Source::Hierarchies(all)) => hierarchies(root, mount, &all),
-            (Kind::Again, _) => again(root, mount),
+            (MountKind::Again, _) => again(root, mount),
             (_, Source::None) => Err(Failure::unspecified("its source is missing")),
         };
         done.map_err(|failure| failure.during(format_args!("{mount}")))?;
@@ -53,9 +53,9 @@ pub fn seal(root: &Root, mount: &Mount) -> Result<(), Failure> {
 /// What later mounts, nodes and links are made in.
 fn is_filled_later(mount: &Mount) -> bool {
     match &mount.kind {
-        Kind::FileSystem { kind, .. } => kind.as_c_str() == c"tmpfs",
-        Kind::Groups => false,
-        Kind::Bind { .. } | Kind::Again => false,
+        MountKind::FileSystem { kind, .. } => kind.as_c_str() == c"tmpfs",
+        MountKind::Groups => false,
+        MountKind::Bind { .. } | MountKind::Again => false,
     }
 }
 

@@ -15,12 +15,12 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::json::At;
-use crate::engine::devices::{self, Rule};
+use crate::engine::devices::{self, DeviceRule};
 use crate::engine::seccomp;
 use crate::sys::mountfd::Change;
 
 pub use capabilities::{names as capability_names, Capabilities, COUNT as CAPABILITIES, SYS_ADMIN};
-pub use mounts::{Kind, Mount};
+pub use mounts::{Mount, MountKind};
 pub use namespaces::{Joined, Namespaces, TIME};
 pub use nodes::Node;
 pub use options::{Options, READ_ONLY};
@@ -41,7 +41,7 @@ pub struct Plan {
     pub read_only: Vec<String>,
     pub sysctls: Vec<Sysctl>,
     pub group: Group,
-    pub seccomp: Option<seccomp::Program>,
+    pub seccomp: Option<seccomp::Filter>,
     pub personality: Option<u32>,
     pub process: Process,
     /// What runs before the root is entered.
@@ -66,7 +66,7 @@ pub struct Group {
     /// `linux.resources` without the device rules; null when there is none.
     pub resources: Value,
     /// All device rules, in their order.
-    pub devices: Vec<Rule>,
+    pub devices: Vec<DeviceRule>,
 }
 
 /// A program of the service's own (`hooks.createRuntime`).

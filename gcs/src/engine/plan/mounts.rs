@@ -12,12 +12,12 @@ pub struct Mount {
     pub member: String,
     /// Absolute, in the container.
     pub destination: String,
-    pub kind: Kind,
+    pub kind: MountKind,
     pub options: Options,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum MountKind {
     /// A part of the VM's own tree; absolute.
     Bind { source: CString, recursive: bool },
     /// A new one of this type.
@@ -62,7 +62,7 @@ fn device_directory() -> Mount {
     Mount {
         member: "the device directory".into(),
         destination: "/dev".into(),
-        kind: Kind::FileSystem {
+        kind: MountKind::FileSystem {
             kind: c"tmpfs".into(),
             source: c"tmpfs".into(),
         },
@@ -85,12 +85,12 @@ fn mount(entry: &At<'_>, bundle: &Path) -> Result<Mount, String> {
     let kind = entry.member("type")?;
     let source = entry.member("source")?;
     let kind = match (kind.text()?, options.bind, options.remount) {
-        (_, _, true) => Kind::Again,
+        (_, _, true) => MountKind::Again,
         ("bind", bind, _) => bound(&source, bundle, bind.unwrap_or(false))?,
         (_, Some(recursive), _) => bound(&source, bundle, recursive)?,
-        ("cgroup" | "cgroup2", ..) => Kind::Groups,
+        ("cgroup" | "cgroup2", ..) => MountKind::Groups,
         ("", ..) => return Err(kind.refuse("it is missing, and the options do not say bind")),
-        (text, ..) => Kind::FileSystem {
+        (text, ..) => MountKind::FileSystem {
             kind: settings::c_string(&kind)?,
             // Where it means nothing, it shows in lists of mounts.
             source: match source.text()? {
@@ -99,7 +99,7 @@ fn mount(entry: &At<'_>, bundle: &Path) -> Result<Mount, String> {
             },
         },
     };
-    if matches!(kind, Kind::Bind { .. }) && !options.data.is_empty() {
+    if matches!(kind, MountKind::Bind { .. }) && !options.data.is_empty() {
         // As runc: they would be for a file system, and there is none to be made.
         options.data.clear();
     }
@@ -111,13 +111,13 @@ fn mount(entry: &At<'_>, bundle: &Path) -> Result<Mount, String> {
     })
 }
 
-fn bound(source: &At<'_>, bundle: &Path, recursive: bool) -> Result<Kind, String> {
+fn bound(source: &At<'_>, bundle: &Path, recursive: bool) -> Result<MountKind, String> {
     let text = source.text()?;
     if text.is_empty() {
         return Err(source.refuse("a bind mount needs one"));
     }
     let path: PathBuf = bundle.join(text);
-    Ok(Kind::Bind {
+    Ok(MountKind::Bind {
         source: CString::new(path.into_os_string().into_encoded_bytes())
             .map_err(|_| source.refuse("it holds a NUL"))?,
         recursive,

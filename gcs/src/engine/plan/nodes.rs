@@ -2,7 +2,7 @@
 
 use nix::sys::stat::{makedev, SFlag};
 
-use super::{Kind, Mount};
+use super::{Mount, MountKind};
 use crate::engine::json::At;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub fn all(linux: &At<'_>, mounts: &[Mount]) -> Result<Option<Vec<Node>>, String
         .map(|entry| node(&entry))
         .collect::<Result<Vec<_>, _>>()?;
     let foreign =
-        |mount: &Mount| mount.destination == "/dev" && matches!(mount.kind, Kind::Bind { .. });
+        |mount: &Mount| mount.destination == "/dev" && matches!(mount.kind, MountKind::Bind { .. });
     if mounts.iter().any(foreign) {
         return Ok(None);
     }

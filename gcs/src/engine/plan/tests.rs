@@ -287,11 +287,11 @@ fn mounts_are_what_their_type_and_options_say() {
         ]);
     })
     .unwrap();
-    let bind = |source: &str, recursive| Kind::Bind {
+    let bind = |source: &str, recursive| MountKind::Bind {
         source: CString::new(source).unwrap(),
         recursive,
     };
-    let tmpfs = Kind::FileSystem {
+    let tmpfs = MountKind::FileSystem {
         kind: c"tmpfs".into(),
         source: c"tmpfs".into(),
     };
@@ -306,8 +306,8 @@ fn mounts_are_what_their_type_and_options_say() {
             ("/a/b", &tmpfs),
             ("/rel", &bind("/bundle/sub", false)),
             ("/c", &bind("/s", true)),
-            ("/d", &Kind::Groups),
-            ("/a", &Kind::Again),
+            ("/d", &MountKind::Groups),
+            ("/a", &MountKind::Again),
             ("/dev", &bind("/dev", false)),
         ]
     );

@@ -13,7 +13,7 @@
 //! The code is laid out from its end to its start, since jumps only go forward: whoever jumps
 //! knows where to.
 
-use super::profile::{Action, Call, Condition, Profile, Rule, Test, ALLOW, LOG, NO_SUCH_CALL};
+use super::profile::{Action, Call, CallRule, Condition, Profile, Test, ALLOW, LOG, NO_SUCH_CALL};
 use crate::sys::seccomp::Instruction;
 
 /// Offsets in `struct seccomp_data`.
@@ -57,7 +57,7 @@ pub(super) fn program(profile: &Profile) -> Result<Vec<Instruction>, String> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Leaf<'a> {
     End(Action),
-    Rules(&'a [Rule]),
+    Rules(&'a [CallRule]),
 }
 
 /// All 32-bit numbers, as the first of each interval with what it leads to.
@@ -86,28 +86,28 @@ fn intervals(profile: &Profile) -> Vec<(u32, Leaf<'_>)> {
 }
 
 /// Where an instruction is: how many come after it.
-type Place = usize;
+type Position = usize;
 
 /// Instructions from the last to the first.
 #[derive(Default)]
 struct Code {
     backwards: Vec<Instruction>,
     /// The most recent end with each action.
-    ends: Vec<(Action, Place)>,
+    ends: Vec<(Action, Position)>,
 }
 
 impl Code {
-    fn put(&mut self, instruction: Instruction) -> Place {
+    fn put(&mut self, instruction: Instruction) -> Position {
         self.backwards.push(instruction);
         self.backwards.len() - 1
     }
 
     /// How many instructions one that is put now would skip to get to `to`.
-    fn distance(&self, to: Place) -> usize {
+    fn distance(&self, to: Position) -> usize {
         self.backwards.len() - 1 - to
     }
 
-    fn end(&mut self, action: Action) -> Place {
+    fn end(&mut self, action: Action) -> Position {
         let known = self.ends.iter().position(|(other, _)| *other == action);
         match known {
             Some(at) if self.distance(self.ends[at].1) <= FAR => self.ends[at].1,
@@ -124,7 +124,7 @@ impl Code {
     }
 
     /// `to`, or something nearer that leads there.
-    fn near(&mut self, to: Place) -> Place {
+    fn near(&mut self, to: Position) -> Position {
         let over = self.distance(to);
         if over <= FAR {
             return to;
@@ -138,7 +138,7 @@ impl Code {
         }
     }
 
-    fn jump(&mut self, test: u16, value: u32, yes: Place, no: Place) -> Place {
+    fn jump(&mut self, test: u16, value: u32, yes: Position, no: Position) -> Position {
         let (yes, no) = (self.near(yes), self.near(no));
         let over = |to| u8::try_from(self.distance(to)).expect("near");
         let (yes, no) = (over(yes), over(no));
@@ -146,12 +146,12 @@ impl Code {
     }
 
     /// Falls through to what was put last, so that has to be `next`.
-    fn load(&mut self, offset: u32, next: Place) -> Place {
+    fn load(&mut self, offset: u32, next: Position) -> Position {
         self.before(Instruction::new(LOAD, 0, 0, offset), next)
     }
 
     /// An instruction that is followed by `next`.
-    fn before(&mut self, instruction: Instruction, next: Place) -> Place {
+    fn before(&mut self, instruction: Instruction, next: Position) -> Position {
         if self.distance(next) > 0 {
             let over = u32::try_from(self.distance(next)).expect("longer programs do not get here");
             self.put(Instruction::new(GO, 0, 0, over));
@@ -160,7 +160,7 @@ impl Code {
     }
 
     /// The number is loaded; it is at least the first of the intervals.
-    fn search(&mut self, intervals: &[(u32, Leaf<'_>)], default: Action) -> Place {
+    fn search(&mut self, intervals: &[(u32, Leaf<'_>)], default: Action) -> Position {
         if let [(_, leaf)] = intervals {
             return match leaf {
                 Leaf::End(action) => self.end(*action),
@@ -174,7 +174,7 @@ impl Code {
         self.jump(IF_GREATER_OR_EQUAL, first, above, below)
     }
 
-    fn rules(&mut self, rules: &[Rule], default: Action) -> Place {
+    fn rules(&mut self, rules: &[CallRule], default: Action) -> Position {
         let mut next = self.end(default);
         for rule in rules.iter().rev() {
             let mut holds = self.end(rule.action);
@@ -187,7 +187,7 @@ impl Code {
     }
 
     /// Compares the halves of a 64-bit argument from the high one down.
-    fn compare(&mut self, condition: &Condition, yes: Place, no: Place) -> Place {
+    fn compare(&mut self, condition: &Condition, yes: Position, no: Position) -> Position {
         let low = ARGUMENTS + 8 * condition.argument;
         let high = low + 4;
         let halves = |value: u64| ((value >> 32) as u32, value as u32);
@@ -214,9 +214,9 @@ impl Code {
         (high, low): (u32, u32),
         mask: Option<(u32, u32)>,
         (h, l): (u32, u32),
-        yes: Place,
-        no: Place,
-    ) -> Place {
+        yes: Position,
+        no: Position,
+    ) -> Position {
         let mut half = |offset: u32, mask: Option<u32>, value, yes| {
             let mut next = self.jump(IF_EQUAL, value, yes, no);
             if let Some(mask) = mask {
@@ -234,9 +234,9 @@ impl Code {
         (high, low): (u32, u32),
         (h, l): (u32, u32),
         test: u16,
-        yes: Place,
-        no: Place,
-    ) -> Place {
+        yes: Position,
+        no: Position,
+    ) -> Position {
         let lower = self.jump(test, l, yes, no);
         let lower = self.load(low, lower);
         let same = self.jump(IF_EQUAL, h, lower, no);

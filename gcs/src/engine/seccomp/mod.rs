@@ -1,7 +1,7 @@
 //! `linux.seccomp`: from the OCI profile to the filter that the kernel runs at every system call.
 //!
 //! ```text
-//! JSON ─ Profile (typed, all names known) ─ compile ─▶ Program ─ load ─▶ kernel
+//! JSON ─ Profile (typed, all names known) ─ compile ─▶ Filter ─ load ─▶ kernel
 //! ```
 //!
 //! A profile is compiled once, when its container is created; what joins the container later
@@ -26,23 +26,23 @@ use crate::sys::seccomp::{self, Instruction};
 
 /// A compiled profile: classic BPF and the flags it is to be loaded with.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Program {
+pub struct Filter {
     instructions: Vec<Instruction>,
     flags: u32,
 }
 
 /// The program of the object `linux.seccomp` (runtime-spec, config-linux.md, "Seccomp"). The
 /// error names the member.
-pub fn compile(profile: &Value) -> Result<Program, String> {
+pub fn compile(profile: &Value) -> Result<Filter, String> {
     let profile = profile::Profile::parse(profile)?;
-    Ok(Program {
+    Ok(Filter {
         instructions: compile::program(&profile)?,
         flags: profile.flags,
     })
 }
 
-impl Program {
-    /// For who loads it later: [`Program::read`].
+impl Filter {
+    /// For who loads it later: [`Filter::read`].
     pub fn keep(&self) -> io::Result<OwnedFd> {
         let words = self.instructions.iter().flat_map(|instruction| {
             let (operation, yes, no, value) = instruction.parts();
@@ -56,7 +56,7 @@ impl Program {
         Ok(file.into())
     }
 
-    /// What [`Program::keep`] gave.
+    /// What [`Filter::keep`] gave.
     pub fn read(kept: &OwnedFd) -> io::Result<Self> {
         let file = File::from(kept.try_clone()?);
         let size = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;

@@ -88,7 +88,7 @@ pub(super) struct Condition {
 
 /// For calls that meet all conditions.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Rule {
+pub(super) struct CallRule {
     pub conditions: Vec<Condition>,
     pub action: Action,
 }
@@ -99,7 +99,7 @@ pub(super) enum Call {
     /// The arguments do not matter.
     Always(Action),
     /// The first rule that fits counts, and the default when none does.
-    Rules(Vec<Rule>),
+    Rules(Vec<CallRule>),
 }
 
 /// A profile in which everything is known.
@@ -129,12 +129,12 @@ struct Document<'a> {
     listener_path: Option<&'a str>,
     listener_metadata: Option<&'a str>,
     #[serde(borrow)]
-    syscalls: Option<Vec<Entry<'a>>>,
+    syscalls: Option<Vec<CallEntry<'a>>>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Entry<'a> {
+struct CallEntry<'a> {
     #[serde(default, borrow)]
     names: Vec<&'a str>,
     #[serde(default)]
@@ -210,7 +210,11 @@ impl Profile {
 
     /// Calls in `decided` have had an entry without conditions, next to which those with
     /// conditions do not count.
-    fn add(&mut self, entry: &Entry<'_>, decided: &mut [bool; names::END]) -> Result<(), String> {
+    fn add(
+        &mut self,
+        entry: &CallEntry<'_>,
+        decided: &mut [bool; names::END],
+    ) -> Result<(), String> {
         let action = action(entry.action, entry.errno_ret)?;
         let rules = rules(entry.args.as_deref().unwrap_or_default(), action)?;
         for name in &entry.names {
@@ -244,13 +248,13 @@ impl Profile {
 }
 
 /// The rules of an entry with these arguments; none without arguments.
-fn rules(args: &[Argument<'_>], action: Action) -> Result<Vec<Rule>, String> {
+fn rules(args: &[Argument<'_>], action: Action) -> Result<Vec<CallRule>, String> {
     let conditions = args.iter().map(condition).collect::<Result<Vec<_>, _>>()?;
     let mut seen = [false; 6];
     let twice = conditions
         .iter()
         .any(|condition| std::mem::replace(&mut seen[condition.argument as usize], true));
-    let rule = |conditions| Rule { conditions, action };
+    let rule = |conditions| CallRule { conditions, action };
     Ok(match conditions.len() {
         0 => Vec::new(),
         // Two tests of one argument are alternatives, as in other runtimes.

@@ -11,7 +11,7 @@ const ENOSYS: u32 = 0x0005_0026;
 const KILL: u32 = 0;
 
 /// What the kernel would do: runs the program on one call. With how many instructions it took.
-fn run(filter: &Program, machine: u32, number: u32, args: [u64; 6]) -> (u32, usize) {
+fn run(filter: &Filter, machine: u32, number: u32, args: [u64; 6]) -> (u32, usize) {
     let word = |offset: u32| match offset {
         0 => number,
         4 => machine,
@@ -44,15 +44,15 @@ fn run(filter: &Program, machine: u32, number: u32, args: [u64; 6]) -> (u32, usi
     unreachable!("jumps only go forward")
 }
 
-fn verdict(filter: &Program, machine: u32, number: u32, args: [u64; 6]) -> u32 {
+fn verdict(filter: &Filter, machine: u32, number: u32, args: [u64; 6]) -> u32 {
     run(filter, machine, number, args).0
 }
 
-fn filter(profile: Value) -> Program {
+fn filter(profile: Value) -> Filter {
     compile(&profile).unwrap()
 }
 
-fn call(filter: &Program, name: &str, args: [u64; 6]) -> u32 {
+fn call(filter: &Filter, name: &str, args: [u64; 6]) -> u32 {
     verdict(filter, X86_64, names::number(name).unwrap(), args)
 }
 

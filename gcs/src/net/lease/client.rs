@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt};
 
-use super::message::{Answer, Client, Lease, MessageKind};
+use super::message::{Client, DhcpAnswer, DhcpMessage, Lease};
 
 /// For a lease, over all tries (P-270).
 pub const LIMIT: Duration = Duration::from_secs(30);
@@ -26,7 +26,7 @@ const CLIENT_PORT: u16 = 68;
 /// No server gave one by then, or the socket cannot be had.
 pub fn lease(interface: &str, mac: [u8; 6], deadline: Instant) -> io::Result<Lease> {
     let (socket, client) = open(interface, mac)?;
-    let mut offer: Option<Answer> = None;
+    let mut offer: Option<DhcpAnswer> = None;
     loop {
         let message = match &offer {
             Some(offer) => client.request(offer),
@@ -35,13 +35,13 @@ pub fn lease(interface: &str, mac: [u8; 6], deadline: Instant) -> io::Result<Lea
         let server = SocketAddrV4::new(Ipv4Addr::BROADCAST, SERVER_PORT);
         socket.send_to(&message, server)?;
         let wanted = match offer {
-            Some(_) => MessageKind::Ack,
-            None => MessageKind::Offer,
+            Some(_) => DhcpMessage::Ack,
+            None => DhcpMessage::Offer,
         };
         let again = deadline.min(Instant::now() + PATIENCE);
         match wait(&socket, client, wanted, again)? {
-            Some(ack) if ack.kind == MessageKind::Ack => return Ok(ack.lease),
-            Some(answer) => offer = Some(answer).filter(|answer| answer.kind == MessageKind::Offer),
+            Some(ack) if ack.kind == DhcpMessage::Ack => return Ok(ack.lease),
+            Some(answer) => offer = Some(answer).filter(|answer| answer.kind == DhcpMessage::Offer),
             // An offer that its server does not stand to any more is no use either.
             None => offer = None,
         }
@@ -89,8 +89,8 @@ pub fn prolong(
     while Instant::now() < deadline {
         socket.send_to(&client.prolong(address), SocketAddrV4::new(to, SERVER_PORT))?;
         let again = deadline.min(Instant::now() + PATIENCE);
-        if let Some(answer) = wait(&socket, client, MessageKind::Ack, again)? {
-            return Ok((answer.kind == MessageKind::Ack).then_some(answer.lease));
+        if let Some(answer) = wait(&socket, client, DhcpMessage::Ack, again)? {
+            return Ok((answer.kind == DhcpMessage::Ack).then_some(answer.lease));
         }
     }
     Err(io::Error::new(
@@ -103,9 +103,9 @@ pub fn prolong(
 fn wait(
     socket: &UdpSocket,
     client: Client,
-    wanted: MessageKind,
+    wanted: DhcpMessage,
     until: Instant,
-) -> io::Result<Option<Answer>> {
+) -> io::Result<Option<DhcpAnswer>> {
     let mut buffer = [0; 2048];
     loop {
         let left = until.saturating_duration_since(Instant::now());
@@ -117,7 +117,7 @@ fn wait(
             Ok(length) => {
                 let answer = client.answer(&buffer[..length]);
                 let fits =
-                    |answer: &Answer| answer.kind == wanted || answer.kind == MessageKind::Nak;
+                    |answer: &DhcpAnswer| answer.kind == wanted || answer.kind == DhcpMessage::Nak;
                 if let Some(answer) = answer.filter(fits) {
                     return Ok(Some(answer));
                 }

@@ -29,7 +29,7 @@ const REBINDING_TIME: u8 = 59;
 const END: u8 = 255;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum MessageKind {
+pub(super) enum DhcpMessage {
     Discover = 1,
     Offer = 2,
     Request = 3,
@@ -109,15 +109,15 @@ impl TryFrom<String> for Lease {
             u8::from_str_radix(pair, 16).ok()
         };
         let bytes: Option<Vec<u8>> = text.as_bytes().chunks(2).map(byte).collect();
-        let answer = bytes.and_then(|bytes| Answer::read(&bytes));
+        let answer = bytes.and_then(|bytes| DhcpAnswer::read(&bytes));
         Ok(answer.ok_or("no message of a DHCP server")?.lease)
     }
 }
 
 /// The parts of an answer that matter.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Answer {
-    pub kind: MessageKind,
+pub(super) struct DhcpAnswer {
+    pub kind: DhcpMessage,
     pub lease: Lease,
 }
 
@@ -130,10 +130,10 @@ pub(super) struct Client {
 
 impl Client {
     pub fn discover(self) -> Vec<u8> {
-        self.message(MessageKind::Discover, None, &[])
+        self.message(DhcpMessage::Discover, None, &[])
     }
 
-    pub fn request(self, offer: &Answer) -> Vec<u8> {
+    pub fn request(self, offer: &DhcpAnswer) -> Vec<u8> {
         let IpAddr::V4(address) = offer.lease.address.ip else {
             return self.discover();
         };
@@ -141,18 +141,18 @@ impl Client {
             (REQUESTED, address.octets()),
             (SERVER, offer.lease.server.octets()),
         ];
-        self.message(MessageKind::Request, None, &wanted)
+        self.message(DhcpMessage::Request, None, &wanted)
     }
 
     /// To have the lease of an address prolonged.
     pub fn prolong(self, address: Ipv4Addr) -> Vec<u8> {
-        self.message(MessageKind::Request, Some(address), &[])
+        self.message(DhcpMessage::Request, Some(address), &[])
     }
 
     /// `own`: the address that the answer is sent to; without one it has to be broadcast.
     fn message(
         self,
-        kind: MessageKind,
+        kind: DhcpMessage,
         own: Option<Ipv4Addr>,
         addresses: &[(u8, [u8; 4])],
     ) -> Vec<u8> {
@@ -178,14 +178,14 @@ impl Client {
     }
 
     /// An answer to this client; none for anything else.
-    pub fn answer(self, bytes: &[u8]) -> Option<Answer> {
+    pub fn answer(self, bytes: &[u8]) -> Option<DhcpAnswer> {
         let fixed = bytes.first_chunk::<FIXED>()?;
         let ours = fixed[4..8] == self.transaction.to_be_bytes() && fixed[28..34] == self.mac;
-        Answer::read(bytes).filter(|_| ours)
+        DhcpAnswer::read(bytes).filter(|_| ours)
     }
 }
 
-impl Answer {
+impl DhcpAnswer {
     /// Of any conversation; none for what is no answer.
     fn read(bytes: &[u8]) -> Option<Self> {
         let fixed = bytes.first_chunk::<FIXED>()?;
@@ -194,9 +194,9 @@ impl Answer {
             return None;
         }
         let kind = match option(options, KIND)?.first()? {
-            2 => MessageKind::Offer,
-            5 => MessageKind::Ack,
-            6 => MessageKind::Nak,
+            2 => DhcpMessage::Offer,
+            5 => DhcpMessage::Ack,
+            6 => DhcpMessage::Nak,
             _ => return None,
         };
         let address = *ipv4s(&fixed[16..20]).first()?;

@@ -30,7 +30,7 @@ fn full() -> Vec<u8> {
 #[test]
 fn an_answer_becomes_a_lease() {
     let answer = CLIENT.answer(&server_says(2, &full())).unwrap();
-    assert_eq!(answer.kind, MessageKind::Offer);
+    assert_eq!(answer.kind, DhcpMessage::Offer);
     assert_eq!(answer.lease.server, Ipv4Addr::new(10, 0, 2, 1));
     assert_eq!(answer.lease.address.to_string(), "10.0.2.15/24");
     let [route] = answer.lease.routes.as_slice() else {
@@ -46,7 +46,7 @@ fn an_answer_becomes_a_lease() {
 #[test]
 fn a_bare_answer_is_one_address_alone() {
     let answer = CLIENT.answer(&server_says(5, &[])).unwrap();
-    assert_eq!(answer.kind, MessageKind::Ack);
+    assert_eq!(answer.kind, DhcpMessage::Ack);
     assert_eq!(answer.lease.address.to_string(), "10.0.2.15/32");
     assert!(answer.lease.routes.is_empty() && answer.lease.dns_servers.is_empty());
     assert_eq!(answer.lease.term, None);

@@ -40,7 +40,7 @@ pub struct Tenancy {
 
 /// What is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Act {
+pub enum LeaseAct {
     /// Its server is asked to prolong the lease.
     Renew,
     /// Any server is.
@@ -52,9 +52,9 @@ pub enum Act {
 impl Tenancy {
     /// What is to be done next, and when. `since`: when the lease was granted, or lost; `failed`:
     /// tries without a lease since. None: the lease lasts for ever.
-    pub fn next(&self, since: Instant, failed: u32, now: Instant) -> Option<(Instant, Act)> {
+    pub fn next(&self, since: Instant, failed: u32, now: Instant) -> Option<(Instant, LeaseAct)> {
         let pause = FIRST_PAUSE * (1 << failed.saturating_sub(1).min(7));
-        let later = (now + pause.min(LONGEST_PAUSE), Act::Ask);
+        let later = (now + pause.min(LONGEST_PAUSE), LeaseAct::Ask);
         let Some(lease) = &self.lease else {
             return Some(later);
         };
@@ -73,7 +73,7 @@ impl Tenancy {
     }
 }
 
-fn prolonging(term: Term, since: Instant, now: Instant) -> (Instant, Act) {
+fn prolonging(term: Term, since: Instant, now: Instant) -> (Instant, LeaseAct) {
     let [renew, rebind, end] = [term.renew, term.rebind, term.end].map(|after| since + after);
     // Half of the time that is left, so that the last tries are not all at the end.
     let again = |limit: Instant| {
@@ -81,13 +81,13 @@ fn prolonging(term: Term, since: Instant, now: Instant) -> (Instant, Act) {
         (half >= CLOSEST).then_some(now + half)
     };
     if now < renew {
-        (renew, Act::Renew)
+        (renew, LeaseAct::Renew)
     } else if now < rebind {
-        again(rebind).map_or((rebind, Act::Rebind), |at| (at, Act::Renew))
+        again(rebind).map_or((rebind, LeaseAct::Rebind), |at| (at, LeaseAct::Renew))
     } else if now < end {
-        again(end).map_or((end, Act::Ask), |at| (at, Act::Rebind))
+        again(end).map_or((end, LeaseAct::Ask), |at| (at, LeaseAct::Rebind))
     } else {
-        (now, Act::Ask)
+        (now, LeaseAct::Ask)
     }
 }
 
@@ -96,7 +96,7 @@ fn prolonging(term: Term, since: Instant, now: Instant) -> (Instant, Act) {
 ///
 /// # Errors
 /// Nobody answered, and all is as it was.
-pub fn tend(pid: i32, tenancy: &Tenancy, act: Act) -> Result<Tenancy, Failure> {
+pub fn tend(pid: i32, tenancy: &Tenancy, act: LeaseAct) -> Result<Tenancy, Failure> {
     let there = namespace(&format!("/proc/{pid}/ns/net"), "of the container")?;
     setns(&there, CloneFlags::CLONE_NEWNET).map_err(|error| {
         Failure::unspecified(format!("entering the network namespace of {pid}: {error}"))
@@ -108,8 +108,8 @@ pub fn tend(pid: i32, tenancy: &Tenancy, act: Act) -> Result<Tenancy, Failure> {
         .map_err(|error| Failure::unspecified(format!("{name} is gone: {error}")))?;
     let silent = |error: std::io::Error| Failure::unspecified(format!("DHCP on {name}: {error}"));
     let granted = match (&tenancy.lease, act) {
-        (Some(lease), Act::Renew | Act::Rebind) => {
-            let any = act == Act::Rebind;
+        (Some(lease), LeaseAct::Renew | LeaseAct::Rebind) => {
+            let any = act == LeaseAct::Rebind;
             client::prolong(name, tenancy.mac, lease, any).map_err(silent)?
         }
         _ => None,
@@ -183,7 +183,7 @@ mod tests {
     }
 
     /// All that is done about a lease that nobody prolongs: seconds after it was granted.
-    fn unanswered(term: [u64; 3]) -> Vec<(u64, Act)> {
+    fn unanswered(term: [u64; 3]) -> Vec<(u64, LeaseAct)> {
         let tenancy = tenancy(Some(term));
         let since = Instant::now();
         let (mut now, mut acts) = (since, Vec::new());
@@ -191,7 +191,7 @@ mod tests {
             let (at, act) = tenancy.next(since, 0, now).expect("it ends");
             assert!(at >= now, "never back in time");
             acts.push(((at - since).as_secs(), act));
-            if act == Act::Ask {
+            if act == LeaseAct::Ask {
                 return acts;
             }
             now = at;
@@ -200,20 +200,24 @@ mod tests {
 
     #[test]
     fn a_short_lease_has_one_try_for_each_time() {
-        let acts = [(4, Act::Renew), (7, Act::Rebind), (8, Act::Ask)];
+        let acts = [
+            (4, LeaseAct::Renew),
+            (7, LeaseAct::Rebind),
+            (8, LeaseAct::Ask),
+        ];
         assert_eq!(unanswered([4, 7, 8]), acts);
     }
 
     #[test]
     fn tries_come_closer_together_and_end() {
         let acts = unanswered([3600, 6300, 7200]);
-        let at = |act: Act| -> Vec<u64> {
+        let at = |act: LeaseAct| -> Vec<u64> {
             let of = acts.iter().filter(|(_, other)| *other == act);
             of.map(|(at, _)| *at).collect()
         };
-        assert_eq!(at(Act::Renew), [3600, 4950, 5625, 5962, 6131, 6215]);
-        assert_eq!(at(Act::Rebind), [6300, 6750, 6975, 7087]);
-        assert_eq!(at(Act::Ask), [7200]);
+        assert_eq!(at(LeaseAct::Renew), [3600, 4950, 5625, 5962, 6131, 6215]);
+        assert_eq!(at(LeaseAct::Rebind), [6300, 6750, 6975, 7087]);
+        assert_eq!(at(LeaseAct::Ask), [7200]);
     }
 
     #[test]
@@ -221,12 +225,12 @@ mod tests {
         let tenancy = tenancy(Some([100, 200, 300]));
         let since = Instant::now();
         for (now, expected) in [
-            (0, (100, Act::Renew)),
-            (99, (100, Act::Renew)),
-            (150, (200, Act::Rebind)),
-            (250, (300, Act::Ask)),
-            (300, (300, Act::Ask)),
-            (5000, (5000, Act::Ask)),
+            (0, (100, LeaseAct::Renew)),
+            (99, (100, LeaseAct::Renew)),
+            (150, (200, LeaseAct::Rebind)),
+            (250, (300, LeaseAct::Ask)),
+            (300, (300, LeaseAct::Ask)),
+            (5000, (5000, LeaseAct::Ask)),
         ] {
             let next = tenancy.next(since, 0, since + seconds(now));
             let next = next.map(|(at, act)| ((at - since).as_secs(), act));
@@ -239,11 +243,11 @@ mod tests {
         let tenancy = tenancy(Some([100, 200, 300]));
         let since = Instant::now();
         for (now, failed, expected) in [
-            (250, 3, (300, Act::Ask)),
-            (300, 0, (300, Act::Ask)),
-            (300, 1, (305, Act::Ask)),
-            (305, 2, (315, Act::Ask)),
-            (9000, 50, (9600, Act::Ask)),
+            (250, 3, (300, LeaseAct::Ask)),
+            (300, 0, (300, LeaseAct::Ask)),
+            (300, 1, (305, LeaseAct::Ask)),
+            (305, 2, (315, LeaseAct::Ask)),
+            (9000, 50, (9600, LeaseAct::Ask)),
         ] {
             let next = tenancy.next(since, failed, since + seconds(now));
             let next = next.map(|(at, act)| ((at - since).as_secs(), act));
@@ -260,7 +264,7 @@ mod tests {
         let pauses: Vec<u64> = [0, 1, 2, 3, 7, 8, 99]
             .into_iter()
             .map(|failed| match lost.next(now, failed, now) {
-                Some((at, Act::Ask)) => (at - now).as_secs(),
+                Some((at, LeaseAct::Ask)) => (at - now).as_secs(),
                 other => panic!("{other:?}"),
             })
             .collect();

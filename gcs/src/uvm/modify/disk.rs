@@ -7,7 +7,7 @@ use crate::bridge::outbox::Ticket;
 use crate::error::Failure;
 use crate::prot::settings::{MappedVirtualDisk, ScsiDevice};
 use crate::storage::arrival::ARRIVAL;
-use crate::storage::{disk, scsi, Disk, Record, Roots, Source};
+use crate::storage::{disk, scsi, Disk, MountRecord, Roots, Source};
 use crate::uvm::arrivals::ArrivalLimits;
 use crate::uvm::Uvm;
 
@@ -54,7 +54,7 @@ impl Uvm {
             limits,
             device,
             move |journal| disk::add(&expected, &disk, journal),
-            move |uvm, added: Result<Record, Failure>| match added {
+            move |uvm, added: Result<MountRecord, Failure>| match added {
                 Ok(record) => uvm.disk_added(ticket, &path, Ok(Some(record))),
                 // The path stays taken until what was done is undone.
                 Err(failure) => uvm.outbox.answer(ticket, Err(failure)),
@@ -64,7 +64,12 @@ impl Uvm {
     }
 
     /// The record of what is mounted is kept for the Remove; without one the path is free.
-    fn disk_added(&mut self, ticket: Ticket, path: &str, added: Result<Option<Record>, Failure>) {
+    fn disk_added(
+        &mut self,
+        ticket: Ticket,
+        path: &str,
+        added: Result<Option<MountRecord>, Failure>,
+    ) {
         let (record, answer) = match added {
             Ok(record) => (record, Ok(Reply::Done)),
             Err(failure) => (None, Err(failure)),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::bridge::codec::Reply;
 use crate::bridge::outbox::Ticket;
 use crate::error::Failure;
-use crate::storage::{self, clean, Journal, Record, Roots, Source};
+use crate::storage::{self, clean, Journal, MountRecord, Roots, Source};
 use crate::uvm::Uvm;
 
 /// Mounts of the host in directories of a container.
@@ -26,7 +26,7 @@ impl Uvm {
         path: &str,
         doing: String,
         limit: Duration,
-        job: impl FnOnce(&Journal) -> Result<Record, Failure>,
+        job: impl FnOnce(&Journal) -> Result<MountRecord, Failure>,
     ) {
         self.mount(path, doing, limit, job, move |uvm, done| {
             uvm.outbox.answer(ticket, done.map(|()| Reply::Done));
@@ -40,7 +40,7 @@ impl Uvm {
         path: &str,
         doing: String,
         limit: Duration,
-        job: impl FnOnce(&Journal) -> Result<Record, Failure>,
+        job: impl FnOnce(&Journal) -> Result<MountRecord, Failure>,
         then: impl FnOnce(&mut Self, Result<(), Failure>) + 'static,
     ) {
         match self.mounts.begin_add(path) {
@@ -57,11 +57,11 @@ impl Uvm {
         doing: String,
         limit: Duration,
         keep: &[BorrowedFd<'_>],
-        job: impl FnOnce(&Journal) -> Result<Record, Failure>,
+        job: impl FnOnce(&Journal) -> Result<MountRecord, Failure>,
         then: impl FnOnce(&mut Self, Result<(), Failure>) + 'static,
     ) {
         let mounted_at = path.clone();
-        let then = move |uvm: &mut Self, added: Result<Record, Failure>| {
+        let then = move |uvm: &mut Self, added: Result<MountRecord, Failure>| {
             let done = added.map(|record| uvm.mounts.end_add(&mounted_at, Some(record)));
             then(uvm, done);
         };

@@ -179,7 +179,7 @@ impl Uvm {
     fn rewrite_resolv_conf(
         &mut self,
         container: &str,
-        adapters: Vec<bundle::Adapter>,
+        adapters: Vec<bundle::AdapterDns>,
         then: impl FnOnce(&mut Self, Result<(), Failure>) + 'static,
     ) {
         let Some(bundle) = self.containers.get(container).map(Container::bundle) else {

@@ -12,7 +12,7 @@ use crate::error::Failure;
 use crate::prot::v1::{MappedDirectory, NetworkAdapter, VmHostedContainerSettings};
 use crate::prot::{HResult, MessageBase, NotificationType};
 use crate::storage::arrival::ARRIVAL;
-use crate::storage::{clean, Directory, Record};
+use crate::storage::{clean, Directory, MountRecord};
 use crate::uvm::arrivals::{AllOf, ArrivalLimits};
 use crate::uvm::containers::Container;
 use crate::uvm::processes::{ProcessKey, Role};
@@ -73,7 +73,7 @@ pub(super) fn create(
         limits,
         disks,
         move |journal| storage::attach(&settings, journal),
-        move |uvm, attached: Result<(AttachedStorage, Vec<Record>), Failure>| {
+        move |uvm, attached: Result<(AttachedStorage, Vec<MountRecord>), Failure>| {
             let (attached, disks) = match attached {
                 Ok(attached) => attached,
                 Err(failure) => {

@@ -17,7 +17,7 @@ use crate::prot::v1::{MappedVirtualDisk, VmHostedContainerSettings};
 use crate::storage::pmem::{self, ExpectedPmem};
 use crate::storage::scsi::{self, ExpectedDisk};
 use crate::storage::{
-    disk, layers, make_directory, tree, CombinedLayers, Disk, Journal, Pmem, Record, Roots,
+    disk, layers, make_directory, tree, CombinedLayers, Disk, Journal, MountRecord, Pmem, Roots,
 };
 
 /// Parent of the storage directories, which are numbered.
@@ -80,7 +80,7 @@ impl DiskId {
         path: &Path,
         read_only: bool,
         journal: &Journal,
-    ) -> Result<Option<Record>, Failure> {
+    ) -> Result<Option<MountRecord>, Failure> {
         let mount_path = path.to_string_lossy().into_owned();
         let roots = Roots::default();
         match *self {
@@ -130,7 +130,7 @@ pub fn expected(settings: &VmHostedContainerSettings) -> Result<Vec<Box<dyn Devi
 pub fn attach(
     settings: &VmHostedContainerSettings,
     journal: &Journal,
-) -> Result<Option<(AttachedStorage, Vec<Record>)>, Failure> {
+) -> Result<Option<(AttachedStorage, Vec<MountRecord>)>, Failure> {
     let waited = Duration::ZERO;
     if expected(settings)?
         .iter()
@@ -149,7 +149,7 @@ pub fn attach(
 fn attach_all(
     settings: &VmHostedContainerSettings,
     journal: &Journal,
-) -> Result<(AttachedStorage, Vec<Record>), Failure> {
+) -> Result<(AttachedStorage, Vec<MountRecord>), Failure> {
     let directory = new_directory(journal)?;
     let attached = AttachedStorage {
         directory,
@@ -179,7 +179,7 @@ fn mount_all(
     settings: &VmHostedContainerSettings,
     attached: &AttachedStorage,
     journal: &Journal,
-) -> Result<Vec<Record>, Failure> {
+) -> Result<Vec<MountRecord>, Failure> {
     let disks = settings.mapped_virtual_disks.iter();
     let disks = disks.filter(|disk| mapped_at(disk).is_some());
     let mapped = disks.map(|disk| {
@@ -209,7 +209,7 @@ fn mount_all(
     Ok(mapped)
 }
 
-fn there(mounted: Option<Record>) -> Result<Record, Failure> {
+fn there(mounted: Option<MountRecord>) -> Result<MountRecord, Failure> {
     mounted.ok_or_else(|| Failure::unspecified("a disk that was there is gone"))
 }
 
@@ -220,7 +220,10 @@ pub fn expected_later(disk: &MappedVirtualDisk) -> Result<ExpectedDisk, Failure>
 }
 
 /// Mounts the disk. `None` when it is not there yet.
-pub fn map_disk(disk: &MappedVirtualDisk, journal: &Journal) -> Result<Option<Record>, Failure> {
+pub fn map_disk(
+    disk: &MappedVirtualDisk,
+    journal: &Journal,
+) -> Result<Option<MountRecord>, Failure> {
     DiskId::Scsi(disk.lun).mount(Path::new(&disk.container_path), disk.read_only, journal)
 }
 

@@ -32,8 +32,6 @@ pub enum WriteError {
     Unfit(Why),
 }
 
-type Result<T> = std::result::Result<T, WriteError>;
-
 /// Writes a disk from its front to its end; contents are never held in memory.
 pub struct Writer {
     file: File,
@@ -67,7 +65,7 @@ impl Writer {
         }
     }
 
-    pub fn special(&mut self, meta: &Meta, special: Special) -> Result<Nid> {
+    pub fn special(&mut self, meta: &Meta, special: Special) -> Result<Nid, WriteError> {
         let number = match special {
             Special::Char(device) | Special::Block(device) => device.encode(),
             Special::Fifo => 0,
@@ -77,7 +75,7 @@ impl Writer {
         self.leaf(kind, meta, 0, Layout::Device(number), &xattrs, &[])
     }
 
-    pub fn symlink(&mut self, meta: &Meta, target: &[u8]) -> Result<Nid> {
+    pub fn symlink(&mut self, meta: &Meta, target: &[u8]) -> Result<Nid, WriteError> {
         if target.len() > TARGET_MAX {
             let length = target.len();
             return Err(WriteError::Unfit(format!(
@@ -93,12 +91,22 @@ impl Writer {
     }
 
     /// A file of `bytes` bytes, all of which `contents` has.
-    pub fn regular(&mut self, meta: &Meta, contents: &mut dyn Read, bytes: u64) -> Result<Nid> {
+    pub fn regular(
+        &mut self,
+        meta: &Meta,
+        contents: &mut dyn Read,
+        bytes: u64,
+    ) -> Result<Nid, WriteError> {
         self.file(FileType::Regular, meta, contents, bytes)
     }
 
     /// A file with holes; `contents` has what is between them.
-    pub fn sparse(&mut self, meta: &Meta, contents: &mut dyn Read, map: &Map) -> Result<Nid> {
+    pub fn sparse(
+        &mut self,
+        meta: &Meta,
+        contents: &mut dyn Read,
+        map: &Map,
+    ) -> Result<Nid, WriteError> {
         if map.bytes > FILE_MAX {
             return Err(too_large(map.bytes));
         }
@@ -132,7 +140,7 @@ impl Writer {
     }
 
     /// Says how many names a file has; it has one until then.
-    pub fn links(&mut self, nid: Nid, links: u32) -> Result<()> {
+    pub fn links(&mut self, nid: Nid, links: u32) -> Result<(), WriteError> {
         self.put(&links.to_le_bytes(), nid * SLOT + LINKS_AT)
     }
 
@@ -142,7 +150,7 @@ impl Writer {
         meta: &Meta,
         sorted: impl IntoIterator<Item = &'a [u8]>,
         root: bool,
-    ) -> Result<Reserved> {
+    ) -> Result<Reserved, WriteError> {
         let fixed = INODE + attributes(meta)?.len() as u64;
         let bytes = directory::size(sorted);
         if root && fixed > BLOCK {
@@ -173,7 +181,7 @@ impl Writer {
         meta: &Meta,
         links: u32,
         sorted: &[Name<'_>],
-    ) -> Result<()> {
+    ) -> Result<(), WriteError> {
         let xattrs = attributes(meta)?;
         let bytes = directory::encode(sorted);
         assert_eq!(
@@ -195,7 +203,7 @@ impl Writer {
     }
 
     /// Writes what is left; the disk's length in bytes.
-    pub fn finish(self) -> Result<u64> {
+    pub fn finish(self) -> Result<u64, WriteError> {
         let blocks = self.block_number(self.next)?;
         let root = u16::try_from(ROOT).expect("block 1 is in front");
         let bytes = superblock(root, self.inodes, blocks);
@@ -216,7 +224,7 @@ impl Writer {
         meta: &Meta,
         contents: &mut dyn Read,
         bytes: u64,
-    ) -> Result<Nid> {
+    ) -> Result<Nid, WriteError> {
         if bytes > FILE_MAX {
             return Err(too_large(bytes));
         }
@@ -249,7 +257,7 @@ impl Writer {
         layout: Layout,
         xattrs: &[u8],
         list: &[u8],
-    ) -> Result<Nid> {
+    ) -> Result<Nid, WriteError> {
         let length = xattrs.len() as u64;
         let nid = self.place(INODE + length + list.len() as u64, 0)?;
         let inode = RawInode::new(kind, meta, bytes, layout, length);
@@ -257,7 +265,13 @@ impl Writer {
         Ok(nid)
     }
 
-    fn inode(&mut self, nid: Nid, inode: &RawInode, xattrs: &[u8], after: &[u8]) -> Result<()> {
+    fn inode(
+        &mut self,
+        nid: Nid,
+        inode: &RawInode,
+        xattrs: &[u8],
+        after: &[u8],
+    ) -> Result<(), WriteError> {
         self.inodes += 1;
         let mut bytes = inode.encode(self.inodes as u32);
         bytes.extend_from_slice(xattrs);
@@ -268,7 +282,7 @@ impl Writer {
     /// A place for `fixed` bytes that begin with an inode, which lies in one block, and `tail` bytes
     /// of contents after them, which do too. In a new block there is one if both together fit into
     /// a block or there is no tail.
-    fn place(&mut self, fixed: u64, tail: u64) -> Result<Nid> {
+    fn place(&mut self, fixed: u64, tail: u64) -> Result<Nid, WriteError> {
         let total = fixed + tail;
         let at = self.open.start.next_multiple_of(SLOT);
         if at + total <= self.open.end {
@@ -282,20 +296,20 @@ impl Writer {
     }
 
     /// Takes `count` blocks in a row.
-    fn blocks(&mut self, count: u64) -> Result<u32> {
+    fn blocks(&mut self, count: u64) -> Result<u32, WriteError> {
         let first = self.block_number(self.next)?;
         self.block_number(self.next.saturating_add(count))?;
         self.next += count;
         Ok(first)
     }
 
-    fn block_number(&self, block: u64) -> Result<u32> {
+    fn block_number(&self, block: u64) -> Result<u32, WriteError> {
         let number = u32::try_from(block).ok().filter(|number| *number != HOLE);
         number.ok_or_else(|| WriteError::Unfit("makes the layer larger than 16 TiB".into()))
     }
 
     /// Copies contents to a place on the disk; long runs of zeros become holes of the disk's file.
-    fn copy(&mut self, from: &mut dyn Read, mut to: u64, mut bytes: u64) -> Result<()> {
+    fn copy(&mut self, from: &mut dyn Read, mut to: u64, mut bytes: u64) -> Result<(), WriteError> {
         let mut buffer = std::mem::take(&mut self.buffer);
         while bytes > 0 {
             let want = usize::try_from(bytes).unwrap_or(BUFFER).min(BUFFER);
@@ -311,7 +325,7 @@ impl Writer {
         Ok(())
     }
 
-    fn put(&mut self, bytes: &[u8], at: u64) -> Result<()> {
+    fn put(&mut self, bytes: &[u8], at: u64) -> Result<(), WriteError> {
         self.unchecked += bytes.len() as u64;
         if self.unchecked >= KEEP_FREE {
             self.unchecked = 0;
@@ -325,7 +339,7 @@ impl Writer {
     }
 }
 
-fn attributes(meta: &Meta) -> Result<Vec<u8>> {
+fn attributes(meta: &Meta) -> Result<Vec<u8>, WriteError> {
     xattr::encode(&meta.xattrs).map_err(WriteError::Unfit)
 }
 
