@@ -28,3 +28,4 @@ heartbeat clippy "$cargo" clippy --locked --workspace -- -D warnings -D clippy::
     die "a function is too long (above)"
 "$cargo" run -q --locked -p tree-check -- citations >&2 || die "a section or requirement is cited that gcs/PROTOCOL.md does not have (above)"
 "$cargo" run -q --locked -p tree-check -- modules >&2 || die "modules form a cycle (above)"
+"$cargo" run -q --locked -p tree-check -- types >&2 || die "more than two types of a crate have one name: say what each is about (above)"

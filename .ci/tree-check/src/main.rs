@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! cargo run -p tree-check -- modules      prints which module uses which; a cycle is an error
+//! cargo run -p tree-check -- types        more than two types of a crate with one name are an error
 //! cargo run -p tree-check -- citations    every section and requirement that is cited is in gcs/PROTOCOL.md
 //! ```
 
@@ -10,6 +11,8 @@ mod crates;
 mod graph;
 mod lex;
 mod modules;
+mod source;
+mod types;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -21,8 +24,9 @@ fn main() -> ExitCode {
     let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let findings = match std::env::args().nth(1).as_deref() {
         Some("modules") => modules(&top),
+        Some("types") => types(&top),
         Some("citations") => citations::check(&top),
-        _ => Err("usage: tree-check modules|citations".into()),
+        _ => Err("usage: tree-check modules|types|citations".into()),
     };
     let findings = findings.unwrap_or_else(|error| vec![error]);
     for finding in &findings {
@@ -46,6 +50,15 @@ fn modules(top: &Path) -> Result<Findings, String> {
             let name = &one.name;
             format!("the modules of {name} form a cycle:\n    {cycle}")
         }));
+    }
+    Ok(findings)
+}
+
+fn types(top: &Path) -> Result<Findings, String> {
+    let mut findings = Vec::new();
+    for one in crates::of_workspace(top)? {
+        let repeated = types::repeated(&one.dir.join("src"))?;
+        findings.extend(repeated.iter().map(|what| format!("{}: {what}", one.name)));
     }
     Ok(findings)
 }
