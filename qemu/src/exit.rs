@@ -12,18 +12,14 @@ pub const NOT_RUNNABLE: u8 = 126;
 /// The command was not found.
 pub const NOT_FOUND: u8 = 127;
 
-/// What a shell would end with when a command cannot be started. The guest has one code for all
-/// reasons, so the text of its refusal has to tell.
+/// What a shell would end with when a command cannot be started. The guest has one HRESULT for all
+/// reasons; the function of its error record tells them apart (protocol 3).
 pub fn start_failure(error: &HostError) -> u8 {
     match error {
-        HostError::Refused { message, .. } => {
-            let text = message.to_ascii_lowercase();
-            if text.contains("not found") || text.contains("no such file") {
-                NOT_FOUND
-            } else {
-                NOT_RUNNABLE
-            }
-        }
+        HostError::Refused { function, .. } => match function.as_deref() {
+            Some("execve: ENOENT") => NOT_FOUND,
+            _ => NOT_RUNNABLE,
+        },
         _ => FAILED,
     }
 }

@@ -155,8 +155,14 @@ fn options_reach_the_container() {
 
 #[test]
 fn a_command_that_cannot_be_run_is_named() {
-    for (program, code) in [("/bin/nothing-of-this-name", 127), ("/etc/passwd", 126)] {
-        let Some(done) = run(&["--", program], b"") else {
+    // The last one is there. What is missing is its user.
+    let cases = [
+        ("root", "/bin/nothing-of-this-name", 127),
+        ("root", "/etc/passwd", 126),
+        ("nobody-of-this-name", "/bin/true", 126),
+    ];
+    for (user, program, code) in cases {
+        let Some(done) = run(&["-u", user, "--", program], b"") else {
             return;
         };
         said(&done, code, "");

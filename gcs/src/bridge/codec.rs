@@ -295,6 +295,7 @@ fn refusal(activity_id: &str, failure: &Failure) -> Vec<u8> {
             message: text,
             module_name: ErrorRecord::MODULE.to_owned(),
             line: ErrorRecord::NO_LINE,
+            function_name: failure.function().unwrap_or_default(),
             ..ErrorRecord::default()
         }],
         ..base(activity_id)

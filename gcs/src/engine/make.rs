@@ -20,6 +20,7 @@ use super::enter;
 use super::fault::{failed, Step};
 use super::hooks::Pause;
 use super::plan::{MountKind, Namespaces, Plan, Process, TIME};
+use super::report;
 use super::{seccomp, Container};
 use crate::error::Failure;
 use crate::sys::clone::{self, Side};
@@ -271,7 +272,7 @@ impl Ends<'_> {
 
     /// To whoever has asked for the start, and to whoever reads the process's own output.
     pub(super) fn tell_not_executed(&self, why: &Failure) {
-        write(self.control, why.message.as_bytes()).ok();
+        write(self.control, &report::reason(why)).ok();
         write(std::io::stderr(), format!("{why}\n").as_bytes()).ok();
     }
 }

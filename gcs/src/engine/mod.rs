@@ -58,7 +58,7 @@ use fault::Step;
 pub use bare::Bare;
 pub use make::{Ends, Made};
 pub use plan::{Capabilities, Plan, Process};
-pub use report::{failed as report_failure, Told};
+pub use report::{failed as report_failure, read_reason, Told, REASON_MAX};
 
 /// Where the cgroup hierarchies are.
 pub const CGROUPS: &str = "/sys/fs/cgroup";

@@ -21,6 +21,9 @@ use crate::sys::channel;
 /// Longest text of a failure, in characters: a message has to fit into the socket.
 const LONGEST: usize = 8 * 1024;
 
+/// Longest [`reason`], in bytes: a character may take six in JSON.
+pub const REASON_MAX: usize = 64 * 1024;
+
 /// What the task says. The descriptors come in the order of the members, that of the process first.
 #[derive(Debug, Serialize, Deserialize)]
 struct Birth {
@@ -84,12 +87,24 @@ pub fn ready(to: BorrowedFd<'_>, terminal: Option<BorrowedFd<'_>>) -> Result<(),
 
 /// It failed. Whoever does not hear it sees the channel end.
 pub fn failed(to: BorrowedFd<'_>, failure: &Failure) {
-    let message = failure.message.chars().take(LONGEST).collect::<String>();
-    let short = Failure::new(failure.code, message);
-    let mut text = vec![b'-'];
-    if serde_json::to_writer(&mut text, &short).is_ok() {
-        channel::send_all(to, &text, &[]).ok();
-    }
+    let text = [b"-", reason(failure).as_slice()].concat();
+    channel::send_all(to, &text, &[]).ok();
+}
+
+/// Why a process that was ready has not executed its program, for its control socket.
+pub fn reason(failure: &Failure) -> Vec<u8> {
+    let message = failure.message.chars().take(LONGEST).collect();
+    let short = Failure {
+        message,
+        ..failure.clone()
+    };
+    serde_json::to_vec(&short).unwrap_or_default()
+}
+
+/// What [`reason`] has written.
+pub fn read_reason(text: &[u8]) -> Failure {
+    serde_json::from_slice(text)
+        .unwrap_or_else(|_| Failure::unspecified(String::from_utf8_lossy(text)))
 }
 
 fn send(to: BorrowedFd<'_>, text: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Failure> {
@@ -156,6 +171,8 @@ fn number(text: &mut &[u8]) -> Option<i32> {
 
 #[cfg(test)]
 mod tests {
+    use nix::errno::Errno;
+
     use super::*;
 
     fn fd() -> OwnedFd {
@@ -187,6 +204,10 @@ mod tests {
             );
             assert!(told.bare.is_some() && !told.ready);
         }
+        let reason = Failure::unspecified("a").of_execve(Errno::ENOENT);
+        assert_eq!(read_reason(&super::reason(&reason)), reason);
+        let cut = read_reason(b"{\"code\":1");
+        assert_eq!(cut.message, "{\"code\":1");
         for text in ["x", "P", "P{}", "+", "-{", "+x;"] {
             assert!(Told::read(text.as_bytes(), Vec::new()).is_err(), "{text}");
         }

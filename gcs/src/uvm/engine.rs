@@ -32,8 +32,6 @@ const ENGINE_LIMIT: Duration = Duration::from_secs(120);
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// Time to deliver a signal to every process of a container.
 const SIGNAL_LIMIT: Duration = Duration::from_secs(20);
-/// Longest reason of a program that could not be executed, in bytes.
-const REASON_MAX: usize = 4096;
 
 /// What containers share.
 #[derive(Default)]
@@ -428,17 +426,14 @@ impl Work for StartingProcess {
             Wake::Ready => match read(&self.control, buffer) {
                 Err(Errno::EAGAIN | Errno::EINTR) => return Progress::Wait,
                 Ok(count @ 1..) => {
-                    let left = REASON_MAX - self.reason.len();
+                    let left = engine::REASON_MAX - self.reason.len();
                     self.reason.extend_from_slice(&buffer[..count.min(left)]);
                     return Progress::Wait;
                 }
                 Ok(0) | Err(_) if self.reason.is_empty() => {
                     Ok(self.child.as_ref().and_then(|child| child.exit))
                 }
-                Ok(_) | Err(_) => {
-                    let reason = String::from_utf8_lossy(&self.reason);
-                    Err(Failure::unspecified(format!("{}: {reason}", self.label)))
-                }
+                Ok(_) | Err(_) => Err(engine::read_reason(&self.reason).during(&self.label)),
             },
             Wake::Due => {
                 // Nobody would own it afterwards. An init is killed by its container.

@@ -161,7 +161,7 @@ impl StartingProgram {
 fn explain(starting: &StartingProgram, failure: StartFailure) -> Failure {
     let name = &starting.name;
     let reason = failure.errno.desc();
-    Failure::unspecified(match failure.stage {
+    let explained = Failure::unspecified(match failure.stage {
         StartStep::Exec if name.contains('/') => format!("starting {name:?}: {reason}"),
         StartStep::Exec => format!(
             "starting {name:?}: {reason} (looked in {})",
@@ -172,7 +172,11 @@ fn explain(starting: &StartingProgram, failure: StartFailure) -> Failure {
         }
         StartStep::Terminal => format!("starting {name:?}: taking the terminal: {reason}"),
         StartStep::Descriptors => format!("starting {name:?}: placing its streams: {reason}"),
-    })
+    });
+    match failure.stage {
+        StartStep::Exec => explained.of_execve(failure.errno),
+        _ => explained,
+    }
 }
 
 fn fork_program(command: &Command, stdio: [BorrowedFd<'_>; 3]) -> Result<(Pid, OwnedFd), Failure> {

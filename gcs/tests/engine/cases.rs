@@ -129,11 +129,11 @@ pub fn the_environment_is_exactly_as_given(rig: &Rig) {
 }
 
 pub fn a_missing_program_fails_the_create_by_name(rig: &Rig) {
-    for (program, words) in [
-        ("nothere", "\"nothere\" not found in PATH"),
-        ("/bin/nothere", "/bin/nothere"),
-        ("/etc", "/etc"),
-        ("/plain", "/plain"),
+    for (program, words, errno) in [
+        ("nothere", "\"nothere\" not found in PATH", "ENOENT"),
+        ("/bin/nothere", "/bin/nothere", "ENOENT"),
+        ("/etc", "/etc", "EISDIR"),
+        ("/plain", "/plain", "EACCES"),
     ] {
         let failure = rig
             .create("miss", &[program], |_| {
@@ -143,6 +143,7 @@ pub fn a_missing_program_fails_the_create_by_name(rig: &Rig) {
             .expect("a program that cannot run");
         println!("    {failure}");
         assert!(failure.message.contains(words), "{failure}");
+        assert_eq!(failure.function(), Some(format!("execve: {errno}")));
         reap_strays();
         rig.assert_clean("miss");
         fs::remove_dir_all(rig.dir.path().join("c/miss")).unwrap();
@@ -164,6 +165,7 @@ pub fn a_program_that_cannot_be_executed_fails_the_start(rig: &Rig) {
         failure.message.contains("/bad") && failure.message.contains("Exec format"),
         "{failure}"
     );
+    assert_eq!(failure.function().as_deref(), Some("execve: ENOEXEC"));
     let (_, err, code) = made.finish();
     assert_eq!(code, 126);
     assert!(err.contains("Exec format"), "{err}");

@@ -246,11 +246,11 @@ impl Rig {
 fn start(control: &OwnedFd) -> Result<(), Failure> {
     let mut control = File::from(control.try_clone().unwrap());
     control.write_all(b"s").unwrap();
-    let mut why = String::new();
-    control.read_to_string(&mut why).unwrap();
+    let mut why = Vec::new();
+    control.read_to_end(&mut why).unwrap();
     match why.is_empty() {
         true => Ok(()),
-        false => Err(Failure::unspecified(why)),
+        false => Err(engine::read_reason(&why)),
     }
 }
 

@@ -201,19 +201,19 @@ impl Pending {
         if result == 0 {
             return Ok(members);
         }
-        let record = members
-            .get("ErrorRecords")
-            .and_then(|r| r.get(0))
-            .and_then(|r| r.get("Message"));
+        let record = members.get("ErrorRecords").and_then(|r| r.get(0));
+        let in_record = |member| record.and_then(|r| r.get(member));
         let message = members
             .get("ErrorMessage")
-            .or(record)
+            .or_else(|| in_record("Message"))
             .and_then(Value::as_str);
+        let function = in_record("FunctionName").and_then(Value::as_str);
         Err(HostError::Refused {
             doing: self.doing.clone(),
             // `strict` has checked that it fits.
             result: i32::try_from(result).unwrap_or(-1),
             message: message.unwrap_or("(no text)").to_owned(),
+            function: function.map(str::to_owned),
         })
     }
 }

@@ -50,6 +50,9 @@ pub enum HostError {
         result: i32,
         /// `ErrorMessage`, or the text of the first error record.
         message: String,
+        /// `FunctionName` of the first error record. Of a program that could not be executed the
+        /// guest says `execve: ENOENT`, with the errno (protocol 3).
+        function: Option<String>,
     },
     /// The answer is well-formed, but a host cannot work with it.
     #[error("{doing}: {detail}")]

@@ -244,10 +244,9 @@ impl Executable {
         if let Some(Err(error)) = filter.map(Filter::load) {
             return Failure::unspecified(format!("linux.seccomp: load the filter: {error}"));
         }
-        failed(
-            format_args!("execute {}", self.path.to_string_lossy()),
-            execution.begin(),
-        )
+        let errno = execution.begin();
+        let doing = format_args!("execute {}", self.path.to_string_lossy());
+        failed(doing, errno).of_execve(errno)
     }
 }
 

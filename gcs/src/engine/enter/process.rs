@@ -132,15 +132,16 @@ pub fn home(root: &Root, uid: u32) -> String {
 pub fn program(process: &Process) -> Result<CString, Failure> {
     let name = &process.args[0];
     let refuse = |text: String| Failure::unspecified(format!("process.args: {text}"));
+    let unusable = |program: &CString, errno| {
+        failed(format_args!("process.args: program {program:?}"), errno).of_execve(errno)
+    };
     if name.as_bytes().contains(&b'/') {
-        usable(name)
-            .map_err(|errno| failed(format_args!("process.args: program {name:?}"), errno))?;
+        usable(name).map_err(|errno| unusable(name, errno))?;
         return Ok(name.clone());
     }
     let Some(search) = &process.path else {
-        return Err(refuse(format!(
-            "program {name:?} not found: the environment has no PATH"
-        )));
+        let text = format!("program {name:?} not found: the environment has no PATH");
+        return Err(refuse(text).of_execve(Errno::ENOENT));
     };
     let mut reason = None;
     for directory in search.split(':') {
@@ -157,8 +158,9 @@ pub fn program(process: &Process) -> Result<CString, Failure> {
         }
     }
     Err(match reason {
-        Some((path, errno)) => failed(format_args!("process.args: program {path:?}"), errno),
-        None => refuse(format!("program {name:?} not found in PATH {search:?}")),
+        Some((path, errno)) => unusable(&path, errno),
+        None => refuse(format!("program {name:?} not found in PATH {search:?}"))
+            .of_execve(Errno::ENOENT),
     })
 }
 
