@@ -28,7 +28,6 @@ mod user;
 mod workload;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -38,6 +37,7 @@ use crate::prot::HResult;
 use crate::storage::{clean, tree, Roots};
 use document::{flag, object, required, text, top, Object};
 
+pub use assigned::{assigned_devices, AssignedDevice};
 pub use document::{network_namespace, owns_pid_namespace};
 pub use files::{hosts, resolv_conf, AdapterDns};
 pub use id::check_id;
@@ -62,8 +62,6 @@ pub struct Context {
     pub adapters: Result<Vec<AdapterDns>, Failure>,
     pub security: Security,
     pub roots: Roots,
-    /// How long all assigned devices together may take to appear.
-    pub device_limit: Duration,
 }
 
 impl Default for Context {
@@ -80,7 +78,6 @@ impl Default for Context {
             adapters: Ok(Vec::new()),
             security: Security::default(),
             roots: Roots::default(),
-            device_limit: Duration::from_secs(50),
         }
     }
 }

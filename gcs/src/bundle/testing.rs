@@ -3,7 +3,6 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use serde_json::{json, Value};
 
@@ -40,7 +39,6 @@ impl TestBundle {
                 sys: top.join("sys"),
                 dev: top.join("dev"),
             },
-            device_limit: Duration::ZERO,
             ..Context::default()
         };
         Self { dir, context }

@@ -7,25 +7,15 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::arrival;
 use super::Roots;
 use crate::error::Failure;
-use crate::machine::uevent::{self, Device, Matcher, Uevent};
+use crate::uevent::{Device, Matcher, Uevent};
 
 /// How long one may take to appear.
 pub const ARRIVAL: Duration = Duration::from_secs(60);
-
-/// The directory in `/sys` of the function with this VMBus instance. Blocks until it appears
-/// (P-277), for work that blocks anyway.
-pub fn find_until(roots: &Roots, instance: &str, deadline: Instant) -> Result<PathBuf, Failure> {
-    let started = Instant::now();
-    let function = ExpectedFunction::new(roots, instance)?;
-    let subscribe = uevent::Socket::subscribe;
-    let found = uevent::wait_for(subscribe, &function, deadline, || function.look())?;
-    found.ok_or_else(|| function.absent(started.elapsed()))
-}
 
 /// A function that the host has assigned and that may not have appeared yet.
 #[derive(Debug, Clone)]
@@ -75,24 +65,17 @@ impl ExpectedFunction {
         Ok(Self { instance, place })
     }
 
+    /// The VMBus instance, in lower case.
+    pub fn instance(&self) -> &str {
+        &self.instance
+    }
+
     /// Its directory in `/sys` if it is there.
     pub fn look(&self) -> Result<Option<PathBuf>, Failure> {
         match &self.place {
             PciLocation::VmBus { directory } => look(directory),
             PciLocation::Bus { functions, bus } => entry(functions, bus),
         }
-    }
-
-    fn absent(&self, waited: Duration) -> Failure {
-        let path = match &self.place {
-            PciLocation::VmBus { directory } => directory.clone(),
-            PciLocation::Bus { functions, bus } => functions.join(format!("{bus}*")),
-        };
-        Failure::unspecified(format!(
-            "no PCI device {} at {path:?} after {:.1} s: was it assigned to the VM?",
-            self.instance,
-            waited.as_secs_f64()
-        ))
     }
 }
 
@@ -113,7 +96,18 @@ impl Device for ExpectedFunction {
     }
 
     fn missing(&self, waited: Duration) -> Option<Failure> {
-        (!self.is_announced()).then(|| self.absent(waited))
+        if self.is_announced() {
+            return None;
+        }
+        let path = match &self.place {
+            PciLocation::VmBus { directory } => directory.clone(),
+            PciLocation::Bus { functions, bus } => functions.join(format!("{bus}*")),
+        };
+        Some(Failure::unspecified(format!(
+            "no PCI device {} at {path:?} after {:.1} s: was it assigned to the VM?",
+            self.instance,
+            waited.as_secs_f64()
+        )))
     }
 }
 
@@ -150,8 +144,11 @@ fn entry(directory: &Path, prefix: &str) -> Result<Option<PathBuf>, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::super::testing::{Script, Tree};
     use super::*;
+    use crate::uevent;
 
     /// The function as an arrival finds it: by these events, and a last look.
     fn find_with(tree: &Tree, events: Script<'_>, instance: &str) -> Result<PathBuf, Failure> {

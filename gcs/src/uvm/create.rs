@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::arrivals::{AllOf, ArrivalLimits};
 use super::containers::Container;
 use super::engine::WaitingInit;
 use super::processes::Role;
@@ -16,10 +17,15 @@ use crate::bundle::{self, ContainerKind, Context, Prepared, Security};
 use crate::error::Failure;
 use crate::prot::{HResult, MessageBase, SchemaVersion, VmHostedContainerSettingsV2};
 use crate::stdio::Relay;
-use crate::storage::{self, Roots};
+use crate::storage::{self, Journal, Roots};
+use crate::uevent::Device;
 
-/// Longer than assigned devices may take to appear.
 const PREPARE_LIMIT: Duration = Duration::from_secs(90);
+/// Of a container with assigned devices.
+const DEVICE_LIMITS: ArrivalLimits = ArrivalLimits {
+    arrival: Duration::from_secs(50),
+    task: PREPARE_LIMIT,
+};
 const CLEAN_UP_LIMIT: Duration = Duration::from_secs(60);
 
 impl Uvm {
@@ -37,15 +43,31 @@ impl Uvm {
         let name = id.clone();
         let namespace = bundle::network_namespace(&oci);
         let context = self.context(&oci, namespace.as_deref());
-        self.run(
-            format!("creating container {id:?}"),
-            PREPARE_LIMIT,
-            move || bundle::prepare(&name, &bundle, oci, &context),
-            move |uvm, result| match result {
-                Ok(prepared) => uvm.prepared(ticket, id, namespace.as_deref(), prepared),
-                Err(failure) => uvm.create_failed(ticket, id, failure),
-            },
-        );
+        // What is wrong with them is for `prepare` to say.
+        let devices = bundle::assigned_devices(&oci, &context.roots).unwrap_or_default();
+        let doing = format!("creating container {id:?}");
+        let then = move |uvm: &mut Self, result| match result {
+            Ok(prepared) => uvm.prepared(ticket, id, namespace.as_deref(), prepared),
+            Err(failure) => uvm.create_failed(ticket, id, failure),
+        };
+        if devices.is_empty() {
+            let job = move || bundle::prepare(&name, &bundle, oci, &context);
+            return self.run(doing, PREPARE_LIMIT, job, then);
+        }
+        let expected = devices
+            .iter()
+            .cloned()
+            .map(|device| Box::new(device) as Box<dyn Device>);
+        let expected = AllOf(expected.collect());
+        let job = move |_: &Journal| {
+            for device in &devices {
+                if !device.is_there()? {
+                    return Ok(None);
+                }
+            }
+            bundle::prepare(&name, &bundle, oci.clone(), &context).map(Some)
+        };
+        self.run_when_there(doing, DEVICE_LIMITS, expected, job, then, |_| {});
     }
 
     /// The files are written. Takes the network namespace; a workload uses that of its sandbox.
