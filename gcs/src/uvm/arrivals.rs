@@ -55,7 +55,7 @@ impl Uvm {
             deadline: Some(now + limits.arrival),
             state: ArrivalState::Waiting,
             job: Rc::new(job),
-            outcome: Rc::new(Outcome {
+            outcome: Rc::new(ArrivalOutcome {
                 then: Cell::new(Some(Box::new(then))),
                 failed: Cell::new(Some(Box::new(failed))),
             }),
@@ -75,13 +75,13 @@ enum ArrivalState {
 type DeviceUsed<T> = Box<dyn FnOnce(&mut Uvm, Result<T, Failure>)>;
 
 /// What is called in the end, by whichever task or deadline comes first.
-struct Outcome<T> {
+struct ArrivalOutcome<T> {
     then: Cell<Option<DeviceUsed<T>>>,
     failed: Cell<Option<Continuation>>,
 }
 
-impl<T> Outcome<T> {
-    fn is(&self, uvm: &mut Uvm, result: Result<T, Failure>) {
+impl<T> ArrivalOutcome<T> {
+    fn settle(&self, uvm: &mut Uvm, result: Result<T, Failure>) {
         if let Some(then) = self.then.take() {
             then(uvm, result);
         }
@@ -107,7 +107,7 @@ struct Arrival<T> {
     deadline: Option<Instant>,
     state: ArrivalState,
     job: Rc<Look<T>>,
-    outcome: Rc<Outcome<T>>,
+    outcome: Rc<ArrivalOutcome<T>>,
 }
 
 impl<T: Serialize + DeserializeOwned + 'static> Arrival<T> {
@@ -132,7 +132,7 @@ impl<T: Serialize + DeserializeOwned + 'static> Arrival<T> {
                     Err(failure) => Err(failure),
                 };
                 uvm.cancel(own);
-                found.is(uvm, result);
+                found.settle(uvm, result);
             };
             let failed = move |uvm: &mut Uvm| undone.failed(uvm);
             uvm.run_undoable(label, limit, &[], job, then, failed);
