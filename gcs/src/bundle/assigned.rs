@@ -10,10 +10,10 @@ use super::annotations::GPU_CAPABILITIES;
 use super::document::{annotation, list, object, text_at, Object};
 use super::{devices, Job};
 use crate::error::Failure;
+use crate::machine::uevent::{Device, Matcher, Uevent};
 use crate::storage::pci::ExpectedFunction;
 use crate::storage::Roots;
 use crate::task::SERVICE_PATH;
-use crate::uevent::{Device, Matcher, Uevent};
 
 /// Runs another program with the container's pid put into its arguments.
 const HOOK: &str = "generichook";

@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::arrival;
 use super::Roots;
 use crate::error::Failure;
-use crate::uevent::{Device, Matcher, Uevent};
+use crate::machine::uevent::{Device, Matcher, Uevent};
 
 /// How long one may take to appear.
 pub const ARRIVAL: Duration = Duration::from_secs(60);
@@ -148,7 +148,7 @@ mod tests {
 
     use super::super::testing::{Script, Tree};
     use super::*;
-    use crate::uevent;
+    use crate::machine::uevent;
 
     /// The function as an arrival finds it: by these events, and a last look.
     fn find_with(tree: &Tree, events: Script<'_>, instance: &str) -> Result<PathBuf, Failure> {

@@ -15,10 +15,10 @@ use crate::bridge::codec::Reply;
 use crate::bridge::outbox::Ticket;
 use crate::bundle::{self, ContainerKind, Context, Prepared, Security};
 use crate::error::Failure;
+use crate::machine::uevent::Device;
 use crate::prot::{HResult, MessageBase, SchemaVersion, VmHostedContainerSettingsV2};
 use crate::stdio::Relay;
 use crate::storage::{self, Journal, Roots};
-use crate::uevent::Device;
 
 const PREPARE_LIMIT: Duration = Duration::from_secs(90);
 /// Of a container with assigned devices.
