@@ -15,6 +15,7 @@ use crate::bridge::connection::{BridgeRead, Connection, Directions};
 use crate::machine::clock::Clock;
 use crate::machine::kmsg;
 use crate::machine::memory;
+use crate::prot::MessageId;
 use crate::reactor::{Interest, Registration};
 use crate::stage::{self, Stage};
 use crate::sys::{channel::set_nonblocking, process};
@@ -29,13 +30,24 @@ pub struct Setup {
     pub dialer: Dialer,
     /// An open bridge instead of a dialled one: incoming and outgoing (`-use-inouterr`).
     pub bridge: Option<(OwnedFd, OwnedFd)>,
+    /// Sets up what is needed only once a version is agreed on, so that the host does not wait for
+    /// it. Called once, before any other request than NegotiateProtocol is handled.
+    pub prepare: Prepare,
+    pub settings: Settings,
+}
+
+/// See [`Setup::prepare`].
+pub type Prepare = Box<dyn FnOnce() -> Watches>;
+
+/// What the service watches while it serves. All of it is optional.
+#[derive(Debug, Default)]
+pub struct Watches {
     /// Messages of the kernel that become log records.
     pub kmsg: Option<kmsg::Reader>,
     /// Tells when memory runs out.
     pub memory: Option<memory::Watch>,
     /// Keeps the time in step with the host's.
     pub clock: Option<Clock>,
-    pub settings: Settings,
 }
 
 /// Kernel messages taken in one turn.
@@ -55,7 +67,7 @@ pub fn run(setup: Setup) -> io::Result<End> {
     nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
     let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     process::become_subreaper()?;
-    let mut uvm = Uvm::new(setup.dialer.clone(), setup.settings)?;
+    let uvm = Uvm::new(setup.dialer.clone(), setup.settings)?;
     let replaceable = setup.bridge.is_none();
     let bridge = match setup.bridge {
         Some((incoming, outgoing)) => {
@@ -70,14 +82,6 @@ pub fn run(setup: Setup) -> io::Result<End> {
             both_ways(connect_within(&setup.dialer, BRIDGE_PORT, limit)?)
         })?,
     };
-    // This comes after the bridge, which would otherwise wait for the search for a clock.
-    if let Some(clock) = setup.clock {
-        uvm.keep_time(clock);
-    }
-    if let Some(memory) = setup.memory {
-        uvm.watch_memory(memory);
-    }
-    stage::report();
     stage::tell(stage::Event::Begins(Stage::Negotiation));
     Service {
         uvm,
@@ -85,7 +89,8 @@ pub fn run(setup: Setup) -> io::Result<End> {
         replaceable,
         signals,
         log: None,
-        kmsg: setup.kmsg,
+        prepare: Some(setup.prepare),
+        kmsg: None,
     }
     .serve()
 }
@@ -104,6 +109,8 @@ struct Service {
     signals: SignalFd,
     /// The log's descriptor that is being watched. The log may change it.
     log: Option<(Rc<OwnedFd>, Registration)>,
+    /// `None` once it was called.
+    prepare: Option<Prepare>,
     kmsg: Option<kmsg::Reader>,
 }
 
@@ -118,10 +125,6 @@ impl Service {
             Interest::READ,
             Readiness::Children,
         )?;
-        if let Some(kmsg) = &self.kmsg {
-            let mut forever = Registration::default();
-            poller.watch(&mut forever, kmsg.as_fd(), Interest::READ, Readiness::Kmsg)?;
-        }
         crate::log::batch(true);
         loop {
             self.watch_bridge()?;
@@ -136,6 +139,9 @@ impl Service {
             self.uvm.outbox.answer_lost();
             self.take_new_bridge();
             self.write_bridge();
+            if self.uvm.is_negotiated() {
+                self.prepare();
+            }
             crate::log::flush();
             if let Some(end) = self.uvm.end {
                 self.farewell();
@@ -173,6 +179,9 @@ impl Service {
         while self.uvm.end.is_none() && !self.uvm.outbox.is_congested() {
             match self.bridge.as_mut().map(Connection::next_frame) {
                 Some(Ok(Some(frame))) => {
+                    if frame.id != MessageId::NEGOTIATE_PROTOCOL {
+                        self.prepare();
+                    }
                     let what = format!("request {} {}", frame.id, frame.sequence);
                     self.guarded(&what, |uvm| uvm.on_frame(&frame));
                     // A request that was dropped is not at work any more.
@@ -185,6 +194,35 @@ impl Service {
                 Some(Ok(None)) | None => return,
             }
         }
+    }
+
+    /// Calls [`Setup::prepare`], the first time.
+    fn prepare(&mut self) {
+        let Some(prepare) = self.prepare.take() else {
+            return;
+        };
+        let Ok(watches) = catch_unwind(AssertUnwindSafe(prepare)) else {
+            return log::error!("setting the machine up panicked; going on");
+        };
+        self.kmsg = watches.kmsg.filter(|kmsg| {
+            let poller = &mut self.uvm.poller;
+            // Nothing ends this registration: it lives as long as the reader.
+            let mut forever = Registration::default();
+            let watched = poller.watch(&mut forever, kmsg.as_fd(), Interest::READ, Readiness::Kmsg);
+            if let Err(error) = &watched {
+                log::warn!("the kernel's messages are not read: {error}");
+            }
+            watched.is_ok()
+        });
+        self.guarded("the clock and the memory", |uvm| {
+            if let Some(clock) = watches.clock {
+                uvm.keep_time(clock);
+            }
+            if let Some(memory) = watches.memory {
+                uvm.watch_memory(memory);
+            }
+        });
+        stage::report();
     }
 
     fn write_bridge(&mut self) {

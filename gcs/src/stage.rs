@@ -20,16 +20,16 @@ pub enum Stage {
     Mounts,
     OpenFiles,
     Settings,
-    ControlGroups,
-    Loopback,
     Overlays,
     Shells,
     Probe,
-    Groups,
     Entropy,
     Log,
     Bridge,
     Negotiation,
+    ControlGroups,
+    Loopback,
+    Groups,
 }
 
 /// Each step with its name, the part of the `boot:` record that its time belongs to, and what it
@@ -44,16 +44,16 @@ const TABLE: [(Stage, &str, &str, &str); 18] = [
     (Stage::Mounts, "mounts", "mounts", "mounting /run, /tmp, /dev/shm, /dev/pts and /sys"),
     (Stage::OpenFiles, "open files", "mounts", "raising the limit of open files"),
     (Stage::Settings, "settings", "mounts", "writing kernel settings"),
-    (Stage::ControlGroups, "cgroups", "mounts", "mounting the control groups"),
-    (Stage::Loopback, "loopback", "mounts", "bringing the loopback interface up"),
     (Stage::Overlays, "overlays", "mounts", "making /etc and /var writable"),
-    (Stage::Shells, "shells", "mounts", "starting the listener for shells"),
-    (Stage::Probe, "probe", "mounts", "looking at the machine"),
-    (Stage::Groups, "service groups", "groups", "making directories and groups of the service"),
+    (Stage::Shells, "shells", "probe", "starting the listener for shells"),
+    (Stage::Probe, "probe", "probe", "looking at the machine"),
     (Stage::Entropy, "entropy", "entropy", "taking random bytes from the host"),
     (Stage::Log, "log", "log", "connecting the log to the host"),
     (Stage::Bridge, "bridge", "bridge", "dialling the bridge, port 0x40000000 of the host"),
     (Stage::Negotiation, "negotiation", "negotiation", "waiting for the host's NegotiateProtocol"),
+    (Stage::ControlGroups, "cgroups", "groups", "mounting the control groups"),
+    (Stage::Loopback, "loopback", "groups", "bringing the loopback interface up"),
+    (Stage::Groups, "service groups", "groups", "making directories and groups of the service"),
 ];
 
 impl Stage {
@@ -227,6 +227,9 @@ pub fn heard() -> bool {
 
 /// Tells the listener, if there is one. Steps inside the listener itself are not reported.
 pub fn tell(event: Event<'_>) {
+    if let Event::Done(stage) | Event::Failed(stage, _) = event {
+        TIMELINE.with_borrow_mut(|timeline| timeline.note(stage.part(), uptime()));
+    }
     LISTENER.with(|listener| {
         if let Ok(mut listener) = listener.try_borrow_mut() {
             if let Some(listener) = listener.as_mut() {
@@ -243,7 +246,6 @@ pub fn tell(event: Event<'_>) {
 pub fn run<T, E: Display>(stage: Stage, work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
     tell(Event::Begins(stage));
     let result = work();
-    TIMELINE.with_borrow_mut(|timeline| timeline.note(stage.part(), uptime()));
     match &result {
         Ok(_) => tell(Event::Done(stage)),
         Err(error) => tell(Event::Failed(stage, error)),
@@ -270,7 +272,7 @@ mod tests {
         timeline.start = Some(at(500));
         for (stage, end) in [
             (Stage::Devices, 600),
-            (Stage::Loopback, 720),
+            (Stage::Settings, 720),
             (Stage::Log, 900),
         ] {
             timeline.note(stage.part(), at(end));

@@ -164,10 +164,8 @@ pub fn serve(args: &[OsString]) -> i32 {
         refuse_to_serve(&format!("opening the log: {error}"));
         return 1;
     }
-    if guest.is_some() {
-        service::prepare(&flags);
-    }
-    match service::serve(guest, &flags) {
+    // PID 1, which is another process then, has set the machine up.
+    match service::serve(guest, &flags, || ()) {
         End::Status(status) => {
             poweroff::flush_log();
             status

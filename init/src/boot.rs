@@ -66,9 +66,20 @@ static SET_UP: &[(Stage, Work)] = &[
     (Stage::Mounts, || mounts::walk(mounts::BASE)),
     (Stage::OpenFiles, open_files),
     (Stage::Settings, sysctl::apply),
+];
+
+/// The steps that only programs and containers need. The service does them while the host has its
+/// answer to the negotiation.
+static SET_UP_LATER: &[(Stage, Work)] = &[
     (Stage::ControlGroups, cgroup::mount),
     (Stage::Loopback, loopback),
 ];
+
+fn set_up(steps: &[(Stage, Work)]) {
+    for (stage, work) in steps {
+        stage::run(*stage, work).ok();
+    }
+}
 
 fn open_files() -> Result<(), String> {
     let (soft, hard) = service::NOFILE;
@@ -92,9 +103,7 @@ fn loopback() -> Result<(), String> {
 fn start(guest: Guest, boot: Boot) -> End {
     // The machine is set up while the host answers.
     let Calls { entropy, streams } = calls(guest, &boot);
-    for (stage, work) in SET_UP {
-        stage::run(*stage, work).ok();
-    }
+    set_up(SET_UP);
     if boot.overlays {
         stage::run(Stage::Overlays, || mounts::walk(mounts::OVERLAYS)).ok();
     }
@@ -107,17 +116,11 @@ fn start(guest: Guest, boot: Boot) -> End {
     match boot.command {
         Command::Service(wrapped) => {
             let flags = Flags::parse(&wrapped.args);
-            if let Ok(flags) = &flags {
-                stage::run(Stage::Groups, || {
-                    service::prepare(flags);
-                    Ok::<_, String>(())
-                })
-                .ok();
-            }
             mix();
             become_service(guest, wrapped, flags, streams)
         }
         Command::Program(program) => {
+            set_up(SET_UP_LATER);
             mix();
             bringup::leave_console();
             run_program(&program, boot.shell)
@@ -205,7 +208,7 @@ fn become_service(
     };
     stage::run(Stage::Log, log).ok();
     match flags {
-        Ok(flags) => service::serve(Some(guest), &flags),
+        Ok(flags) => service::serve(Some(guest), &flags, || set_up(SET_UP_LATER)),
         Err(error) => {
             refuse(&error);
             BAD_FLAGS

@@ -13,7 +13,8 @@ use gcs::config::Flags;
 use gcs::machine::clock::Clock;
 use gcs::machine::kmsg;
 use gcs::machine::memory;
-use gcs::service::{End as Ended, Settings, Setup};
+use gcs::service::{End as Ended, Settings, Setup, Watches};
+use gcs::stage::{self, Stage};
 use gcs::sys::fds::null;
 use gcs::transport::Dialer;
 use nix::sys::resource::{setrlimit, Resource};
@@ -65,9 +66,9 @@ pub fn take_stderr() -> io::Result<OwnedFd> {
     Ok(own)
 }
 
-/// Prepares what only a utility VM gets, before [`serve`]. When a part fails, it is logged and the
+/// Prepares what only a utility VM gets and what it watches there. When a part fails, it is logged and the
 /// machine goes on; what needs the part fails later.
-pub fn prepare(flags: &Flags) {
+fn prepare(flags: &Flags) -> Watches {
     // The service raises its own soft limit only. Each child starts with the one that programs
     // expect (P-296).
     if let Err(errno) = setrlimit(Resource::RLIMIT_NOFILE, NOFILE.1, NOFILE.1) {
@@ -84,6 +85,14 @@ pub fn prepare(flags: &Flags) {
         }
     }
     cgroup::prepare(flags);
+    let kmsg = kmsg::Reader::open(flags.kmsg_log_level)
+        .inspect_err(|error| log::warn!("the kernel's messages are not read: {error}"));
+    let clock = (!flags.disable_time_sync).then(|| Clock::new(flags.time_port));
+    Watches {
+        kmsg: kmsg.ok(),
+        memory: Some(memory::Watch::new(flags.gcs_mem_limit_bytes)),
+        clock,
+    }
 }
 
 /// Makes the kernel put core dumps where `pattern` says (core(5)). The kernel looks the path up
@@ -116,10 +125,11 @@ fn place_cores(pattern: &OsStr) -> io::Result<()> {
     fs::write("/proc/sys/kernel/core_pattern", bytes)
 }
 
-/// Serves until the bridge ends or the host asks for the machine's end.
-pub fn serve(guest: Option<Guest>, flags: &Flags) -> End {
+/// Serves until the bridge ends or the host asks for the machine's end. In a utility VM `machine`
+/// is called after the negotiation and before any other request.
+pub fn serve(guest: Option<Guest>, flags: &Flags, machine: fn()) -> End {
     log::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(); "service starts");
-    let setup = match set_up(guest, flags) {
+    let setup = match set_up(guest, flags, machine) {
         Ok(setup) => setup,
         Err(error) => {
             gcs::log::fatal(format_args!("setting the service up: {error}"));
@@ -139,7 +149,7 @@ pub fn serve(guest: Option<Guest>, flags: &Flags) -> End {
     }
 }
 
-fn set_up(guest: Option<Guest>, flags: &Flags) -> io::Result<Setup> {
+fn set_up(guest: Option<Guest>, flags: &Flags, machine: fn()) -> io::Result<Setup> {
     let dialer = match (&flags.dial_unix, guest) {
         (Some(prefix), _) => Dialer::Unix {
             prefix: prefix.clone(),
@@ -163,22 +173,19 @@ fn set_up(guest: Option<Guest>, flags: &Flags) -> io::Result<Setup> {
     } else {
         None
     };
-    // The kernel's messages are read only in a utility VM.
-    let kmsg = guest.and_then(|_| {
-        kmsg::Reader::open(flags.kmsg_log_level)
-            .inspect_err(|error| log::warn!("the kernel's messages are not read: {error}"))
-            .ok()
-    });
-    let memory = guest.map(|_| memory::Watch::new(flags.gcs_mem_limit_bytes));
-    // The clock is kept only there, too.
-    let clock = guest.filter(|_| !flags.disable_time_sync);
-    let clock = clock.map(|_| Clock::new(flags.time_port));
+    let copy = flags.clone();
+    let prepare = move || match guest {
+        Some(_) => {
+            machine();
+            let prepared = stage::run(Stage::Groups, || Ok::<_, String>(prepare(&copy)));
+            prepared.unwrap_or_default()
+        }
+        None => Watches::default(),
+    };
     Ok(Setup {
         dialer,
         bridge,
-        kmsg,
-        memory,
-        clock,
+        prepare: Box::new(prepare),
         settings: Settings {
             stance: flags.initial_policy_stance,
             v4_only: flags.v4,

@@ -86,11 +86,15 @@ impl Uvm {
     /// Logs from now on when memory runs out.
     pub fn watch_memory(&mut self, memory: Watch) {
         self.machine.memory = Some(memory);
-        self.memory_due();
+        self.memory_wait();
     }
 
     fn memory_due(&mut self) {
         self.machine.look_at_memory();
+        self.memory_wait();
+    }
+
+    fn memory_wait(&mut self) {
         let at = Instant::now() + memory::EVERY;
         self.at(at, "look at the memory of the groups", Self::memory_due);
     }

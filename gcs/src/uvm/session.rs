@@ -111,6 +111,11 @@ impl Session {
 }
 
 impl Uvm {
+    /// Whether a version is agreed on with the host.
+    pub fn is_negotiated(&self) -> bool {
+        !self.session.is_unnegotiated()
+    }
+
     /// The bridge is lost. [`Self::take_bridge`] returns the next one.
     pub fn bridge_lost(&mut self) {
         self.session.lost();
