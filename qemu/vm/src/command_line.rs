@@ -25,13 +25,15 @@ pub enum VsockWire {
     },
 }
 
-/// What only the start knows: the two sockets that QEMU inherits, and the choices made.
+/// What only the start knows: the descriptors that QEMU inherits, and the choices made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wiring {
     pub accel: Accel,
     pub vsock: VsockWire,
     pub qmp: RawFd,
     pub console: RawFd,
+    /// Instead of the profile's initrd: [`crate::initrd`].
+    pub initrd: Option<RawFd>,
 }
 
 type Part = fn(&Profile, &Wiring, &mut Args);
@@ -233,15 +235,17 @@ fn vsock(profile: &Profile, wiring: &Wiring, args: &mut Args) {
     }
 }
 
-fn boot(profile: &Profile, _: &Wiring, args: &mut Args) {
+fn boot(profile: &Profile, wiring: &Wiring, args: &mut Args) {
     if let Some(Root::Uefi { firmware, .. }) = &profile.root {
         args.option("-bios", firmware);
     } else {
         args.option("-append", kernel_line(profile));
         args.option("-kernel", &profile.kernel);
     }
-    if let Some(initrd) = profile.initrd() {
-        args.option("-initrd", initrd);
+    match (wiring.initrd, profile.initrd()) {
+        (Some(fd), _) => args.option("-initrd", format!("/dev/fd/{fd}")),
+        (None, Some(file)) => args.option("-initrd", file),
+        (None, None) => {}
     }
 }
 

@@ -9,6 +9,7 @@ fn text(profile: &Profile, vsock: VsockWire) -> String {
         vsock,
         qmp: 7,
         console: 8,
+        initrd: None,
     };
     let args = command_line(profile, &wiring);
     args.iter()

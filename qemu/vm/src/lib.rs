@@ -13,6 +13,7 @@ pub mod choice;
 mod command_line;
 pub mod console;
 mod end;
+mod initrd;
 mod keeper;
 mod kernel_line;
 pub mod network;

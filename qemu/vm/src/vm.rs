@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use crate::command_line::{command_line, VsockWire, Wiring};
 use crate::console::Console;
 use crate::end::{VmEnd, VmError, QEMU};
+use crate::initrd;
 use crate::keeper::{Keeper, Watched, KILL_LIMIT};
 use crate::profile::{Accel, Profile, Root};
 use crate::qmp::{Qmp, QmpError};
@@ -52,12 +53,16 @@ impl Vm {
         let keyboard = console_stream
             .try_clone()
             .map_err(VmError::start("a second descriptor"))?;
-        let inherit = vec![OwnedFd::from(qmp_end), OwnedFd::from(console_end)];
+        let mut inherit = vec![OwnedFd::from(qmp_end), OwnedFd::from(console_end)];
+        let initrd =
+            initrd::with_room_for_tables(profile).map_err(VmError::start("copying the initrd"))?;
+        inherit.extend(initrd.map(OwnedFd::from));
         let wiring = Wiring {
             accel,
             vsock,
             qmp: child::number(&inherit[0]),
             console: child::number(&inherit[1]),
+            initrd: inherit.get(2).map(child::number),
         };
         let mut command = Command::new(QEMU);
         command
