@@ -19,6 +19,7 @@
 //! directory, umask or clock: only those four count. Needs no privileges.
 
 pub mod archive;
+pub mod crates;
 pub mod disk;
 pub mod dist;
 pub mod efi;

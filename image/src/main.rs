@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser};
+use image::crates::{Crates, Sources};
 use image::manifest::Manifest;
 use image::pack::Format;
 use image::profile::Fill;
-use image::sbom::{Crates, Other, Product, Sources};
+use image::sbom::{Other, Product};
 use image::{archive, disk, dist, efi, json_text, modules, pack, profile, size, uki, vhdx, Error};
 
 /// Writes the guest's initrd and what ships with it, reproducibly.

@@ -7,24 +7,16 @@
 //! others          what is no crate: the kernel, the toolchain's own libraries         ─┘
 //! ```
 //!
-//! `cargo metadata` alone lists too much, because it merges the features of the whole workspace.
+//! The first three are read in [`crate::crates`].
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
 
+use crate::crates::{Crates, Key, Linked, Package};
 use crate::{id, Error};
-
-/// Everything that cargo says about the crates.
-pub struct Sources<'a> {
-    /// `cargo tree --prefix none --format {p}`
-    pub tree: &'a str,
-    /// `cargo metadata --format-version 1`
-    pub metadata: &'a str,
-    pub lock: &'a str,
-}
 
 /// What is in the shipped files and is no crate.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -54,91 +46,7 @@ pub struct Product<'a> {
     pub date: &'a str,
 }
 
-#[derive(Deserialize)]
-struct Metadata {
-    packages: Vec<Package>,
-    resolve: Resolve,
-}
-
-#[derive(Deserialize)]
-struct Package {
-    id: String,
-    name: String,
-    version: String,
-    license: Option<String>,
-    license_file: Option<String>,
-    description: Option<String>,
-    repository: Option<String>,
-    /// Of the registry; `None` for the crates of this workspace.
-    source: Option<String>,
-    manifest_path: PathBuf,
-}
-
-#[derive(Deserialize)]
-struct Resolve {
-    nodes: Vec<ResolveNode>,
-}
-
-#[derive(Deserialize)]
-struct ResolveNode {
-    id: String,
-    dependencies: Vec<String>,
-}
-
-/// Name and version.
-type Key = (String, String);
-
-/// The crates that are linked, with what cargo knows of them.
-pub struct Crates {
-    linked: BTreeMap<Key, Linked>,
-}
-
-struct Linked {
-    package: Package,
-    checksum: Option<String>,
-    depends: BTreeSet<Key>,
-}
-
 impl Crates {
-    /// # Errors
-    /// Cargo's output is not understood, or its parts do not fit together.
-    pub fn read(sources: &Sources<'_>) -> Result<Self, Error> {
-        let wrong = |what: String| Error::Archive(format!("the bill of materials: {what}"));
-        let metadata: Metadata = serde_json::from_str(sources.metadata)
-            .map_err(|error| wrong(format!("cargo metadata: {error}")))?;
-        let wanted = linked(sources.tree);
-        let checksums = checksums(sources.lock);
-        let mut keys: BTreeMap<String, Key> = BTreeMap::new();
-        let mut linked = BTreeMap::new();
-        for package in metadata.packages {
-            let key = (package.name.clone(), package.version.clone());
-            if !wanted.contains(&key) {
-                continue;
-            }
-            keys.insert(package.id.clone(), key.clone());
-            let crate_ = Linked {
-                checksum: checksums.get(&key).cloned(),
-                package,
-                depends: BTreeSet::new(),
-            };
-            linked.insert(key, crate_);
-        }
-        if let Some((name, version)) = wanted.iter().find(|key| !linked.contains_key(*key)) {
-            return Err(wrong(format!("cargo metadata has no {name} {version}")));
-        }
-        if linked.is_empty() {
-            return Err(wrong("cargo tree names no crate".into()));
-        }
-        for node in metadata.resolve.nodes {
-            let Some(from) = keys.get(&node.id).and_then(|key| linked.get_mut(key)) else {
-                continue;
-            };
-            let depends = node.dependencies.iter().filter_map(|id| keys.get(id));
-            from.depends = depends.cloned().collect();
-        }
-        Ok(Self { linked })
-    }
-
     /// The bill as a CycloneDX document. The same content has the same serial number.
     pub fn bill(&self, product: &Product<'_>, others: &[Other]) -> Value {
         let crates = self.linked.iter().map(component);
@@ -230,31 +138,6 @@ impl Crates {
     }
 }
 
-/// The crates of `cargo tree`'s output: `libc v0.2.1`, perhaps followed by a place or a mark.
-fn linked(tree: &str) -> BTreeSet<Key> {
-    tree.lines()
-        .filter_map(|line| {
-            let (name, rest) = line.trim().split_once(" v")?;
-            let version = rest.split_whitespace().next()?;
-            Some((name.to_owned(), version.to_owned()))
-        })
-        .collect()
-}
-
-/// Cargo.lock: blocks of `key = "value"` lines.
-fn checksums(lock: &str) -> BTreeMap<Key, String> {
-    let blocks = lock.split("[[package]]").skip(1);
-    blocks
-        .filter_map(|block| {
-            let value = |key: &str| {
-                let line = block.lines().find_map(|line| line.strip_prefix(key))?;
-                Some(line.strip_prefix(" = ")?.trim_matches('"').to_owned())
-            };
-            Some(((value("name")?, value("version")?), value("checksum")?))
-        })
-        .collect()
-}
-
 fn component((key, linked): (&Key, &Linked)) -> Value {
     let (package, (name_, version)) = (&linked.package, key);
     let mut component = json!({
@@ -341,6 +224,7 @@ fn texts_of(manifest: &Path) -> Result<BTreeSet<String>, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crates::Sources;
 
     const LOCK: &str = "version = 4\n\n[[package]]\nname = \"a\"\nversion = \"1.0.0\"\n\
                         checksum = \"aa\"\n\n[[package]]\nname = \"own\"\nversion = \"0.1.0\"\n";

@@ -1,6 +1,7 @@
 use std::fs;
 
-use super::super::testing::{Failing, Tree};
+use super::super::failing::Failing;
+use super::super::testing::Tree;
 use super::super::Journal;
 use super::*;
 

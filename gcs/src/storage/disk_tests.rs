@@ -1,6 +1,7 @@
 use std::fs;
 
-use super::super::testing::{in_mount_namespace, with_loop_device, Failing, Script, Tree};
+use super::super::failing::Failing;
+use super::super::testing::{in_mount_namespace, with_loop_device, Script, Tree};
 use super::*;
 use crate::machine::uevent::Device;
 

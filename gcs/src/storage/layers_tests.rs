@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
-use super::super::testing::{in_mount_namespace, Failing, Tree};
+use super::super::failing::Failing;
+use super::super::testing::{in_mount_namespace, Tree};
 use super::*;
 
 /// A scratch file system with two layers, `top` over `bottom`, both with a file `who`.

@@ -15,6 +15,8 @@ mod crypt;
 pub mod directory;
 pub mod disk;
 mod ext4;
+#[cfg(test)]
+mod failing;
 mod filesystem;
 mod formatter;
 mod journal;

@@ -1,6 +1,7 @@
 use std::fs::File;
 
-use super::super::testing::{with_loop_device, Failing, Script, Tree};
+use super::super::failing::Failing;
+use super::super::testing::{with_loop_device, Script, Tree};
 use super::super::{ext4, mounts};
 use super::*;
 use crate::machine::uevent;

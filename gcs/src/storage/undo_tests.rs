@@ -8,9 +8,10 @@ use std::time::Instant;
 use nix::sys::wait::{waitpid, WaitStatus};
 
 use super::super::disk::Disk;
+use super::super::failing::{Failing, Fault};
 use super::super::layers::CombinedLayers;
 use super::super::pmem::{Part, Pmem};
-use super::super::testing::{in_mount_namespace, with_loop_device, Failing, Fault, Script, Tree};
+use super::super::testing::{in_mount_namespace, with_loop_device, Script, Tree};
 use super::super::{disk, layers, pmem, verity};
 use super::*;
 use crate::sys::process;

@@ -27,6 +27,7 @@ mod properties;
 mod requests;
 mod session;
 mod shutdown;
+mod starting;
 mod streams;
 mod tasks;
 mod v1;

@@ -7,8 +7,9 @@ use std::os::unix::fs::MetadataExt;
 use gcs::prot::HResult;
 use serde_json::json;
 
-use crate::cases::sh;
-use crate::rig::{process, reap, reap_all_but, Rig};
+use crate::bundle::{process, sh};
+use crate::rig::Rig;
+use crate::task::{reap, reap_all_but};
 
 pub fn exec_runs_as_given_before_and_after_start(rig: &Rig) {
     let made = rig.create("host", &["sleep", "1000"], |_| {}).unwrap();

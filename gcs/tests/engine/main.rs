@@ -4,15 +4,19 @@
 
 #![allow(clippy::disallowed_methods, clippy::zombie_processes)] // a test may block, and `rig::reap` is its reaper
 
+mod bundle;
 mod cases;
 mod escapes;
 mod execs;
+mod failures;
 mod mounts;
+mod outside;
 mod restrictions;
 mod rig;
 mod seccomp;
 mod settings;
 mod sys;
+mod task;
 
 use std::process::{Command, ExitCode};
 
@@ -36,10 +40,10 @@ const CASES: &[Case] = cases![
     cases::a_plain_user_can_reopen_its_streams,
     cases::capabilities_are_those_of_the_spec,
     cases::the_environment_is_exactly_as_given,
-    cases::a_missing_program_fails_the_create_by_name,
-    cases::a_program_that_cannot_be_executed_fails_the_start,
-    cases::a_failed_create_leaves_nothing_and_says_why,
-    cases::an_id_in_use_is_refused_and_the_container_lives,
+    failures::a_missing_program_fails_the_create_by_name,
+    failures::a_program_that_cannot_be_executed_fails_the_start,
+    failures::a_failed_create_leaves_nothing_and_says_why,
+    failures::an_id_in_use_is_refused_and_the_container_lives,
     execs::exec_runs_as_given_before_and_after_start,
     execs::a_failing_exec_says_why_and_harms_nothing,
     cases::terminals_work_for_init_and_exec,

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::{json, Value};
 
-use crate::cases::sh;
+use crate::bundle::sh;
 use crate::rig::Rig;
 
 /// Its line in the list of mounts, from the mount point on.

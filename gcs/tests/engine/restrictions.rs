@@ -6,7 +6,7 @@ use std::os::unix::fs::{symlink, PermissionsExt};
 use nix::sys::stat::{makedev, mknod, Mode, SFlag};
 use serde_json::json;
 
-use crate::cases::sh;
+use crate::bundle::sh;
 use crate::rig::Rig;
 
 /// Each line of the script prints what went through; nothing should.

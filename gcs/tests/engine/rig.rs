@@ -3,22 +3,20 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::symlink;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use gcs::engine::devices::Programs;
-use gcs::engine::{self, Bare, Container, Ends, Plan, Process, Told};
+use gcs::engine::{self, Bare, Container, Plan, Process};
 use gcs::error::Failure;
 use gcs::prot::stats::Metrics;
 use gcs::prot::HResult;
-use gcs::sys::process::fork_child;
-use nix::sys::socket::{socketpair, AddressFamily, SockFlag, SockType};
-use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
-use nix::unistd::Pid;
+use nix::sys::socket::SockType;
 use serde_json::{json, Value};
+
+use crate::bundle;
+use crate::task::{go_on, pair, Made, Running, Task};
 
 pub struct Rig {
     pub dir: tempfile::TempDir,
@@ -35,19 +33,6 @@ struct Record {
     started: bool,
 }
 
-/// The far ends of a container's standard streams.
-pub struct Streams {
-    pub stdin: Option<File>,
-    pub stdout: File,
-    pub stderr: File,
-}
-
-pub struct Made {
-    pub pid: i32,
-    pub streams: Streams,
-    pub master: Option<File>,
-}
-
 impl Rig {
     pub fn new(v2: bool) -> Self {
         Self {
@@ -60,28 +45,7 @@ impl Rig {
 
     /// A bundle with a busybox root, its spec changed by `change`.
     pub fn bundle(&self, id: &str, args: &[&str], change: impl FnOnce(&mut Value)) -> PathBuf {
-        let bundle = self.dir.path().join("c").join(id);
-        let rootfs = bundle.join("rootfs");
-        for dir in ["bin", "proc", "sys", "dev", "tmp", "etc"] {
-            fs::create_dir_all(rootfs.join(dir)).unwrap();
-        }
-        fs::copy("/bin/busybox", rootfs.join("bin/busybox")).unwrap();
-        for name in [
-            "sh", "cat", "ls", "id", "env", "sleep", "true", "mount", "tty", "stty", "readlink",
-            "chroot", "grep", "echo", "mkdir", "mknod", "dd", "kill", "pwd", "truncate", "touch",
-            "chmod", "linux32", "linux64", "unshare", "nsenter", "date", "insmod", "dmesg", "find",
-            "wc", "head", "cut", "rm", "umount", "hostname", "nice",
-        ] {
-            symlink("busybox", rootfs.join("bin").join(name)).unwrap();
-        }
-        let mut spec = spec(id, args);
-        change(&mut spec);
-        fs::write(
-            bundle.join("config.json"),
-            serde_json::to_vec(&spec).unwrap(),
-        )
-        .unwrap();
-        bundle
+        bundle::write(&self.dir.path().join("c"), id, args, change)
     }
 
     pub fn create(
@@ -177,7 +141,7 @@ impl Rig {
                 "it was started before",
             ));
         }
-        start(&record.control)
+        go_on(&record.control)
     }
 
     fn path(&self, id: &str) -> PathBuf {
@@ -240,216 +204,4 @@ impl Rig {
             "mounts are left: {mounts}"
         );
     }
-}
-
-/// As PID 1: one byte, and then the end of the socket or the reason.
-fn start(control: &OwnedFd) -> Result<(), Failure> {
-    let mut control = File::from(control.try_clone().unwrap());
-    control.write_all(b"s").unwrap();
-    let mut why = Vec::new();
-    control.read_to_end(&mut why).unwrap();
-    match why.is_empty() {
-        true => Ok(()),
-        false => Err(engine::read_reason(&why)),
-    }
-}
-
-fn pair(kind: SockType) -> (OwnedFd, OwnedFd) {
-    socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC).unwrap()
-}
-
-/// A task that makes a process.
-struct Task {
-    pid: Pid,
-    channel: OwnedFd,
-    streams: Streams,
-}
-
-impl Task {
-    fn start(
-        control: BorrowedFd<'_>,
-        also: &[BorrowedFd<'_>],
-        job: impl FnOnce(Ends<'_>) -> Result<(), Failure>,
-    ) -> Self {
-        let (channel, theirs) = pair(SockType::SeqPacket);
-        let (stdin_r, stdin) = std::io::pipe().unwrap();
-        let (stdout, stdout_w) = std::io::pipe().unwrap();
-        let (stderr, stderr_w) = std::io::pipe().unwrap();
-        let stdio = [stdin_r.as_fd(), stdout_w.as_fd(), stderr_w.as_fd()];
-        let ends = Ends {
-            stdio,
-            channel: theirs.as_fd(),
-            control,
-        };
-        let keep = stdio.into_iter().chain([theirs.as_fd(), control]);
-        let keep: Vec<_> = keep.chain(also.iter().copied()).collect();
-        let pid = fork_child(&keep, || {
-            job(ends).map_or_else(
-                |failure| {
-                    engine::report_failure(ends.channel, &failure);
-                    1
-                },
-                |()| 0,
-            )
-        });
-        Self {
-            pid: pid.unwrap(),
-            channel,
-            streams: Streams {
-                stdin: Some(OwnedFd::from(stdin).into()),
-                stdout: OwnedFd::from(stdout).into(),
-                stderr: OwnedFd::from(stderr).into(),
-            },
-        }
-    }
-
-    fn wait(self) -> Result<(Told, Streams), Failure> {
-        let (mut text, mut fds) = (Vec::new(), Vec::new());
-        let mut buffer = vec![0; 64 * 1024];
-        loop {
-            gcs::sys::pidfd::readable(&self.channel, std::time::Duration::from_secs(60)).unwrap();
-            match gcs::sys::channel::receive(self.channel.as_fd(), &mut buffer, &mut fds).unwrap() {
-                0 => break,
-                count => text.extend_from_slice(&buffer[..count]),
-            }
-        }
-        reap(self.pid.as_raw());
-        let told = Told::read(&text, fds)?;
-        match told.failure {
-            Some(failure) => {
-                // As PID 1: what was named dies.
-                if let Some((pid, process)) = told.pid.zip(told.process) {
-                    gcs::sys::pidfd::signal(process, libc::SIGKILL).ok();
-                    reap(pid);
-                }
-                Err(failure)
-            }
-            None => Ok((told, self.streams)),
-        }
-    }
-}
-
-/// A further process being made.
-pub struct Running(Task, OwnedFd);
-
-impl Running {
-    pub fn wait(self) -> Result<Made, Failure> {
-        let (told, streams) = self.0.wait()?;
-        assert!(told.ready);
-        start(&self.1)?;
-        Ok(Made {
-            pid: told.pid.unwrap(),
-            streams,
-            master: told.terminal.map(File::from),
-        })
-    }
-}
-
-impl Made {
-    pub fn finish(mut self) -> (String, String, i32) {
-        drop(self.streams.stdin.take());
-        let (mut out, mut err) = (String::new(), String::new());
-        if let Some(mut master) = self.master {
-            // A pty ends with EIO.
-            let mut bytes = Vec::new();
-            drop(master.read_to_end(&mut bytes));
-            out = String::from_utf8_lossy(&bytes).into_owned();
-        } else {
-            self.streams.stdout.read_to_string(&mut out).unwrap();
-            self.streams.stderr.read_to_string(&mut err).unwrap();
-        }
-        (out, err, reap(self.pid))
-    }
-}
-
-/// Exit code as the bridge reports it.
-pub fn reap(pid: i32) -> i32 {
-    match waitpid(Pid::from_raw(pid), None).unwrap() {
-        WaitStatus::Exited(_, code) => code,
-        WaitStatus::Signaled(_, signal, _) => 128 + signal as i32,
-        other => panic!("{other:?}"),
-    }
-}
-
-/// Collects what failed creates left to us; returns how many.
-pub fn reap_strays() -> usize {
-    let mut count = 0;
-    while let Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) =
-        waitpid(None, Some(WaitPidFlag::WNOHANG))
-    {
-        count += 1;
-    }
-    count
-}
-
-/// Collects what failed execs left, as soon as it ends: the kernel keeps the init of a pid
-/// namespace until then.
-pub fn reap_all_but(kept: i32) {
-    let begun = std::time::Instant::now();
-    let me = std::process::id();
-    let children = || fs::read_to_string(format!("/proc/{me}/task/{me}/children")).unwrap();
-    while children().trim() != kept.to_string() {
-        assert!(
-            begun.elapsed().as_secs() < 30,
-            "children are left: {}",
-            children()
-        );
-        reap_strays();
-        std::thread::yield_now();
-    }
-}
-
-const CAPS: [&str; 14] = [
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_FSETID",
-    "CAP_FOWNER",
-    "CAP_MKNOD",
-    "CAP_NET_RAW",
-    "CAP_SETGID",
-    "CAP_SETUID",
-    "CAP_SETFCAP",
-    "CAP_SETPCAP",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_SYS_CHROOT",
-    "CAP_KILL",
-    "CAP_AUDIT_WRITE",
-];
-
-/// A spec as containerd makes it and hcsshim sends it.
-pub fn spec(id: &str, args: &[&str]) -> Value {
-    json!({
-        "ociVersion": "1.0.2",
-        "process": {
-            "user": {"uid": 0, "gid": 0},
-            "args": args,
-            "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
-            "cwd": "/",
-            "noNewPrivileges": false,
-            "capabilities": {"bounding": CAPS, "effective": CAPS, "permitted": CAPS},
-            "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024}],
-        },
-        "root": {"path": "rootfs"},
-        "hostname": "box",
-        "mounts": [
-            {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
-            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]},
-            {"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]},
-            {"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]},
-            {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": ["nosuid", "noexec", "nodev"]},
-            {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]},
-            {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["nosuid", "noexec", "nodev", "relatime", "ro"]},
-        ],
-        "linux": {
-            "cgroupsPath": format!("/containers/{id}"),
-            "namespaces": [{"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}, {"type": "network"}],
-            "maskedPaths": ["/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/timer_list", "/sys/firmware"],
-            "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys"],
-        },
-    })
-}
-
-/// As the host sends an exec.
-pub fn process(args: &[&str]) -> Value {
-    json!({"user": {"uid": 0, "gid": 0}, "args": args, "env": ["PATH=/bin"], "cwd": "/"})
 }

@@ -2,8 +2,8 @@
 
 use serde_json::{json, Value};
 
-use crate::cases::sh;
-use crate::rig::{process, Rig};
+use crate::bundle::{process, sh};
+use crate::rig::Rig;
 
 /// A profile that allows all but `entry`.
 fn all_but(entry: Value) -> Value {

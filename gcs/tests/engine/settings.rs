@@ -4,8 +4,8 @@ use std::fs;
 
 use serde_json::{json, Value};
 
-use crate::cases::sh;
-use crate::rig::{process, Rig};
+use crate::bundle::{process, sh};
+use crate::rig::Rig;
 
 pub fn the_environment_is_that_of_runc(rig: &Rig) {
     let passwd = "root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n";
