@@ -5,7 +5,8 @@ use std::io::Read;
 
 use serde_json::{Map, Value};
 
-/// How bad a record is; the names of protocol 10.4.
+/// How bad a record is; the names of protocol 10.4. They are not taken from the guest's code, which is
+/// judged by them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// The guest panics.
@@ -38,16 +39,12 @@ impl Level {
 
     /// In any letter case, as the host's parser has it.
     pub fn parse(name: &str) -> Option<Self> {
-        Some(match name.to_ascii_lowercase().as_str() {
-            "panic" => Self::Panic,
-            "fatal" => Self::Fatal,
-            "error" => Self::Error,
-            "warn" | "warning" => Self::Warning,
-            "info" => Self::Info,
-            "debug" => Self::Debug,
-            "trace" => Self::Trace,
-            _ => return None,
-        })
+        let name = name.to_ascii_lowercase();
+        let by_name = |level: &Self| level.name() == name;
+        match name.as_str() {
+            "warn" => Some(Self::Warning),
+            _ => Self::ALL.into_iter().find(by_name),
+        }
     }
 
     /// As records have it.

@@ -3,7 +3,7 @@
 
 use serde_json::{json, Value};
 
-use super::process::{line, ready, rest, runs_on, wait};
+use super::process::{ended, line, ready, rest, runs_on, wait};
 use super::{Area, Scenario};
 use crate::{codes, not_run, same, that, AnswerIs, Checked, Expected, Guest, Lab, LIMIT};
 use uvm_host::wire::Rpc;
@@ -129,8 +129,7 @@ pub fn containers_survive(lab: &mut Lab) -> Checked {
     // The waits of the first bridge are answered on the last one.
     external.signal(9)?;
     external.wait(LIMIT)?;
-    drop(std::mem::take(&mut init.stdio));
-    same("exit code", 4, init.wait(LIMIT)?)?;
+    ended(&mut init, "exit code", 4)?;
     container.exited()?;
     container.remove()
 }

@@ -5,7 +5,7 @@ mod mappings;
 
 use serde_json::{json, Value};
 
-use super::process::{line, rest};
+use super::process::{ended, line, rest};
 use super::{Area, Scenario};
 use crate::{
     codes, contains, not_run, same, that, AnswerIs, Checked, Expected, Guest, Lab, LIMIT, TOOLS,
@@ -186,8 +186,8 @@ pub fn first_and_later(lab: &mut Lab) -> Checked {
         "heard",
         rest(&mut stdout)?.as_str(),
     )?;
-    drop((stdout, std::mem::take(&mut init.stdio)));
-    same("exit code of the first process", 7, init.wait(LIMIT)?)
+    drop(stdout);
+    ended(&mut init, "exit code of the first process", 7)
 }
 
 pub fn under_protocol_4(lab: &mut Lab) -> Checked {

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{any_refusal, everywhere, exec_args, ready, rest};
+use super::{any_refusal, ended, everywhere, exec_args, ready, rest};
 use crate::{codes, contains, refused, same, that, AnswerIs, Checked, Expected, Lab, LIMIT};
 
 pub fn init_by_spec(lab: &mut Lab) -> Checked {
@@ -43,8 +43,8 @@ pub fn second_start(lab: &mut Lab) -> Checked {
         "still here\n",
         rest(&mut stdout)?.as_str(),
     )?;
-    drop((stdout, std::mem::take(&mut init.stdio)));
-    same("exit code", 5, init.wait(LIMIT)?)?;
+    drop(stdout);
+    ended(&mut init, "exit code", 5)?;
     any_refusal(container.init().start(), "a start after the exit")?;
     container.remove()
 }

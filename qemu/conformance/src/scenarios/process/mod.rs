@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde_json::{json, Map, Value};
 
 use super::{Area, Scenario};
-use crate::{fail, that, AnswerIs, Checked, Container, Expected, Guest, LIMIT};
+use crate::{fail, same, that, AnswerIs, Checked, Container, Expected, Guest, LIMIT};
 use uvm_host::wire::Rpc;
 use uvm_host::{Answer, HostError, Launch, Process};
 
@@ -115,6 +115,30 @@ pub(super) fn oci_process(args: &[&str]) -> Value {
     json!({"OciProcess": {
         "args": args, "cwd": "/", "env": ["PATH=/bin:/usr/bin:/sbin:/usr/sbin"],
         "user": {"uid": 0, "gid": 0}}})
+}
+
+/// A running container whose first process has said that it is ready.
+pub(super) fn started<'g>(vm: &'g Guest, script: &str) -> Checked<(Container<'g>, Process)> {
+    let container = vm.container(script).create()?;
+    let mut init = container.start()?;
+    ready(&mut init)?;
+    Ok((container, init))
+}
+
+/// Closes the streams of a process, and waits for its end with this code.
+pub(super) fn ended(process: &mut Process, what: &str, code: u32) -> Checked {
+    drop(std::mem::take(&mut process.stdio));
+    same(what, code, process.wait(LIMIT)?)
+}
+
+/// Waits for the exit notification, which has this type.
+pub(super) fn ended_by(container: &Container<'_>, wanted: &str) -> Checked {
+    let exit = container.exited()?;
+    same(
+        "Type of the notification",
+        Some(wanted),
+        exit["Type"].as_str(),
+    )
 }
 
 /// A started process says this line first.

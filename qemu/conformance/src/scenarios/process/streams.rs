@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 
-use super::{ready, rest, runs_on};
+use super::{ended, ready, rest, runs_on};
 use crate::{fail, same, that, Checked, Expected, Lab, LIMIT};
 
 const MIB: usize = 1 << 20;
@@ -67,8 +67,7 @@ pub fn half_close(lab: &mut Lab) -> Checked {
             "one that is closed in both",
         )?;
     }
-    drop(std::mem::take(&mut process.stdio));
-    same("exit code", 3, process.wait(LIMIT)?)?;
+    ended(&mut process, "exit code", 3)?;
     container.remove()
 }
 
@@ -90,8 +89,7 @@ pub fn held_stdin(lab: &mut Lab) -> Checked {
     let container = vm.container("exit 4").create()?;
     let mut process = container.init().open_stdin().start()?;
     let stdin = process.stdio.stdin.take();
-    drop(std::mem::take(&mut process.stdio));
-    same("exit code with stdin open", 4, process.wait(LIMIT)?)?;
+    ended(&mut process, "exit code with stdin open", 4)?;
     drop(stdin);
     container.remove()
 }
@@ -143,8 +141,8 @@ pub fn back_pressure(lab: &mut Lab) -> Checked {
         "the same 10 MiB",
         format!("{} bytes, not the same", seen.len()),
     )?;
-    drop((stdout, std::mem::take(&mut process.stdio)));
-    same("exit code", 0, process.wait(LIMIT)?)?;
+    drop(stdout);
+    ended(&mut process, "exit code", 0)?;
     container.remove()
 }
 
@@ -157,8 +155,8 @@ pub fn reset_output(lab: &mut Lab) -> Checked {
     let mut stdout = process.stdio.stdout.take().expected("a connection")?;
     stdout.set_read_timeout(Some(LIMIT))?;
     stdout.read_exact(&mut [0; 100_000])?;
-    drop((stdout, std::mem::take(&mut process.stdio)));
-    same("exit code", 6, process.wait(LIMIT)?)?;
+    drop(stdout);
+    ended(&mut process, "exit code", 6)?;
     container.remove()?;
     same("the guest's next process", "on", vm.sh("echo on")?.as_str())
 }

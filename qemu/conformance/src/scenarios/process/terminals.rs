@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use super::{line, read_line, rest, runs_on};
+use super::{ended, line, read_line, rest, runs_on};
 use crate::{codes, refused, same, that, Checked, Container, Expected, Guest, Lab, LIMIT};
 use uvm_host::{Launch, Process};
 
@@ -82,8 +82,7 @@ pub fn not_resized(lab: &mut Lab) -> Checked {
     container.remove()?;
 
     let (container, mut init) = running(&vm, "exit 3", true)?;
-    drop(std::mem::take(&mut init.stdio));
-    same("exit code", 3, init.wait(LIMIT)?)?;
+    ended(&mut init, "exit code", 3)?;
     init.resize(10, 20).expected("success after the exit")?;
     container.remove()
 }
@@ -107,6 +106,5 @@ pub fn session_of_an_external(lab: &mut Lab) -> Checked {
     )?;
     line(Some(&mut stdout), "heard")?;
     drop(stdout);
-    drop(std::mem::take(&mut process.stdio));
-    same("exit code", 0, process.wait(LIMIT)?)
+    ended(&mut process, "exit code", 0)
 }

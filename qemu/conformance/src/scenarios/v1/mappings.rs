@@ -8,7 +8,7 @@ use std::sync::mpsc;
 
 use serde_json::{json, Value};
 
-use super::super::process::line;
+use super::super::process::{ended, line};
 use super::super::storage::mapped::layer;
 use super::super::storage::plugged::MIB;
 use super::super::storage::shares::{closed, server, PORT};
@@ -95,8 +95,8 @@ pub fn exit(lab: &mut Lab) -> Checked {
     let stream = dialled.recv_timeout(LIMIT)?;
     let mut stdin = init.stdio.stdin.take().expect("a connection");
     stdin.write_all(b"end")?;
-    drop((stdin, std::mem::take(&mut init.stdio)));
-    same("exit code", 4, init.wait(LIMIT)?)?;
+    drop(stdin);
+    ended(&mut init, "exit code", 4)?;
     let exit = vm.wait_notification(ID, LIMIT)?.members;
     same("Type", Some("UnexpectedExit"), exit["Type"].as_str())?;
     closed(&share)?;

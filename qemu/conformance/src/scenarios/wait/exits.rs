@@ -4,7 +4,9 @@ use std::time::Instant;
 
 use serde_json::{json, Value};
 
-use super::process::{line, oci_process, ready, rest, start_unwaited, wait};
+use super::process::{
+    ended, ended_by, line, oci_process, ready, rest, start_unwaited, started, wait,
+};
 use crate::{fail, same, that, AnswerIs, Checked, Container, Expected, Guest, Lab, LIMIT, TOOLS};
 use uvm_host::UVM_ID;
 
@@ -51,16 +53,9 @@ pub fn codes_of_signals(lab: &mut Lab) -> Checked {
             out.code,
         )?;
     }
-    let container = vm.container("echo ready; sleep 1000").create()?;
-    let mut init = container.start()?;
-    ready(&mut init)?;
+    let (container, mut init) = started(&vm, "echo ready; sleep 1000")?;
     init.signal(9)?;
-    drop(std::mem::take(&mut init.stdio));
-    same(
-        "exit code of a killed first process",
-        137,
-        init.wait(LIMIT)?,
-    )?;
+    ended(&mut init, "exit code of a killed first process", 137)?;
     container.remove()?;
     host.remove()
 }
@@ -207,14 +202,9 @@ pub fn refused_start(lab: &mut Lab) -> Checked {
         "heard",
         rest(&mut stdout)?.as_str(),
     )?;
-    drop((stdout, std::mem::take(&mut init.stdio)));
-    same("exit code", 5, init.wait(LIMIT)?)?;
-    let exit = container.exited()?;
-    same(
-        "Type of the notification",
-        Some("UnexpectedExit"),
-        exit["Type"].as_str(),
-    )?;
+    drop(stdout);
+    ended(&mut init, "exit code", 5)?;
+    ended_by(&container, "UnexpectedExit")?;
     let refused = start_unwaited(&vm, container.id(), oci_process(&["true"]));
     that(refused.is_err(), "no process in what has exited", "one")?;
     container.remove()

@@ -3,7 +3,7 @@
 
 use serde_json::{json, Value};
 
-use super::process::ready;
+use super::process::{ended_by, started};
 use crate::{
     codes, fail, refused, same, that, Checked, Container, Guest, Lab, LIMIT, PLACE, TOOLS,
 };
@@ -13,12 +13,7 @@ pub fn never_started(lab: &mut Lab) -> Checked {
     let vm = lab.guest()?;
     let container = vm.container("sleep 1000").create()?;
     vm.shutdown(container.id(), true)?;
-    let exit = container.exited()?;
-    same(
-        "Type of the notification",
-        Some("ForcedExit"),
-        exit["Type"].as_str(),
-    )?;
+    ended_by(&container, "ForcedExit")?;
     container.remove()
 }
 
@@ -75,10 +70,7 @@ fn type_of(container: &Container<'_>) -> Checked<String> {
 
 fn listening<'g>(vm: &'g Guest, trap: &str) -> Checked<Container<'g>> {
     let script = format!("trap '{trap}' TERM; echo ready; while :; do sleep 0.05; done");
-    let container = vm.container(&script).create()?;
-    let mut init = container.start()?;
-    ready(&mut init)?;
-    Ok(container)
+    Ok(started(vm, &script)?.0)
 }
 
 pub fn types(lab: &mut Lab) -> Checked {

@@ -4,7 +4,9 @@ use std::time::Instant;
 
 use serde_json::{json, Value};
 
-use super::process::{oci_process, read_line, ready, runs_on, start_unwaited};
+use super::process::{
+    ended, ended_by, oci_process, read_line, ready, runs_on, start_unwaited, started,
+};
 use crate::{codes, refused, same, that, Checked, Expected, Lab, LIMIT};
 use uvm_host::wire::Rpc;
 use uvm_host::UVM_ID;
@@ -23,11 +25,10 @@ pub fn unnamed_is_kill(lab: &mut Lab) -> Checked {
         ready(&mut process)?;
         let body = json!({"ProcessId": process.pid, "Options": options});
         vm.call(Rpc::SignalProcess, container.id(), body)?;
-        drop(std::mem::take(&mut process.stdio));
-        same(
+        ended(
+            &mut process,
             &format!("exit code with options {options}"),
             137,
-            process.wait(LIMIT)?,
         )?;
     }
     container.remove()
@@ -35,9 +36,7 @@ pub fn unnamed_is_kill(lab: &mut Lab) -> Checked {
 
 pub fn one_further_process(lab: &mut Lab) -> Checked {
     let vm = lab.guest()?;
-    let container = vm.container(LISTENER).create()?;
-    let mut init = container.start()?;
-    ready(&mut init)?;
+    let (container, mut init) = started(&vm, LISTENER)?;
     let mut first = container.exec("sleep 1000 & echo $!; wait").start()?;
     let mut second = container.exec(LISTENER).start()?;
     ready(&mut second)?;
@@ -53,12 +52,7 @@ pub fn one_further_process(lab: &mut Lab) -> Checked {
     runs_on(&mut second)?;
     runs_on(&mut init)?;
     container.sh(&format!("kill -9 {child}"))?;
-    drop(std::mem::take(&mut first.stdio));
-    same(
-        "exit code of the signalled process",
-        143,
-        first.wait(LIMIT)?,
-    )?;
+    ended(&mut first, "exit code of the signalled process", 143)?;
     container.remove()
 }
 
@@ -82,8 +76,7 @@ pub fn exited(lab: &mut Lab) -> Checked {
             codes::ELEMENT_NOT_FOUND,
         )?;
     }
-    drop(std::mem::take(&mut init.stdio));
-    same("exit code", 3, init.wait(LIMIT)?)?;
+    ended(&mut init, "exit code", 3)?;
     refused(init.signal(10), codes::ELEMENT_NOT_FOUND)?;
     init.signal(15)
         .expected("success: SIGTERM to an exited init")?;
@@ -94,9 +87,7 @@ pub fn exited(lab: &mut Lab) -> Checked {
 
 pub fn init_alone(lab: &mut Lab) -> Checked {
     let vm = lab.guest()?;
-    let container = vm.container(LISTENER).create()?;
-    let mut init = container.start()?;
-    ready(&mut init)?;
+    let (container, mut init) = started(&vm, LISTENER)?;
     let mut other = container.exec(LISTENER).start()?;
     ready(&mut other)?;
     init.signal(10)?;
@@ -114,9 +105,7 @@ pub fn init_alone(lab: &mut Lab) -> Checked {
 
 pub fn forced_kills_all(lab: &mut Lab) -> Checked {
     let vm = lab.guest()?;
-    let container = vm.container(LISTENER).create()?;
-    let mut init = container.start()?;
-    ready(&mut init)?;
+    let (container, mut init) = started(&vm, LISTENER)?;
     let mut other = container.exec(LISTENER).start()?;
     ready(&mut other)?;
     // Held output delays the report of the exit, but not the answer.
@@ -127,49 +116,34 @@ pub fn forced_kills_all(lab: &mut Lab) -> Checked {
         "the exit first",
     )?;
     for (what, process) in [("init", &mut init), ("the other", &mut other)] {
-        drop(std::mem::take(&mut process.stdio));
-        same(&format!("exit code of {what}"), 137, process.wait(LIMIT)?)?;
+        ended(process, &format!("exit code of {what}"), 137)?;
     }
     container.remove()
 }
 
 pub fn graceful_is_term(lab: &mut Lab) -> Checked {
     let vm = lab.guest()?;
-    let container = vm.container(LISTENER).create()?;
-    let mut init = container.start()?;
-    ready(&mut init)?;
+    let (container, mut init) = started(&vm, LISTENER)?;
     vm.shutdown(container.id(), false)?;
-    drop(std::mem::take(&mut init.stdio));
-    same("exit code of the trap", 5, init.wait(LIMIT)?)?;
+    ended(&mut init, "exit code of the trap", 5)?;
     container.remove()?;
 
     // By SignalProcess it is the same.
-    let container = vm.container(LISTENER).create()?;
-    let mut init = container.start()?;
-    ready(&mut init)?;
+    let (container, mut init) = started(&vm, LISTENER)?;
     init.signal(15)?;
-    drop(std::mem::take(&mut init.stdio));
-    same("exit code of the trap", 5, init.wait(LIMIT)?)?;
-    let exit = container.exited()?;
-    same(
-        "Type of the notification",
-        Some("GracefulExit"),
-        exit["Type"].as_str(),
-    )?;
+    ended(&mut init, "exit code of the trap", 5)?;
+    ended_by(&container, "GracefulExit")?;
     container.remove()
 }
 
 pub fn term_ignored(lab: &mut Lab) -> Checked {
     let vm = lab.guest()?;
     let script = "trap '' TERM; echo ready; while :; do sleep 0.05; done";
-    let container = vm.container(script).create()?;
-    let mut init = container.start()?;
-    ready(&mut init)?;
+    let (container, mut init) = started(&vm, script)?;
     vm.shutdown(container.id(), false)?;
     runs_on(&mut init)?;
     vm.shutdown(container.id(), true)?;
-    drop(std::mem::take(&mut init.stdio));
-    same("exit code", 137, init.wait(LIMIT)?)?;
+    ended(&mut init, "exit code", 137)?;
     container.remove()
 }
 
@@ -182,12 +156,7 @@ pub fn shutdown_of_exited(lab: &mut Lab) -> Checked {
         vm.shutdown(container.id(), forced)
             .expected("success: the container has exited")?;
     }
-    let exit = container.exited()?;
-    same(
-        "Type of the notification",
-        Some("UnexpectedExit"),
-        exit["Type"].as_str(),
-    )?;
+    ended_by(&container, "UnexpectedExit")?;
     container.remove()
 }
 

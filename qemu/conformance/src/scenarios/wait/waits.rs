@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{json, Value};
 
-use super::process::{oci_process, ready, runs_on, start_unwaited, wait};
+use super::process::{ended, oci_process, ready, runs_on, start_unwaited, wait};
 use crate::{codes, refused, same, that, AnswerIs, Checked, Guest, Lab, LIMIT, TOOLS};
 use uvm_host::wire::Rpc;
 use uvm_host::{Answer, UVM_ID};
@@ -123,8 +123,7 @@ pub fn init_remembered(lab: &mut Lab) -> Checked {
     let vm = lab.guest()?;
     let container = vm.container("exit 6").create()?;
     let mut init = container.init().start()?;
-    drop(std::mem::take(&mut init.stdio));
-    same("exit code", 6, init.wait(LIMIT)?)?;
+    ended(&mut init, "exit code", 6)?;
     let (id, pid) = (container.id().to_owned(), init.pid);
     for _ in 0..3 {
         same(
