@@ -1,5 +1,5 @@
-//! Containers on disks of their own, where the checklist's are on a tmpfs: twenty one after another,
-//! 64 MiB through one, a start and an engine that fail, an exit that a deletion overtakes.
+//! Containers on disks of their own, where the checklist's are on a tmpfs: twenty one after another, a
+//! start and an engine that fail, an exit that a deletion overtakes.
 
 mod common;
 
@@ -66,29 +66,6 @@ fn containers_give_their_streams_and_codes_one_after_another_and_leave_nothing()
         "0\n0\n",
         "directories, mounts, disks or zombies are left"
     );
-}
-
-#[test]
-fn sixty_four_mebibytes_go_through_a_container_while_its_input_ends_first() {
-    let (Some(image), Some(vm)) = (Image::open(), common::boot()) else {
-        return;
-    };
-    let bytes: Vec<u8> = (0..64_u32 << 20)
-        .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
-        .collect();
-    let out = image.run(&vm, "through", &["cat"], |l| l.input(bytes.clone()));
-    assert_eq!(
-        (out.code, out.complete, out.stdout.len()),
-        (0, true, bytes.len())
-    );
-    assert!(out.stdout == bytes, "the bytes differ");
-    // The whole input, then its end, and only then all of the output.
-    let script = "n=$(wc -c); head -c 1048576 /dev/zero; echo $n >&2; exit 3";
-    let out = image.run(&vm, "after", &["sh", "-c", script], |l| {
-        l.input(vec![7; 1 << 20])
-    });
-    assert_eq!((out.code, out.stdout.len()), (3, 1 << 20));
-    assert_eq!(out.error_text(), "1048576\n");
 }
 
 #[test]

@@ -171,17 +171,10 @@ fn documents_that_cannot_be_carried_out_are_refused_and_leave_nothing() {
 }
 
 #[test]
-fn large_and_odd_documents_are_carried_out() {
+fn odd_documents_are_carried_out() {
     let Some(vm) = common::guest() else { return };
     let vm = &*vm;
-    let large = "x".repeat(1 << 20);
-    let mut deep = json!(1);
-    for _ in 0..90 {
-        deep = json!([deep]);
-    }
     let plans = [
-        vm.container("echo done").annotate("large", &large),
-        vm.container("echo done").edit(|spec| spec["x"] = deep),
         vm.container("echo done").edit(|spec| {
             for name in ["devices", "maskedPaths", "resources", "sysctl"] {
                 spec["linux"][name] = Value::Null;

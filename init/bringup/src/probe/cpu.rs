@@ -164,17 +164,12 @@ struct Leaves(Vec<(u32, Registers)>);
 impl Leaves {
     fn parse(text: &str) -> Self {
         let line = |line: &str| {
-            let mut words = line
-                .split_whitespace()
-                .map(|word| u32::from_str_radix(word, 16).ok());
-            let (leaf, subleaf) = (words.next()??, words.next()??);
-            let registers = [
-                words.next()??,
-                words.next()??,
-                words.next()??,
-                words.next()??,
-            ];
-            (subleaf == 0).then_some((leaf, registers))
+            let words = line.split_whitespace();
+            let numbers: Vec<u32> = words
+                .map(|word| u32::from_str_radix(word, 16).ok())
+                .collect::<Option<_>>()?;
+            let [leaf, subleaf, a, b, c, d] = numbers.try_into().ok()?;
+            (subleaf == 0).then_some((leaf, [a, b, c, d]))
         };
         Self(text.lines().filter_map(line).collect())
     }
@@ -282,17 +277,12 @@ fn hypervisor(leaves: &Leaves) -> Hypervisor {
         let kind = (registers[EBX] & 0xf) as usize;
         ISOLATION.get(kind).copied().unwrap_or("unknown")
     });
+    let hex = |word: u32| format!("{word:08x}");
     let raw = |(leaf, registers): &(u32, Registers)| {
-        let [number, eax, ebx, ecx, edx] = [
-            *leaf,
-            registers[EAX],
-            registers[EBX],
-            registers[ECX],
-            registers[EDX],
-        ]
-        .map(|word| format!("{word:08x}"));
-        (leaf >> 16 == HYPERVISOR >> 16 && *registers != [0; 4]).then_some(Leaf {
-            leaf: number,
+        let [eax, ebx, ecx, edx] = registers.map(hex);
+        let leaf_in_range = leaf >> 16 == HYPERVISOR >> 16;
+        (leaf_in_range && *registers != [0; 4]).then_some(Leaf {
+            leaf: hex(*leaf),
             eax,
             ebx,
             ecx,

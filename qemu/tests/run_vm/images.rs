@@ -1,220 +1,27 @@
-//! `uvm run` with a real guest: the container's streams and exit code are the tool's own, images
-//! arrive as they were packed, and nothing is left over.
+//! Images as they were packed: layers, owners, modes, links, capabilities, a whole Debian.
 
-mod common;
-
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-/// A run of `uvm run ARGS` with a directory of its own for temporary files.
-fn run(args: &[&str], input: &[u8]) -> Option<Output> {
-    let (kernel, initrd) = (common::kernel()?, common::initrd()?);
-    let temp = tempfile::tempdir().unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_uvm"))
-        .arg("run")
-        .args(args)
-        .env("UVM_KERNEL", kernel)
-        .env("UVM_INITRD", initrd)
-        .env(
-            "UVM_LAYER_CACHE",
-            Path::new(env!("CARGO_TARGET_TMPDIR")).join("layers"),
-        )
-        .env("TMPDIR", temp.path())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    let input = input.to_vec();
-    let feeding = std::thread::spawn(move || {
-        // A program that does not read its input breaks the pipe.
-        drop(stdin.write_all(&input));
-    });
-    let output = child.wait_with_output().unwrap();
-    feeding.join().unwrap();
-    let left: Vec<PathBuf> = std::fs::read_dir(temp.path())
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
-    assert_eq!(left, Vec::<PathBuf>::new(), "files left behind");
-    assert_eq!(
-        with_path(temp.path()),
-        Vec::<String>::new(),
-        "processes left behind"
-    );
-    Some(output)
-}
+use crate::{common, run, said};
 
-/// Processes and mounts of this machine that name a path.
-fn with_path(path: &Path) -> Vec<String> {
-    let path = path.to_str().unwrap();
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let words = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let words = String::from_utf8_lossy(&words).replace('\0', " ");
-        if words.contains(path) {
-            found.push(words);
-        }
+type Tar = tar::Builder<Vec<u8>>;
+
+fn busybox() -> Option<Vec<u8>> {
+    let paths = ["/usr/bin/busybox", "/bin/busybox"];
+    let found = paths.iter().find_map(|path| std::fs::read(path).ok());
+    if found.is_none() {
+        eprintln!("SKIPPED: busybox is not installed (Debian: busybox-static)");
     }
-    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
-    found.extend(
-        mounts
-            .lines()
-            .filter(|line| line.contains(path))
-            .map(str::to_owned),
-    );
     found
-}
-
-#[track_caller]
-fn said(output: &Output, code: i32, stdout: &str) {
-    let err = String::from_utf8_lossy(&output.stderr);
-    let out = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(
-        (output.status.code(), &*out),
-        (Some(code), stdout),
-        "stderr: {err}"
-    );
-}
-
-#[test]
-fn streams_and_exit_code_are_the_containers() {
-    let input: Vec<u8> = (0..1_000_000_u32).map(|i| (i % 253) as u8).collect();
-    let command = r#"sh -c "cat; echo to stderr >&2; exit 7""#;
-    let Some(done) = run(&["--command", command], &input) else {
-        return;
-    };
-    assert_eq!(done.status.code(), Some(7));
-    assert_eq!(String::from_utf8_lossy(&done.stderr), "to stderr\n");
-    assert_eq!(done.stdout.len(), input.len());
-    assert!(done.stdout == input, "the bytes differ");
-}
-
-#[test]
-fn a_container_whose_output_nobody_reads_ends() {
-    let (Some(kernel), Some(initrd)) = (common::kernel(), common::initrd()) else {
-        return;
-    };
-    let mut child = Command::new(env!("CARGO_BIN_EXE_uvm"))
-        .args(["run", "--", "yes"])
-        .env("UVM_KERNEL", kernel)
-        .env("UVM_INITRD", initrd)
-        .env(
-            "UVM_LAYER_CACHE",
-            Path::new(env!("CARGO_TARGET_TMPDIR")).join("layers"),
-        )
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut first = [0; 2];
-    std::io::Read::read_exact(&mut child.stdout.take().unwrap(), &mut first).unwrap();
-    assert_eq!(&first, b"y\n");
-    // Killed, not waited for: hangs here otherwise.
-    assert_eq!(child.wait().unwrap().code(), Some(137));
-}
-
-#[test]
-fn the_default_shows_the_machine() {
-    let Some(done) = run(&[], b"") else {
-        return;
-    };
-    let out = String::from_utf8(done.stdout).unwrap();
-    assert_eq!(done.status.code(), Some(0), "{out}");
-    for part in ["Linux 6.", "Mem:", "/ (overlay)", "/proc (proc)", "1 root"] {
-        assert!(out.contains(part), "{out:?} lacks {part:?}");
-    }
-}
-
-#[test]
-fn options_reach_the_container() {
-    let script = "id -u; id -g; pwd; echo $A; hostname; sleep 9 & kill -9 $!; wait $!";
-    let options = [
-        "-u",
-        "user",
-        "-w",
-        "/tmp",
-        "-e",
-        "A=b c",
-        "--hostname",
-        "box",
-    ];
-    let args = [&options[..], &["--", "sh", "-c", script]].concat();
-    if let Some(done) = run(&args, b"") {
-        said(&done, 137, "1000\n1000\n/tmp\nb c\nbox\n");
-    }
-}
-
-#[test]
-fn a_command_that_cannot_be_run_is_named() {
-    // The last one is there. What is missing is its user.
-    let cases = [
-        ("root", "/bin/nothing-of-this-name", 127),
-        ("root", "/etc/passwd", 126),
-        ("nobody-of-this-name", "/bin/true", 126),
-    ];
-    for (user, program, code) in cases {
-        let Some(done) = run(&["-u", user, "--", program], b"") else {
-            return;
-        };
-        said(&done, code, "");
-        let err = String::from_utf8_lossy(&done.stderr);
-        assert!(
-            err.starts_with(&format!("uvm: {program} cannot be run: ")),
-            "{err}"
-        );
-    }
-}
-
-#[test]
-fn a_container_reaches_this_machine_and_is_reached_by_a_forwarded_port() {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let port = listener.local_addr().unwrap().port();
-    std::thread::spawn(move || {
-        let mut stream = listener.accept().unwrap().0;
-        stream.write_all(b"from outside\n").unwrap();
-    });
-    // Free now, and most likely still in a moment.
-    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let forward = free.local_addr().unwrap().port();
-    drop(free);
-    let asking = std::thread::spawn(move || ask(forward));
-    let script = format!("nc 10.0.2.2 {port} </dev/null; echo from inside | nc -l -p 80; exit 5");
-    let publish = format!("{forward}:80");
-    if let Some(done) = run(&["-p", &publish, "--", "sh", "-c", &script], b"") {
-        said(&done, 5, "from outside\n");
-        assert_eq!(asking.join().unwrap(), "from inside\n");
-    }
-}
-
-/// What is said at the port once somebody says something there.
-fn ask(port: u16) -> String {
-    let deadline = Instant::now() + Duration::from_secs(180);
-    while Instant::now() < deadline {
-        let mut said = String::new();
-        // Before the VM is up nobody listens; before the container does, it is a reset.
-        if let Ok(mut stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) {
-            stream.read_to_string(&mut said).ok();
-        }
-        if !said.is_empty() {
-            return said;
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    "nothing".into()
 }
 
 /// A layer: path, mode, owner, contents; a path that ends in `/` is a directory, and contents
 /// that begin with `->` are a symlink.
-fn layer(entries: &[(&str, u32, u64, &[u8])]) -> Vec<u8> {
+fn tar(entries: &[(&str, u32, u64, &[u8])]) -> Tar {
     let mut tar = tar::Builder::new(Vec::new());
     for (path, mode, owner, data) in entries {
         let mut header = tar::Header::new_gnu();
@@ -234,7 +41,11 @@ fn layer(entries: &[(&str, u32, u64, &[u8])]) -> Vec<u8> {
             tar.append_data(&mut header, path, *data).unwrap();
         }
     }
-    tar.into_inner().unwrap()
+    tar
+}
+
+fn layer(entries: &[(&str, u32, u64, &[u8])]) -> Vec<u8> {
+    tar(entries).into_inner().unwrap()
 }
 
 fn docker_save(layers: &[Vec<u8>], config: serde_json::Value) -> Vec<u8> {
@@ -265,10 +76,7 @@ fn docker_save(layers: &[Vec<u8>], config: serde_json::Value) -> Vec<u8> {
 
 #[test]
 fn layers_lie_on_each_other_as_they_were_packed() {
-    let Ok(busybox) = std::fs::read("/usr/bin/busybox").or_else(|_| std::fs::read("/bin/busybox"))
-    else {
-        return eprintln!("SKIPPED: busybox is not installed (Debian: busybox-static)");
-    };
+    let Some(busybox) = busybox() else { return };
     let bottom = layer(&[
         ("bin/", 0o755, 0, b""),
         ("bin/busybox", 0o755, 0, &busybox),
@@ -311,7 +119,7 @@ fn layers_lie_on_each_other_as_they_were_packed() {
 }
 
 /// A file with the capability to change owners, as a tar entry with its PAX header.
-fn capable(tar: &mut tar::Builder<Vec<u8>>, path: &str, data: &[u8]) {
+fn capable(tar: &mut Tar, path: &str, data: &[u8]) {
     // Version 2 and "effective"; CAP_CHOWN is bit 0.
     let capability = b"\x01\0\0\x02\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
     let records = [("SCHILY.xattr.security.capability", &capability[..])];
@@ -324,11 +132,8 @@ fn capable(tar: &mut tar::Builder<Vec<u8>>, path: &str, data: &[u8]) {
 
 #[test]
 fn a_layer_is_made_with_sight_of_those_below() {
-    let Ok(busybox) = std::fs::read("/usr/bin/busybox").or_else(|_| std::fs::read("/bin/busybox"))
-    else {
-        return eprintln!("SKIPPED: busybox is not installed (Debian: busybox-static)");
-    };
-    let mut bottom = tar::Builder::new(layer(&[
+    let Some(busybox) = busybox() else { return };
+    let mut bottom = tar(&[
         ("bin/", 0o755, 0, b""),
         ("bin/busybox", 0o755, 0, &busybox),
         ("tmp/", 0o1777, 0, b""),
@@ -338,12 +143,9 @@ fn a_layer_is_made_with_sight_of_those_below() {
         ("usr/lib/old.so", 0o644, 0, b"old"),
         ("lib", 0o777, 0, b"->usr/lib"),
         ("gone/deep/x", 0o644, 0, b""),
-    ]));
-    // The builder began an archive of its own: what `layer` made is in front, less its end.
-    let end = bottom.get_ref().len() - 1024;
-    bottom.get_mut().truncate(end);
+    ]);
     capable(&mut bottom, "bin/busybox-own", &busybox);
-    let mut top = tar::Builder::new(layer(&[
+    let mut top = tar(&[
         ("tmp/x", 0o644, 0, b""),
         ("data/b", 0o644, 0, b"b"),
         ("lib/new.so", 0o644, 0, b"new"),
@@ -351,9 +153,7 @@ fn a_layer_is_made_with_sight_of_those_below() {
         ("gone/deep/.wh.x", 0o644, 0, b""),
         ("n/Icon\r", 0o644, 0, b""),
         ("n/a\nb", 0o644, 0, b""),
-    ]));
-    let end = top.get_ref().len() - 1024;
-    top.get_mut().truncate(end);
+    ]);
     let mut link = tar::Header::new_gnu();
     link.set_entry_type(tar::EntryType::Link);
     link.set_size(0);
