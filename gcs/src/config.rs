@@ -2,9 +2,11 @@
 //!
 //! The syntax is that of Go's `flag` package, because the host was written against it: one or
 //! two dashes, `-name value` or `-name=value`, booleans bare or with `=`, the first argument that is
-//! not a flag ends them.
+//! not a flag ends them. Only flags that do not exist are taken differently: a newer host may know
+//! them, so they are passed over (P-345).
 
 use std::ffi::{OsStr, OsString};
+use std::iter::Peekable;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
@@ -37,7 +39,7 @@ pub struct Flags {
     /// Bytes; the service using more is worth a warning.
     pub gcs_mem_limit_bytes: u64,
     pub disable_time_sync: bool,
-    /// Environment and annotation values stay out of the log (P-308).
+    /// Environment and annotation values stay out of the log (P-308, P-346).
     pub scrub_logs: bool,
     pub initial_policy_stance: Stance,
     /// Only this guest has it. For hosts that give the VM no PTP clock: the port that answers with
@@ -49,6 +51,8 @@ pub struct Flags {
     /// Only this guest has it. For tests on an ordinary machine: port `P` is the Unix socket
     /// `<prefix>_<P>`.
     pub dial_unix: Option<PathBuf>,
+    /// Flags that were passed over, each with its value.
+    pub unknown: Vec<String>,
 }
 
 impl Default for Flags {
@@ -64,11 +68,12 @@ impl Default for Flags {
             root_mem_reserve_bytes: 75 << 20,
             gcs_mem_limit_bytes: 50 << 20,
             disable_time_sync: false,
-            scrub_logs: false,
+            scrub_logs: true,
             initial_policy_stance: Stance::Allow,
             time_port: None,
             log_port: None,
             dial_unix: None,
+            unknown: Vec::new(),
         }
     }
 }
@@ -76,10 +81,6 @@ impl Default for Flags {
 /// Why the arguments are not valid flags. The caller prints it with [`usage`] and exits with 2.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FlagError {
-    #[error("{arg:?} is not a flag: after the dashes a name is needed")]
-    Syntax { arg: String },
-    #[error("there is no flag -{name}")]
-    Unknown { name: String },
     #[error("flag -{name} needs a value")]
     Missing { name: String },
     #[error("flag -{name} cannot be {value:?}: {why}")]
@@ -129,50 +130,52 @@ impl Flags {
     /// reference.
     ///
     /// # Errors
-    /// The first argument that is not a flag of 10.4, or has a value that the flag cannot have (P-300).
+    /// The first flag with a value that it cannot have (P-300).
     pub fn parse<I>(args: I) -> Result<Self, FlagError>
     where
         I: IntoIterator,
         I::Item: Into<OsString>,
     {
         let mut flags = Self::default();
-        let mut args = args.into_iter().map(Into::into);
+        let mut args = args.into_iter().map(Into::into).peekable();
         while let Some(arg) = args.next() {
-            let bytes = arg.as_bytes();
-            let name = match bytes {
+            let name = match arg.as_bytes() {
                 b"--" => break,
                 [b'-', b'-', rest @ ..] => rest,
                 [b'-', rest @ ..] if !rest.is_empty() => rest,
                 _ => break,
             };
-            if matches!(name, [] | [b'-', ..] | [b'=', ..]) {
-                return Err(FlagError::Syntax {
-                    arg: text(&arg).into_owned(),
-                });
-            }
             let (name, inline) = match name.iter().position(|b| *b == b'=') {
                 Some(at) => (&name[..at], Some(OsStr::from_bytes(&name[at + 1..]))),
                 None => (name, None),
             };
-            flags.set(OsStr::from_bytes(name), inline, &mut args)?;
+            if matches!(name, b"h" | b"help") {
+                return Err(FlagError::Help);
+            }
+            match FLAGS.iter().find(|flag| flag.name.as_bytes() == name) {
+                Some(flag) => flags.set(flag, inline, &mut args)?,
+                None => flags.pass_over(&arg, &mut args),
+            }
         }
         Ok(flags)
     }
 
+    /// Notes a flag that does not exist. A following word that is not a flag is taken for its value.
+    fn pass_over(&mut self, flag: &OsStr, rest: &mut Peekable<impl Iterator<Item = OsString>>) {
+        let mut words = text(flag).into_owned();
+        if let Some(value) = rest.next_if(|word| !word.as_bytes().starts_with(b"-")) {
+            words.push(' ');
+            words.push_str(&text(&value));
+        }
+        self.unknown.push(words);
+    }
+
     fn set(
         &mut self,
-        name: &OsStr,
+        flag: &Flag,
         inline: Option<&OsStr>,
-        rest: &mut dyn Iterator<Item = OsString>,
+        rest: &mut impl Iterator<Item = OsString>,
     ) -> Result<(), FlagError> {
-        let Some(flag) = FLAGS.iter().find(|flag| flag.name == name) else {
-            return Err(match name.as_bytes() {
-                b"h" | b"help" => FlagError::Help,
-                _ => FlagError::Unknown {
-                    name: text(name).into_owned(),
-                },
-            });
-        };
         let bad = |value: &OsStr, why| FlagError::Value {
             name: flag.name,
             value: text(value).into_owned(),
@@ -284,11 +287,11 @@ mod tests {
     #[test]
     fn the_hosts_line_is_understood() {
         let flags = parse(
-            "-v4 -log-format json -loglevel debug -disable-time-sync -scrub-logs \
+            "-v4 -log-format json -loglevel debug -disable-time-sync -scrub-logs=false \
              -core-dump-location /tmp/core.%p",
         )
         .expect("the host's own line");
-        assert!(flags.v4 && flags.disable_time_sync && flags.scrub_logs);
+        assert!(flags.v4 && flags.disable_time_sync && !flags.scrub_logs);
         assert_eq!(flags.log_format, Format::Json);
         assert_eq!(flags.core_dump_location, Some("/tmp/core.%p".into()));
     }
@@ -326,15 +329,38 @@ mod tests {
     fn switches_are_bare_or_with_equals_and_never_eat_the_next_word() {
         for name in ["v4", "disable-time-sync", "scrub-logs", "use-inouterr"] {
             let on = parse(&format!("-{name}")).expect(name);
-            assert_ne!(on, Flags::default(), "{name} had no effect");
             for form in ["--{}", "-{}=true", "--{}=1", "-{}=T"] {
                 assert_eq!(parse(&form.replace("{}", name)).as_ref(), Ok(&on), "{form}");
             }
             let off = parse(&format!("-{name} -{name}=false")).expect(name);
-            assert_eq!(off, Flags::default());
+            assert_ne!(off, on, "{name} had no effect");
         }
-        let ended = parse("-v4 true -scrub-logs").expect("a positional argument ends the flags");
-        assert!(ended.v4 && !ended.scrub_logs);
+        let ended = parse("-v4 true -scrub-logs=false").expect("an argument ends the flags");
+        assert!(ended.v4 && ended.scrub_logs);
+    }
+
+    #[test]
+    fn flags_of_newer_hosts_are_passed_over_and_named() {
+        for (line, wanted) in [
+            ("-nope -v4", &["-nope"][..]),
+            ("-nope=1 --nope=a=b -v4", &["-nope=1", "--nope=a=b"]),
+            ("-nope 1 -v4", &["-nope 1"]),
+            ("--nope maybe --v4", &["--nope maybe"]),
+            (
+                "-use-inittab ---v4 -=x -v4",
+                &["-use-inittab", "---v4", "-=x"],
+            ),
+            ("-V4 -LogLevel loud -v4", &["-V4", "-LogLevel loud"]),
+            ("-\u{1}\u{7} -v4", &["-\u{1}\u{7}"]),
+        ] {
+            let flags = parse(line).expect(line);
+            assert!(flags.v4, "{line}: what follows is not read");
+            assert_eq!(flags.unknown, wanted, "{line}");
+        }
+        let many = parse(&format!("{}-v4", "-n 1 ".repeat(200))).expect("200 of them");
+        assert_eq!((many.v4, many.unknown.len()), (true, 200));
+        let empty = Flags::parse(["-nope", "", "-v4"]).expect("an empty value");
+        assert_eq!((empty.v4, empty.unknown), (true, vec!["-nope ".to_owned()]));
     }
 
     #[test]
@@ -345,10 +371,8 @@ mod tests {
     }
 
     #[test]
-    fn bad_words_are_refused_with_their_name() {
+    fn bad_values_are_refused_with_the_name_of_their_flag() {
         for (line, want) in [
-            ("-nope", "no flag -nope"),
-            ("-use-inittab", "no flag -use-inittab"),
             ("-v4=maybe", "-v4 cannot be \"maybe\""),
             ("-loglevel", "-loglevel needs a value"),
             ("-loglevel loud", "-loglevel cannot be \"loud\""),
@@ -358,8 +382,6 @@ mod tests {
             ("-root-mem-reserve-bytes 1k", "cannot be \"1k\""),
             ("-time-port 0x100000000", "cannot be \"0x100000000\""),
             ("-gcs-mem-limit-bytes=", "cannot be \"\""),
-            ("---v4", "not a flag"),
-            ("-=x", "not a flag"),
             ("-help", "help"),
         ] {
             let error = parse(line).expect_err(line).to_string();

@@ -8,8 +8,9 @@ use gcs::config::{usage, Flags};
 use gcs::log::{fatal, Format, Level};
 use linux_embedded_hal::Delay;
 
+use crate::args::Streams;
 use crate::poweroff::End;
-use crate::{args, child, guest, poweroff, service, sys, vsock};
+use crate::{args, child, guest, poweroff, relay, service, sys, vsock};
 
 /// Which program the process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,38 +50,69 @@ fn complain(program: &str, text: impl std::fmt::Display) {
 const NO_GUEST: &str = "this is not a utility VM of ours, and vsock leads to another machine's \
                         host here; set UVM_ALLOW_VSOCK=1 if it is meant, or use -dial-unix";
 
-/// The stdio wrapper (protocol 10.2). Returns only when the program cannot be started.
+/// The stdio wrapper (protocol 10.2, 16.1). Without `-r` it returns only when the program cannot be
+/// started, else with the program's status.
 pub fn wrapper(args: &[OsString]) -> i32 {
-    match wrap(args) {
-        Ok(never) => match never {},
-        Err(text) => {
-            complain("vsockexec", text);
-            1
-        }
-    }
+    wrap(args).unwrap_or_else(|text| {
+        complain("vsockexec", text);
+        1
+    })
 }
 
-fn wrap(args: &[OsString]) -> Result<std::convert::Infallible, String> {
+fn wrap(args: &[OsString]) -> Result<i32, String> {
     let wrapped = args::wrapped(args).map_err(|error| error.to_string())?;
-    let ports = [wrapped.stdin, wrapped.stdout, wrapped.stderr];
-    let fds = if ports == [None; 3] {
-        [None, None, None]
-    } else {
-        let guest = guest::find().ok_or(NO_GUEST)?;
-        vsock::streams(ports, |port| {
-            vsock::dial(guest, &mut Delay, port).and_then(blocking)
-        })
-        .map_err(|(port, error)| format!("connecting port {port}: {error}"))?
-    };
+    let guest = guest::find();
+    for option in &wrapped.unknown {
+        let text = format!("the stdio wrapper has no option {option:?}; it is passed over");
+        match guest {
+            Some(_) => warn_by_kernel(&text),
+            None => complain("vsockexec", text),
+        }
+    }
     let argv = child::c_args(&wrapped.args).map_err(|error| error.to_string())?;
-    let [stdin, stdout, stderr] = fds;
-    let moved = stdin
-        .map_or(Ok(()), nix::unistd::dup2_stdin)
-        .and_then(|()| stdout.map_or(Ok(()), nix::unistd::dup2_stdout))
-        .and_then(|()| stderr.map_or(Ok(()), nix::unistd::dup2_stderr));
-    moved.map_err(|errno| format!("moving a connection to a standard stream: {errno}"))?;
-    let errno = child::execute(&argv);
-    Err(format!("starting {}: {errno}", wrapped.args[0].display()))
+    let program = wrapped.args[0].display();
+    let dial = |guest, port| vsock::dial(guest, &mut Delay, port).and_then(blocking);
+    match wrapped.streams {
+        Streams::Once {
+            stdin: None,
+            stdout: None,
+            stderr: None,
+        } => {}
+        Streams::Once {
+            stdin,
+            stdout,
+            stderr,
+        } => {
+            let guest = guest.ok_or(NO_GUEST)?;
+            let streams = vsock::streams([stdin, stdout, stderr], |port| dial(guest, port))
+                .map_err(|(port, error)| format!("connecting port {port}: {error}"))?;
+            take(streams)
+                .map_err(|errno| format!("moving a connection to a standard stream: {errno}"))?;
+        }
+        Streams::Relayed { port, outputs } => {
+            let guest = guest.ok_or(NO_GUEST)?;
+            return relay::run(&argv, outputs, || dial(guest, port))
+                .map_err(|error| format!("relaying the output of {program}: {error}"));
+        }
+    }
+    Err(format!("starting {program}: {}", child::execute(&argv)))
+}
+
+/// Leaves a warning in the kernel's log, from where the service takes it to the host. The log of this
+/// process will not do: the program that is wrapped has the same process id, and the service leaves
+/// out what it wrote itself.
+fn warn_by_kernel(text: &str) {
+    /// Facility user, priority warning (syslog(3)).
+    const PREFIX: u8 = 1 << 3 | 4;
+    // A machine without a kernel log has nobody who could be told.
+    std::fs::write("/dev/kmsg", format!("<{PREFIX}>vsockexec: {text}\n")).ok();
+}
+
+/// Makes the connections this process's standard streams.
+fn take([stdin, stdout, stderr]: [Option<OwnedFd>; 3]) -> nix::Result<()> {
+    stdin.map_or(Ok(()), nix::unistd::dup2_stdin)?;
+    stdout.map_or(Ok(()), nix::unistd::dup2_stdout)?;
+    stderr.map_or(Ok(()), nix::unistd::dup2_stderr)
 }
 
 /// Programs expect standard streams that block.

@@ -1,7 +1,8 @@
 //! The host's boot line (protocol 10.1 to 10.3): PID 1's arguments in, what to start out.
 //!
 //! `[-d SHELL] [-e PORT] [-w] PROGRAM [ARG...]`. Where the program is our own service, PID 1
-//! becomes it instead of starting it. Parsed by hand: three options are not worth a crate.
+//! becomes it instead of starting it. Parsed by hand: three options are not worth a crate, and none
+//! passes over an option that only a newer host knows (P-345).
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -18,6 +19,8 @@ pub struct Boot {
     pub entropy: Option<u32>,
     /// Writable `/etc` and `/var` over a read-only root (`-w`).
     pub overlays: bool,
+    /// Options that were passed over, each with its value.
+    pub unknown: Vec<String>,
     pub command: Command,
 }
 
@@ -32,19 +35,60 @@ pub enum Command {
 /// A program with some of its standard streams on connections to the host (protocol 10.2).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wrapped {
-    pub stdin: Option<u32>,
-    pub stdout: Option<u32>,
-    pub stderr: Option<u32>,
+    pub streams: Streams,
+    /// Options that were passed over, each with its value.
+    pub unknown: Vec<String>,
     /// The program and its arguments; for [`Command::Service`] only those after the program's name.
     pub args: Vec<OsString>,
 }
 
+/// Where the standard streams of a wrapped program lead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Streams {
+    /// To ports of the host, each connected once before the program starts.
+    Once {
+        stdin: Option<u32>,
+        stdout: Option<u32>,
+        stderr: Option<u32>,
+    },
+    /// Through the wrapper to one port, which is dialled for ever (`-r`, P-340).
+    Relayed { port: u32, outputs: Outputs },
+}
+
+/// The streams that are relayed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outputs {
+    Stdout,
+    Stderr,
+    Both,
+}
+
+impl Default for Streams {
+    fn default() -> Self {
+        Self::Once {
+            stdin: None,
+            stdout: None,
+            stderr: None,
+        }
+    }
+}
+
+impl Streams {
+    /// The port of stderr, where the service logs to.
+    pub fn log_port(&self) -> Option<u32> {
+        match *self {
+            Self::Once { stderr, .. } => stderr,
+            Self::Relayed { outputs, port } => (outputs != Outputs::Stdout).then_some(port),
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ArgError {
-    #[error("there is no option {0:?}")]
-    Unknown(OsString),
     #[error("option -{0} needs a value")]
     Missing(char),
+    #[error("option -r needs -o or -e, which name the stream that it keeps connected")]
+    NothingToRelay,
     #[error("option -{option} needs a port from 1 to 4294967295, not {value:?}")]
     Port { option: char, value: OsString },
     #[error("a program to start is needed")]
@@ -62,7 +106,7 @@ pub struct Surroundings<'a> {
 /// Reads the arguments after PID 1's name.
 ///
 /// # Errors
-/// An option that does not exist, or an invalid port.
+/// An option without its value, an invalid port, or no program.
 pub fn boot(line: &[OsString], around: &Surroundings<'_>) -> Result<Boot, ArgError> {
     if line.is_empty() {
         return Ok(without_args());
@@ -71,6 +115,7 @@ pub fn boot(line: &[OsString], around: &Surroundings<'_>) -> Result<Boot, ArgErr
         shell: None,
         entropy: None,
         overlays: false,
+        unknown: Vec::new(),
         command: Command::Program(Vec::new()),
     };
     let mut options = Options::new(line, "de", "w");
@@ -81,17 +126,35 @@ pub fn boot(line: &[OsString], around: &Surroundings<'_>) -> Result<Boot, ArgErr
             _ => boot.overlays = true,
         }
     }
-    let program = options.rest();
+    let program = with_shell_line(options.args);
+    boot.unknown = options.unknown;
     if program.is_empty() {
         return Err(ArgError::NoProgram);
     }
     // With a debug shell the shell is "the" child, so the service has to be another one.
     let service = match boot.shell {
         Some(_) => None,
-        None => service(program, around),
+        None => service(&program, around),
     };
-    boot.command = service.map_or_else(|| Command::Program(program.to_vec()), Command::Service);
+    boot.command = service.map_or_else(|| Command::Program(program), Command::Service);
     Ok(boot)
+}
+
+/// The words of a program, with the new shim's form of a line for the shell made whole: it writes
+/// `sh -c"LINE"`, and the kernel takes away quotes at the ends of a word only, so the word arrives
+/// as it was written (P-343). A quote in the line has it arrive in several words.
+fn with_shell_line(program: &[OsString]) -> Vec<OsString> {
+    const BEGINS: &[u8] = b"-c\"";
+    match program {
+        [name, first, ..] if file_name(name) == b"sh" && first.as_bytes().starts_with(BEGINS) => {
+            let words: Vec<&[u8]> = program[1..].iter().map(|word| word.as_bytes()).collect();
+            let word = words.join(&b' ');
+            let line = &word[BEGINS.len()..];
+            let line = line.strip_suffix(b"\"").unwrap_or(line);
+            vec![name.clone(), "-c".into(), OsStr::from_bytes(line).into()]
+        }
+        _ => program.to_vec(),
+    }
 }
 
 /// The name by which this program is started when the image and its kernel line are measured
@@ -118,30 +181,56 @@ fn without_args() -> Boot {
         shell: Some("/bin/sh".into()),
         entropy: None,
         overlays: false,
+        unknown: Vec::new(),
         command: Command::Program(program.map(OsString::from).to_vec()),
     }
 }
 
-/// The wrapper's arguments after its name: `[-i PORT] [-o PORT] [-e PORT] PROGRAM [ARG...]`.
+/// The wrapper's arguments after its name: `[-r] [-i PORT] [-o PORT] [-e PORT] PROGRAM [ARG...]`.
 ///
 /// # Errors
-/// As for [`boot`].
+/// As for [`boot`], or `-r` without a stream.
 pub fn wrapped(line: &[OsString]) -> Result<Wrapped, ArgError> {
-    let mut wrapped = Wrapped::default();
-    let mut options = Options::new(line, "ioe", "");
+    let [mut stdin, mut stdout, mut stderr] = [None; 3];
+    let mut relays = false;
+    let mut options = Options::new(line, "ioe", "r");
     while let Some((option, value)) = options.next()? {
-        let port = Some(port(option, &value)?);
-        match option {
-            'i' => wrapped.stdin = port,
-            'o' => wrapped.stdout = port,
-            _ => wrapped.stderr = port,
-        }
+        let stream = match option {
+            'i' => &mut stdin,
+            'o' => &mut stdout,
+            'e' => &mut stderr,
+            _ => {
+                relays = true;
+                continue;
+            }
+        };
+        *stream = Some(port(option, &value)?);
     }
-    wrapped.args = options.rest().to_vec();
-    if wrapped.args.is_empty() {
+    let streams = match (relays, stdout, stderr) {
+        (false, ..) => Streams::Once {
+            stdin,
+            stdout,
+            stderr,
+        },
+        (true, None, None) => return Err(ArgError::NothingToRelay),
+        // Of two ports that of stderr is taken for both.
+        (true, stdout, Some(port)) => Streams::Relayed {
+            port,
+            outputs: stdout.map_or(Outputs::Stderr, |_| Outputs::Both),
+        },
+        (true, Some(port), None) => Streams::Relayed {
+            port,
+            outputs: Outputs::Stdout,
+        },
+    };
+    if options.args.is_empty() {
         return Err(ArgError::NoProgram);
     }
-    Ok(wrapped)
+    Ok(Wrapped {
+        streams,
+        args: options.args.to_vec(),
+        unknown: options.unknown,
+    })
 }
 
 /// The start of the service in `program`, if the program would do nothing else.
@@ -161,9 +250,11 @@ fn service(program: &[OsString], around: &Surroundings<'_>) -> Option<Wrapped> {
         // The form with a console. An image without a shell cannot serve the console, but it can
         // still start the service that the host waits for.
         (b"sh", [flag, line]) if flag == "-c" && !(around.exists)(name) => {
-            let line = split_args(line);
-            let end = line.iter().position(|arg| arg == "&")?;
-            service(&line[..end], around)
+            let end = line.as_bytes().iter().position(|byte| *byte == b'&')?;
+            service(
+                &split_args(OsStr::from_bytes(&line.as_bytes()[..end])),
+                around,
+            )
         }
         _ => None,
     }
@@ -182,13 +273,16 @@ fn port(option: char, value: &OsStr) -> Result<u32, ArgError> {
 }
 
 /// getopt(3) as far as it is needed: single letters, values attached or in the next argument; the
-/// first argument that is not an option ends them.
+/// first argument that is not an option ends them. An unknown letter is passed over with the rest of
+/// its word, and with a following word of digits, which can only be its value.
 struct Options<'a> {
+    /// What was not read yet.
     args: &'a [OsString],
     /// Letters still to be read in the current argument.
     letters: Vec<u8>,
     with_value: &'static str,
     without: &'static str,
+    unknown: Vec<String>,
 }
 
 impl<'a> Options<'a> {
@@ -198,180 +292,68 @@ impl<'a> Options<'a> {
             letters: Vec::new(),
             with_value,
             without,
+            unknown: Vec::new(),
         }
     }
 
     fn next(&mut self) -> Result<Option<(char, OsString)>, ArgError> {
-        if self.letters.is_empty() {
-            let Some((arg, rest)) = self.args.split_first() else {
+        loop {
+            if self.letters.is_empty() && !self.next_word() {
                 return Ok(None);
-            };
-            match arg.as_bytes() {
-                b"--" => {
-                    self.args = rest;
-                    return Ok(None);
-                }
-                [b'-', letters @ ..] if !letters.is_empty() => self.letters = letters.to_vec(),
-                _ => return Ok(None),
             }
-            self.args = rest;
+            let letter = char::from(self.letters.remove(0));
+            if self.without.contains(letter) {
+                return Ok(Some((letter, OsString::new())));
+            }
+            if self.with_value.contains(letter) {
+                return self.value(letter).map(|value| Some((letter, value)));
+            }
+            self.pass_over(letter);
         }
-        let letter = char::from(self.letters.remove(0));
-        if self.without.contains(letter) {
-            return Ok(Some((letter, OsString::new())));
-        }
-        if !self.with_value.contains(letter) {
-            return Err(ArgError::Unknown(format!("-{letter}").into()));
-        }
-        let attached = std::mem::take(&mut self.letters);
-        if !attached.is_empty() {
-            return Ok(Some((letter, OsStr::from_bytes(&attached).to_owned())));
-        }
-        let Some((value, rest)) = self.args.split_first() else {
-            return Err(ArgError::Missing(letter));
-        };
-        self.args = rest;
-        Ok(Some((letter, value.clone())))
     }
 
-    fn rest(&self) -> &'a [OsString] {
-        self.args
+    /// Takes the letters of the next argument, if it is an option.
+    fn next_word(&mut self) -> bool {
+        let Some((arg, rest)) = self.args.split_first() else {
+            return false;
+        };
+        match arg.as_bytes() {
+            b"--" => {
+                self.args = rest;
+                false
+            }
+            [b'-', letters @ ..] if !letters.is_empty() => {
+                self.letters = letters.to_vec();
+                self.args = rest;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn value(&mut self, letter: char) -> Result<OsString, ArgError> {
+        let attached = std::mem::take(&mut self.letters);
+        if !attached.is_empty() {
+            return Ok(OsStr::from_bytes(&attached).to_owned());
+        }
+        let (value, rest) = self.args.split_first().ok_or(ArgError::Missing(letter))?;
+        self.args = rest;
+        Ok(value.clone())
+    }
+
+    fn pass_over(&mut self, letter: char) {
+        let rest = std::mem::take(&mut self.letters);
+        let mut text = format!("-{letter}{}", String::from_utf8_lossy(&rest));
+        let digits =
+            |word: &OsString| !word.is_empty() && word.as_bytes().iter().all(u8::is_ascii_digit);
+        if let Some((value, rest)) = self.args.split_first().filter(|(word, _)| digits(word)) {
+            text.push_str(&format!(" {}", value.display()));
+            self.args = rest;
+        }
+        self.unknown.push(text);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const GCS: &str = "-v4 -log-format json -loglevel debug";
-
-    fn list(line: &str) -> Vec<OsString> {
-        split_args(OsStr::new(line))
-    }
-
-    fn parse_in(line: &[OsString], shell: bool) -> Result<Boot, ArgError> {
-        boot(
-            line,
-            &Surroundings {
-                is_own: &|arg| {
-                    ["/bin/gcs", "/bin/vsockexec", "gcs"]
-                        .iter()
-                        .any(|own| arg == *own)
-                },
-                exists: &|_| shell,
-            },
-        )
-    }
-
-    fn parse(line: &str) -> Result<Boot, ArgError> {
-        parse_in(&list(line), true)
-    }
-
-    fn service(entropy: Option<u32>, wrapped: Wrapped) -> Boot {
-        Boot {
-            shell: None,
-            entropy,
-            overlays: false,
-            command: Command::Service(wrapped),
-        }
-    }
-
-    fn logged() -> Wrapped {
-        Wrapped {
-            stderr: Some(109),
-            args: list(GCS),
-            ..Wrapped::default()
-        }
-    }
-
-    #[test]
-    fn the_hosts_default_line_is_our_service() {
-        let boot = parse(&format!("-e 1 /bin/vsockexec -e 109 /bin/gcs {GCS}"));
-        assert_eq!(boot, Ok(service(Some(1), logged())));
-    }
-
-    #[test]
-    fn the_other_forms_of_the_hosts_line() {
-        let both = Wrapped {
-            stdout: Some(109),
-            ..logged()
-        };
-        for (line, wrapped) in [
-            (
-                format!("-e 1 /bin/vsockexec -o 109 -e 109 /bin/gcs {GCS}"),
-                both,
-            ),
-            (
-                format!("-e 1 /bin/vsockexec -e109 /bin/gcs {GCS}"),
-                logged(),
-            ),
-            (
-                format!("-e1 -- /bin/vsockexec /bin/gcs {GCS}"),
-                Wrapped {
-                    stderr: None,
-                    ..logged()
-                },
-            ),
-            (
-                format!("-e 1 gcs {GCS}"),
-                Wrapped {
-                    stderr: None,
-                    ..logged()
-                },
-            ),
-        ] {
-            assert_eq!(parse(&line), Ok(service(Some(1), wrapped)), "{line}");
-        }
-    }
-
-    #[test]
-    fn the_shell_form_is_the_shells_work_where_there_is_one() {
-        let inner = format!("/bin/vsockexec -e 109 /bin/gcs {GCS} & exec sh");
-        let line: Vec<OsString> = ["-e", "1", "sh", "-c", &inner].map(OsString::from).into();
-        let with = parse_in(&line, true).expect("a good line");
-        assert_eq!(with.command, Command::Program(line[2..].to_vec()));
-        assert_eq!(parse_in(&line, false), Ok(service(Some(1), logged())));
-    }
-
-    #[test]
-    fn other_programs_are_children_with_all_their_words() {
-        for line in [
-            "/bin/echo -e 5",
-            "sh -c exit",
-            "/usr/local/bin/gcs -v4",
-            "/bin/vsockexec -e 109 /bin/other",
-            "/bin/vsockexec -q /bin/gcs",
-        ] {
-            let boot = parse(line).expect(line);
-            assert_eq!(boot.command, Command::Program(list(line)), "{line}");
-        }
-    }
-
-    #[test]
-    fn options_of_pid_1() {
-        let boot = parse("-w -d /bin/bash -e 4294967295 /bin/gcs -v4").expect("a good line");
-        assert_eq!(boot.shell, Some("/bin/bash".into()));
-        assert_eq!(boot.entropy, Some(u32::MAX));
-        assert!(boot.overlays);
-        assert_eq!(boot.command, Command::Program(list("/bin/gcs -v4")));
-        assert!(parse("-we7 prog").expect("joined letters").overlays);
-        let nothing = parse("").expect("no arguments are fine");
-        assert_eq!(nothing.shell, Some("/bin/sh".into()));
-    }
-
-    #[test]
-    fn bad_lines_are_refused() {
-        for (line, want) in [
-            ("-e 0 /bin/gcs", "not \"0\""),
-            ("-e x /bin/gcs", "not \"x\""),
-            ("-e 4294967296 /bin/gcs", "not \"4294967296\""),
-            ("-e", "-e needs a value"),
-            ("-x /bin/gcs", "no option \"-x\""),
-            ("-e 1", "a program"),
-        ] {
-            let error = parse(line).expect_err(line).to_string();
-            assert!(error.contains(want), "{line}: {error}");
-        }
-        assert_eq!(wrapped(&list("-e 109")), Err(ArgError::NoProgram));
-    }
-}
+#[path = "args_tests.rs"]
+mod tests;

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::sys::resource::{setrlimit, Resource};
 use nix::sys::socket::AddressFamily;
 
-use crate::args::{self, Boot, Command, Surroundings, Wrapped};
+use crate::args::{self, Boot, Command, Streams, Surroundings, Wrapped};
 use crate::guest::{self, Guest};
 use crate::poweroff::End;
 use crate::vsock::Dialling;
@@ -51,6 +51,9 @@ pub fn run(args: &[OsString]) -> End {
         }
     };
     log::debug!("boot line understood: {boot:?}");
+    for option in &boot.unknown {
+        log::warn!("PID 1 has no option {option:?}; it is passed over");
+    }
     // The way to the host is the first thing that needs a module.
     if let Some(order) = modules::listed() {
         stage::run(Stage::Modules, || modules::load(&order)).ok();
@@ -131,7 +134,7 @@ fn start(guest: Guest, boot: Boot) -> End {
 /// The connections that were begun before everything else.
 struct Calls {
     entropy: Option<(u32, io::Result<Dialling>)>,
-    streams: Streams,
+    streams: Asked,
 }
 
 fn calls(guest: Guest, boot: &Boot) -> Calls {
@@ -145,7 +148,7 @@ fn calls(guest: Guest, boot: &Boot) -> Calls {
             .entropy
             .map(|port| (port, vsock::begin(guest, &mut Delay, port)));
         if let Command::Service(wrapped) = &boot.command {
-            calls.streams = begin_streams(guest, wrapped);
+            calls.streams = begin_streams(guest, &wrapped.streams);
         }
         let results = calls.entropy.iter().chain(&calls.streams);
         let failed = results.filter_map(|(port, result)| {
@@ -159,17 +162,28 @@ fn calls(guest: Guest, boot: &Boot) -> Calls {
 }
 
 /// Connections that were begun, by port.
-type Streams = Vec<(u32, io::Result<Dialling>)>;
+type Asked = Vec<(u32, io::Result<Dialling>)>;
 
-fn begin_streams(guest: Guest, wrapped: &Wrapped) -> Streams {
-    let mut ports: Vec<u32> = [wrapped.stdin, wrapped.stdout, wrapped.stderr]
-        .into_iter()
-        .flatten()
-        .collect();
+/// Begins to connect what is connected once. The service itself dials the port of its log for as
+/// long as it takes, and without waiting for it (P-341).
+fn begin_streams(guest: Guest, streams: &Streams) -> Asked {
+    let mut ports: Vec<u32> = once(streams).into_iter().flatten().collect();
     ports.sort_unstable();
     ports.dedup();
     let begin = |port| (port, vsock::begin(guest, &mut Delay, port));
     ports.into_iter().map(begin).collect()
+}
+
+/// The ports of stdin, stdout and stderr that are connected before the program starts.
+fn once(streams: &Streams) -> [Option<u32>; 3] {
+    match *streams {
+        Streams::Once {
+            stdin,
+            stdout,
+            stderr,
+        } => [stdin, stdout, stderr],
+        Streams::Relayed { .. } => [None; 3],
+    }
 }
 
 /// PID 1 as the service: what the wrapper and the service would do as programs of their own.
@@ -177,10 +191,10 @@ fn become_service(
     guest: Guest,
     wrapped: Wrapped,
     flags: Result<Flags, FlagError>,
-    streams: Streams,
+    streams: Asked,
 ) -> End {
     let flags = flags.map(|flags| Flags {
-        log_port: flags.log_port.or(wrapped.stderr),
+        log_port: flags.log_port.or(wrapped.streams.log_port()),
         ..flags
     });
     match &flags {
@@ -188,11 +202,20 @@ fn become_service(
         // The reason has to reach the host, which reads only JSON.
         Err(_) => gcs::log::configure(Level::Debug, Format::Json),
     }
+    for option in &wrapped.unknown {
+        log::warn!("the stdio wrapper has no option {option:?}; it is passed over");
+    }
     let log = || {
         let (stderr, connected) = match connect_streams(&wrapped, streams) {
             Ok(stderr) => (stderr, Ok(())),
             Err(text) => (None, Err(text)),
         };
+        // No service will dial for the record that says why there is none.
+        let last = || match (&flags, &wrapped.streams) {
+            (Err(_), Streams::Relayed { port, .. }) => vsock::dial(guest, &mut Delay, *port).ok(),
+            _ => None,
+        };
+        let stderr = stderr.or_else(last);
         let attached = match (&flags, stderr) {
             (Ok(flags), _) if flags.log_file.is_some() => service::open_log(flags),
             (_, Some(stderr)) => gcs::log::attach(stderr),
@@ -225,8 +248,8 @@ fn refuse(error: &FlagError) {
 ///
 /// # Errors
 /// The first port that could not be reached; it was logged.
-fn connect_streams(wrapped: &Wrapped, mut asked: Streams) -> Result<Option<OwnedFd>, String> {
-    let streams = vsock::streams([wrapped.stdin, wrapped.stdout, wrapped.stderr], |port| {
+fn connect_streams(wrapped: &Wrapped, mut asked: Asked) -> Result<Option<OwnedFd>, String> {
+    let streams = vsock::streams(once(&wrapped.streams), |port| {
         let index = asked.iter().position(|(of, _)| *of == port);
         // There is one connection per port, and each is used once.
         let index = index.ok_or(io::ErrorKind::NotFound)?;

@@ -15,7 +15,7 @@ use crate::sys;
 /// Where programs are looked for, and the only variable they get (P-293).
 pub const PATH: &str = "/sbin:/usr/sbin:/bin:/usr/bin";
 /// The status by which a shell reports that there is no such program.
-const NOT_FOUND: i32 = 127;
+pub const NOT_FOUND: i32 = 127;
 
 /// Starts the program in a session of its own, with unblocked signals.
 ///

@@ -15,6 +15,7 @@ mod hook;
 mod modules;
 mod mounts;
 mod poweroff;
+mod relay;
 mod service;
 mod settle;
 mod sys;
@@ -40,7 +41,10 @@ fn start(args: Vec<OsString>) -> i32 {
     match applet {
         Applet::Init if name.is_some_and(|name| name == args::STARTUP) => pid_1(&args::startup()),
         Applet::Init => pid_1(args),
-        Applet::Wrapper => guarded(|| applets::wrapper(args)),
+        Applet::Wrapper => {
+            log_to_kernel();
+            guarded(|| applets::wrapper(args))
+        }
         Applet::Mkfs => guarded(|| applets::mkfs(args)),
         Applet::Hook => {
             log_to_kernel();

@@ -129,6 +129,9 @@ fn place_cores(pattern: &OsStr) -> io::Result<()> {
 /// is called after the negotiation and before any other request.
 pub fn serve(guest: Option<Guest>, flags: &Flags, machine: fn()) -> End {
     log::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(); "service starts");
+    for flag in &flags.unknown {
+        log::warn!("the service has no flag {flag:?}; it is passed over");
+    }
     let setup = match set_up(guest, flags, machine) {
         Ok(setup) => setup,
         Err(error) => {

@@ -22,6 +22,36 @@ fn tail(options: &str) -> String {
     )
 }
 
+#[test]
+fn odd_words_on_the_line_do_not_stop_the_boot() {
+    let Some(profile) = common::shipped_profile() else {
+        return;
+    };
+    for (name, wrapper, flags) in [
+        ("control characters", "-\u{1b}", "-\u{1}\u{7f} -\u{2}=\u{3}"),
+        ("bytes above ASCII", "-é", "-naïve=1"),
+        ("empty words", "", "-f \"\""),
+    ] {
+        let mut profile = profile.clone();
+        profile.init_line = Some(format!(
+            "-e 1 /bin/vsockexec {wrapper} -e 109 /bin/gcs -v4 -log-format json {flags} -loglevel info"
+        ));
+        let vm = common::boot_profile(profile);
+        let warned = vm.wait_log(std::time::Duration::from_secs(60), |r| {
+            r.to_string().contains("passed over")
+        });
+        assert!(warned.is_ok(), "{name}: no warning");
+        vm.power_off().unwrap();
+    }
+    // The new shim's form with a quote missing.
+    let mut unbalanced = profile;
+    unbalanced.init_line = Some(
+        "-e 1 sh -c\"/bin/vsockexec -e 109 /bin/gcs -v4 -log-format json -loglevel info& exec sh"
+            .into(),
+    );
+    common::boot_profile(unbalanced).power_off().unwrap();
+}
+
 /// The shipped initrd and the disks made of it.
 struct Boot {
     profile: Profile,

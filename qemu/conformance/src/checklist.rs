@@ -313,4 +313,13 @@ const LINES: &[(u16, Level, &str)] = &[
     (332, S, "the first process and later ones"),
     (333, S, "the exit unmounts and notifies"),
     (334, S, "a V1 document under protocol 4"),
+    // Hosts of 2026: boot
+    (340, M, "the line of a VM that may migrate"),
+    (341, M, "a log that nobody takes at first"),
+    (342, M, "what the reconnecting wrapper ends with"),
+    (343, M, "the new shim's line with a console"),
+    (344, M, "the lines of 2026, each part on and off"),
+    (345, M, "options of newer hosts are passed over and named"),
+    (346, M, "scrubbed logs unless they are turned off"),
+    (347, S, "cgroup v1 by a whole word only"),
 ];

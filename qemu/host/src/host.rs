@@ -36,6 +36,8 @@ pub struct HostConfig {
     pub strict: bool,
     /// Gets the guest's log.
     pub log_sink: Option<LogSink>,
+    /// Refuse dials for the log until [`Host::accept_log`].
+    pub late_log: bool,
     /// How long the entropy connection stays open after its bytes; a real host closes it at once.
     pub entropy_hold: Duration,
     /// Notes requests, and what the guest's log says of its work.
@@ -49,6 +51,7 @@ impl HostConfig {
             transport,
             strict: true,
             log_sink: None,
+            late_log: false,
             entropy_hold: Duration::ZERO,
             trace: Recorder::default(),
         }
@@ -88,6 +91,7 @@ impl Host {
             transport,
             strict,
             log_sink,
+            late_log,
             entropy_hold,
             trace,
         } = config;
@@ -111,13 +115,9 @@ impl Host {
         };
         ports.open(ENTROPY_PORT, Box::new(taker)).map_err(io)?;
 
-        let to = shared.clone();
-        let taker = move |stream| {
-            to.update(|state| state.log_at = Some(Instant::now()));
-            reader("log", move || read_log(&to, stream, log_sink, strict));
-        };
-        ports.open(LOG_PORT, Box::new(taker)).map_err(io)?;
-
+        if !late_log {
+            open_log(&ports, &shared, log_sink, strict).map_err(io)?;
+        }
         open_bridge(&ports, &shared, strict).map_err(io)?;
 
         Ok(Self(Arc::new(Inner {
@@ -250,6 +250,12 @@ impl Host {
             .wait(doing, limit, |state| state.bridge.is_some().then_some(()))
     }
 
+    /// Listens for the log of a guest whose dials for it were refused so far.
+    pub fn accept_log(&self, sink: Option<LogSink>) -> Result<(), HostError> {
+        open_log(&self.0.ports, self.shared(), sink, self.0.strict)
+            .map_err(HostError::io("listening on the log port"))
+    }
+
     /// Listens on a port of the host for one connection, which `taker` gets on the accepting
     /// thread: it must not block. A port that is open already is an error.
     pub fn on_dial(
@@ -324,6 +330,21 @@ impl Drop for Inner {
             drop(stream.shutdown(std::net::Shutdown::Both));
         }
     }
+}
+
+/// Listens for one connection of the log.
+fn open_log(
+    ports: &Ports,
+    shared: &Shared,
+    sink: Option<LogSink>,
+    strict: bool,
+) -> std::io::Result<()> {
+    let to = shared.clone();
+    let taker = move |stream| {
+        to.update(|state| state.log_at = Some(Instant::now()));
+        reader("log", move || read_log(&to, stream, sink, strict));
+    };
+    ports.open(LOG_PORT, Box::new(taker))
 }
 
 /// Listens for one connection of the bridge.

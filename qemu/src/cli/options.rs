@@ -53,6 +53,9 @@ pub struct VmOptions {
     /// Form of the boot line
     #[arg(long, value_enum, default_value = "vsockexec")]
     pub form: BootForm,
+    /// Have PID 1 make /etc and /var writable over a root that is not (`-w`)
+    #[arg(long)]
+    pub writable_overlays: bool,
     /// Show the guest's log records from this level on, on stderr; warnings of its kernel from
     /// `info` on
     #[arg(long, default_value = "warning", value_name = "LEVEL", value_parser = level())]
@@ -144,6 +147,7 @@ impl VmOptions {
         profile.memory_mib = self.memory;
         profile.cpus = self.cpus;
         profile.form = self.form;
+        profile.writable_overlays = self.writable_overlays;
         profile.vsock = self.vsock;
         profile.verbose_boot = self.verbose_boot;
         profile.console_log.clone_from(&self.console_log);

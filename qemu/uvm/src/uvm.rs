@@ -29,6 +29,8 @@ pub struct BootOptions {
     pub accel: AccelWish,
     pub strict: bool,
     pub log_sink: Option<LogSink>,
+    /// Refuse dials for the log until [`Host::accept_log`].
+    pub late_log: bool,
     /// Send what a real host always sends: NegotiateProtocol and the SecurityPolicy request.
     pub negotiate: bool,
     pub limit: Duration,
@@ -46,6 +48,7 @@ impl Default for BootOptions {
             accel: AccelWish::default(),
             strict: true,
             log_sink: None,
+            late_log: false,
             negotiate: true,
             limit: BOOT_LIMIT,
             entropy_hold: Duration::ZERO,
@@ -282,6 +285,7 @@ fn open_vsock(
         transport,
         strict: options.strict,
         log_sink: options.log_sink,
+        late_log: options.late_log,
         entropy_hold: options.entropy_hold,
         trace: options.trace,
     })?;

@@ -164,3 +164,25 @@ fn options_show() {
     }
     assert!(!text.contains("-initrd") && !text.contains("nolapic_timer"));
 }
+
+#[test]
+fn each_form_of_the_boot_line_is_word_for_word_a_hosts() {
+    const GCS: &str = "/bin/gcs -v4 -log-format json -loglevel info";
+    let lines = [
+        format!("-e 1 -w /bin/vsockexec -e 109 {GCS}"),
+        format!("-e 1 -w /bin/vsockexec -o 109 -e 109 {GCS}"),
+        format!("-e 1 -w sh -c \"/bin/vsockexec -e 109 {GCS} & exec sh\""),
+        format!("-e 1 -w /bin/vsockexec -r -e 109 {GCS}"),
+        format!("-e 1 -w sh -c\"/bin/vsockexec -e 109 {GCS}& exec sh\""),
+        format!("-e 1 -w sh -c\"/bin/vsockexec -r -e 109 {GCS}& exec sh\""),
+    ];
+    for (form, wanted) in BootForm::ALL.into_iter().zip(lines) {
+        let mut profile = Profile::new("/k/vmlinux", None);
+        profile.form = form;
+        profile.writable_overlays = true;
+        profile.guest_log_level = "info".into();
+        let line = kernel_line(&profile);
+        let (_, words) = line.split_once(" -- ").unwrap();
+        assert_eq!(words, wanted, "{form:?}");
+    }
+}

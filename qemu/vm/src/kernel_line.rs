@@ -46,16 +46,25 @@ fn root(root: &Root) -> Option<String> {
 
 /// What is on the line after `--`.
 fn init_line(profile: &Profile) -> String {
+    let wrapper = match profile.form {
+        BootForm::Vsockexec | BootForm::Shell | BootForm::Console => "-e 109",
+        BootForm::BothOutputs => "-o 109 -e 109",
+        BootForm::Reconnect | BootForm::ReconnectConsole => "-r -e 109",
+    };
     let mut service = format!(
-        "/bin/vsockexec -e 109 /bin/gcs -v4 -log-format json -loglevel {}",
+        "/bin/vsockexec {wrapper} /bin/gcs -v4 -log-format json -loglevel {}",
         profile.guest_log_level
     );
     for flag in &profile.service_flags {
         service.push(' ');
         service.push_str(flag);
     }
-    match profile.form {
-        BootForm::Vsockexec => format!("-e 1 {service}"),
-        BootForm::Shell => format!("-e 1 sh -c \"{service} & exec sh\""),
-    }
+    let start = match profile.form {
+        BootForm::Vsockexec | BootForm::BothOutputs | BootForm::Reconnect => service,
+        BootForm::Shell => format!("sh -c \"{service} & exec sh\""),
+        // As the new shim writes it, without blanks.
+        BootForm::Console | BootForm::ReconnectConsole => format!("sh -c\"{service}& exec sh\""),
+    };
+    let overlays = if profile.writable_overlays { "-w " } else { "" };
+    format!("-e 1 {overlays}{start}")
 }

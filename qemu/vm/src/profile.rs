@@ -37,13 +37,32 @@ pub enum VsockWish {
     None,
 }
 
-/// The two forms of protocol 10.3.
+/// What a host writes to start the service: protocol 10.3 and 16.1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum BootForm {
     /// `/bin/vsockexec -e 109 /bin/gcs ...`
     Vsockexec,
-    /// `sh -c "/bin/vsockexec ... & exec sh"`, what a host with a console sends.
+    /// `/bin/vsockexec -o 109 -e 109 /bin/gcs ...`
+    BothOutputs,
+    /// `sh -c "/bin/vsockexec ... & exec sh"`, what a host with a console sends
     Shell,
+    /// `/bin/vsockexec -r -e 109 /bin/gcs ...`, for a VM that may migrate
+    Reconnect,
+    /// `sh -c"/bin/vsockexec ...& exec sh"`, the new shim with a console
+    Console,
+    /// The same with `-r`
+    ReconnectConsole,
+}
+
+impl BootForm {
+    pub const ALL: [Self; 6] = [
+        Self::Vsockexec,
+        Self::BothOutputs,
+        Self::Shell,
+        Self::Reconnect,
+        Self::Console,
+        Self::ReconnectConsole,
+    ];
 }
 
 /// A disk that is plugged in from the start, on controller 0 at its place in the list.
@@ -136,6 +155,8 @@ pub struct Profile {
     pub kernel: PathBuf,
     pub root: Option<Root>,
     pub form: BootForm,
+    /// `-w` for PID 1: `/etc` and `/var` can be written to on a root that cannot.
+    pub writable_overlays: bool,
     /// `-loglevel` of the service.
     pub guest_log_level: String,
     /// More flags for the service.
@@ -180,6 +201,7 @@ impl Profile {
             kernel: kernel.into(),
             root: initrd.map(Root::Initrd),
             form: BootForm::Vsockexec,
+            writable_overlays: false,
             guest_log_level: "debug".into(),
             service_flags: Vec::new(),
             kernel_options: Vec::new(),

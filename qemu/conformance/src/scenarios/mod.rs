@@ -1,6 +1,7 @@
 //! The scenarios, one file an area.
 
 mod boot;
+mod boot_lines;
 mod create;
 mod delete;
 mod errors;
@@ -43,6 +44,7 @@ pub const AREAS: &[Area] = &[
     network::AREA,
     policy::AREA,
     boot::AREA,
+    boot_lines::AREA,
     service::AREA,
     v1::AREA,
 ];
