@@ -19,12 +19,12 @@ const BUDGETS: [Budget; 2] = [
     Budget {
         file: "init",
         compressed: false,
-        limit: 4 << 20,
+        limit: 3 << 20,
     },
     Budget {
         file: "initrd.img",
         compressed: true,
-        limit: 2 << 20,
+        limit: 3 << 19,
     },
 ];
 

@@ -288,14 +288,14 @@ fn a_guest_over_its_budget_fails_and_is_named() {
         );
     }
     // Fits as it is, not when compressed; does not fit at all.
-    let (passes, _, error) = said(&sizes(3 << 20, "guest"));
+    let (passes, _, error) = said(&sizes(2 << 20, "guest"));
     assert!(
-        !passes && error.contains("initrd.img: 3") && !error.contains("init:"),
+        !passes && error.contains("initrd.img: 2") && !error.contains("init:"),
         "{error}"
     );
-    let (passes, _, error) = said(&sizes((4 << 20) + 1, "guest"));
+    let (passes, _, error) = said(&sizes((3 << 20) + 1, "guest"));
     assert!(
-        !passes && error.contains("init: 4194305 bytes, 1 more"),
+        !passes && error.contains("init: 3145729 bytes, 1 more"),
         "{error}"
     );
     // Nobody ships that one.

@@ -190,9 +190,9 @@ fn sizes(plan: &Plan, initrd: &Path) -> Vec<Figure> {
     };
     let mut figures = Vec::new();
     if let Some(init) = &plan.init {
-        figures.push(size("size: binary", init).within(4096.0));
+        figures.push(size("size: binary", init).within(3072.0));
     }
-    figures.push(size("size: initrd", initrd).within(2048.0));
+    figures.push(size("size: initrd", initrd).within(3072.0));
     figures.push(size("size: kernel", &plan.profile.kernel));
     figures
 }
