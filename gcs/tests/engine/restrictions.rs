@@ -98,7 +98,7 @@ pub fn no_new_privileges_holds_against_setuid_programs(rig: &Rig) {
 }
 
 pub fn limits_and_settings_are_those_of_the_spec(rig: &Rig) {
-    let host = fs::read_to_string("/proc/sys/kernel/msgmax").unwrap();
+    let outside = fs::read_to_string("/proc/sys/kernel/msgmax").unwrap();
     let script = "ulimit -n; ulimit -Hn; ulimit -c; ulimit -Hc; cat /proc/sys/kernel/msgmax
         cat /proc/sys/net/ipv4/ip_unprivileged_port_start; umask; cat /proc/self/oom_score_adj";
     let (out, err, _) = rig.run("set", &sh(script), |spec| {
@@ -112,7 +112,10 @@ pub fn limits_and_settings_are_those_of_the_spec(rig: &Rig) {
         spec["process"]["oomScoreAdj"] = json!(7);
     });
     assert_eq!(out, "55\n66\n0\n2\n4321\n77\n0027\n7\n", "{err}");
-    assert_eq!(fs::read_to_string("/proc/sys/kernel/msgmax").unwrap(), host);
+    assert_eq!(
+        fs::read_to_string("/proc/sys/kernel/msgmax").unwrap(),
+        outside
+    );
     // A label that nothing would enforce is refused, not forgotten.
     for (name, module) in [("apparmorProfile", "AppArmor"), ("selinuxLabel", "SELinux")] {
         let failure = rig

@@ -163,7 +163,7 @@ pub struct Profile {
     pub service_flags: Vec<String>,
     /// More kernel options, after ours, as a host has its user's options.
     pub kernel_options: Vec<String>,
-    /// Everything on the kernel line from `--` on, instead of the tool's own words.
+    /// Everything on the kernel line from `--` on, instead of the tool's own arguments.
     pub init_line: Option<String>,
     /// The kernel talks to the serial console, so that a panic is seen.
     pub serial_console: bool,

@@ -282,8 +282,8 @@ const SCENARIOS: &[(u16, Scenario)] = &[
             "-log-format=xml",
             "-loglevel",
         ] {
-            let words: Vec<&str> = std::iter::once("/bin/gcs").chain(bad.split(' ')).collect();
-            let out = vm.external(&words).run()?;
+            let args: Vec<&str> = std::iter::once("/bin/gcs").chain(bad.split(' ')).collect();
+            let out = vm.external(&args).run()?;
             that(out.code != 0, format!("{bad} to be refused"), "exit code 0")?;
         }
         ends(lab, |b| flags(b, "-v4=maybe")).map(drop)

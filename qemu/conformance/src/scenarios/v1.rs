@@ -166,7 +166,7 @@ pub fn first_and_later(lab: &mut Lab) -> Checked {
         .parameter("Environment", json!({"A": "b", "PATH": "/bin"}));
     let out = made.limit(LIMIT).run()?;
     let wanted = "b /tmp 0 1024\nNoNewPrivs:\t1\n";
-    same("a process by its words", wanted, out.text().as_str())?;
+    same("a process by its args", wanted, out.text().as_str())?;
 
     // By pid alone: the id does not count.
     let script = format!("{TOOLS}/bin/busybox sleep 1000");

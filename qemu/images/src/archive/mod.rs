@@ -8,8 +8,6 @@ mod entries;
 mod header;
 mod pax;
 mod sparse;
-#[cfg(test)]
-mod tests;
 
 pub use entries::{Entries, Entry, Kind};
 pub use sparse::{Extent, Map};

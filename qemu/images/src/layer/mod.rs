@@ -15,8 +15,6 @@
 mod finish;
 mod lower;
 mod path;
-#[cfg(test)]
-mod tests;
 mod tree;
 mod walk;
 mod whiteout;

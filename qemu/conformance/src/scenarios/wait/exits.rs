@@ -20,7 +20,7 @@ fn idle<'g>(vm: &'g Guest) -> Checked<Container<'g>> {
 
 pub fn codes_of_exits(lab: &mut Lab) -> Checked {
     let vm = lab.guest()?;
-    let host = idle(&vm)?;
+    let shared = idle(&vm)?;
     for code in [0, 1, 42, 255] {
         let script = format!("exit {code}");
         same(
@@ -31,7 +31,7 @@ pub fn codes_of_exits(lab: &mut Lab) -> Checked {
         same(
             "exit code of a further one",
             code,
-            host.exec(&script).run()?.code,
+            shared.exec(&script).run()?.code,
         )?;
         same(
             "exit code of one of the VM",
@@ -39,14 +39,16 @@ pub fn codes_of_exits(lab: &mut Lab) -> Checked {
             vm.shell(&script)?.run()?.code,
         )?;
     }
-    host.remove()
+    shared.remove()
 }
 
 pub fn codes_of_signals(lab: &mut Lab) -> Checked {
     let vm = lab.guest()?;
-    let host = idle(&vm)?;
+    let shared = idle(&vm)?;
     for signal in [9, 15, 11] {
-        let out = host.exec(&format!("kill -{signal} $$; sleep 1000")).run()?;
+        let out = shared
+            .exec(&format!("kill -{signal} $$; sleep 1000"))
+            .run()?;
         same(
             &format!("exit code after signal {signal}"),
             128 + signal,
@@ -57,7 +59,7 @@ pub fn codes_of_signals(lab: &mut Lab) -> Checked {
     init.signal(9)?;
     ended(&mut init, "exit code of a killed first process", 137)?;
     container.remove()?;
-    host.remove()
+    shared.remove()
 }
 
 pub fn signals_of_externals(lab: &mut Lab) -> Checked {
@@ -102,9 +104,9 @@ pub fn orphans(lab: &mut Lab) -> Checked {
     // Shells that end before their children, which end at once.
     let script = "for i in $(seq 100); do sh -c 'sh -c : &'; done";
     vm.sh(script)?;
-    let host = idle(&vm)?;
-    host.sh(script)?;
-    host.remove()?;
+    let shared = idle(&vm)?;
+    shared.sh(script)?;
+    shared.remove()?;
     let count = "grep -l '^State:.Z' /proc/[0-9]*/status 2>/dev/null | wc -l";
     let began = Instant::now();
     loop {
@@ -119,7 +121,7 @@ pub fn orphans(lab: &mut Lab) -> Checked {
 /// Exits that somebody waits for, among many orphans and tasks of the guest.
 pub fn no_status_stolen(lab: &mut Lab) -> Checked {
     let vm = lab.guest()?;
-    let host = idle(&vm)?;
+    let shared = idle(&vm)?;
     let storm = "echo ready; while :; do sh -c 'sh -c : &'; done";
     let mut storm = vm.shell(storm)?.start()?;
     ready(&mut storm)?;
@@ -133,12 +135,12 @@ pub fn no_status_stolen(lab: &mut Lab) -> Checked {
         same(
             "exit code of a further process",
             code,
-            host.exec(&script).run()?.code,
+            shared.exec(&script).run()?.code,
         )?;
-        vm.properties(host.id(), &["ProcessList"])?;
+        vm.properties(shared.id(), &["ProcessList"])?;
     }
     storm.signal(9)?;
-    host.remove()
+    shared.remove()
 }
 
 /// A record that nobody has asked for must not affect a later process with its pid.
