@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn behind_each_chunk_of_blocks_the_table_has_a_place_for_a_bitmap() {
+    fn after_each_chunk_of_blocks_the_table_has_a_place_for_a_bitmap() {
         let mut blocks = vec![&[0_u8][..]; 2 * CHUNK + 1];
         for index in [0, CHUNK - 1, CHUNK, 2 * CHUNK] {
             blocks[index] = &[1];

@@ -75,7 +75,7 @@ fn names(choice: &Choice) -> Vec<&str> {
 }
 
 #[test]
-fn each_module_comes_behind_what_it_depends_on_however_it_is_packed() {
+fn each_module_comes_after_what_it_depends_on_however_it_is_packed() {
     let kernel = Kernel::new("kernel/fs/fuse/fuse.ko\nkernel/lib/lib-crc.ko\n");
     kernel.module("kernel/drivers/hv/hv_vmbus.ko.xz", &[]);
     kernel.module(

@@ -8,9 +8,9 @@
 //! ```
 //!
 //! [`plan`] is pure: all that can be refused is refused there, with the member named. `make` opens
-//! what a container cannot see. `enter` is the new process: one step a line, each failure told
-//! with the step, the object and the errno. No state is kept in files; the owner of a container
-//! has its [`Container`], a pidfd and the socket that its init waits at.
+//! what a container cannot see. `enter` is the new process: one step a line, and each failure
+//! names the step, the object and the errno. No state is kept in files; the owner of a container
+//! has its [`Container`], a pidfd and the socket at which its init waits.
 //!
 //! Holds: nothing outside a container's root is reached through it. Its mount namespace begins as
 //! a copy of one with nothing of the VM in it (`bare`), its root and the sources of its mounts are
@@ -21,16 +21,16 @@
 //! What a new process has of PID 1 until it executes:
 //!
 //! * Memory: a copy of PID 1's pages, which both share until one of them writes, and what the
-//!   task has read of its specification. How much of it an init pins while it waits has not been
-//!   measured yet against a program that is executed only to wait.
-//! * Descriptors: those of its streams, the channel until it has reported, and the socket it
-//!   waits at. The task has closed all others before it began; an init closes what it opened
-//!   itself by `close_range` before it reports, since it may wait for hours.
+//!   task has read of its specification.
+//! * Descriptors: those of its streams, the channel until it has reported, and the socket at which
+//!   it waits. The task closes all others before it begins. An init closes what it has opened
+//!   itself before it reports, because it may wait for hours.
 //! * Nobody in a container can get at them. The task is not dumpable before it joins anything, and
-//!   so are its copies until `execve`: `/proc/PID/mem`, `exe`, `fd`, `root` and `environ` are for
-//!   who may trace any process. Who may do that in a pod that shares its pid namespace, having
-//!   CAP_SYS_PTRACE, finds an executable that PID 1 runs, so that it cannot be written to, and no
-//!   descriptor of the VM. A container with a pid namespace of its own never sees the task.
+//!   neither are its copies until `execve`: `/proc/PID/mem`, `exe`, `fd`, `root` and `environ` are
+//!   open only to a process that may trace any other. In a pod that shares its pid namespace, a
+//!   process with CAP_SYS_PTRACE may. It finds no descriptor of the VM, and an executable that it
+//!   cannot write to because PID 1 runs it. A container with a pid namespace of its own never sees
+//!   the task.
 //!
 //! [SPEC.md](SPEC.md) goes through the specification sentence by sentence, [ESCAPES.md](ESCAPES.md)
 //! through the published holes of other runtimes.
@@ -97,7 +97,7 @@ impl Container {
 }
 
 /// In a task: makes the container of `plan` up to where its init waits to be started, and tells so
-/// over the channel of `ends`; without `bare` one is made and told along. `state` is what hooks
+/// over the channel of `ends`. Without `bare` it makes one and passes it on. `state` is what hooks
 /// are given (runtime-spec, "State"), without the pid.
 pub fn create(
     plan: &Plan,

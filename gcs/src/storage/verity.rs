@@ -28,7 +28,7 @@ const SALT_MAX: usize = 256;
 pub enum VerityError {
     #[error("the layer is no ext4 file system")]
     NotExt4,
-    #[error("there is no verity superblock behind the file system")]
+    #[error("there is no verity superblock after the file system")]
     NoSuperblock,
     #[error("its hash tree says {0}")]
     Unsupported(String),

@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_guest_stays_whole_behind_the_floor() {
+    fn the_guest_stays_whole_after_the_floor() {
         let top = tempfile::tempdir().unwrap();
         let at = |name: &str| top.path().join(name);
         fs::write(at("floor"), "program").unwrap();

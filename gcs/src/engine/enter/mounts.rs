@@ -72,7 +72,7 @@ fn file_system(root: &Root, entry: &Mount, kind: &CStr, source: &CStr) -> Result
     }
     let mut data = entry.options.data.join(",");
     if kind == c"tmpfs" && !place.is_new {
-        // As runc: the directory's own mode, unless another is given behind it.
+        // As runc: the directory's own mode, unless another is given after it.
         let mode = fstat(&place.fd).step(|| "its mount point")?.st_mode & 0o7777;
         let rest = if data.is_empty() { "" } else { "," };
         data = format!("mode={mode:o}{rest}{data}");

@@ -61,7 +61,7 @@ fn v2_cpu_is_in_nanoseconds() {
 }
 
 #[test]
-fn v1_memory_goes_on_behind_a_missing_file() {
+fn v1_memory_goes_on_after_a_missing_file() {
     // No swap accounting: kernel memory is there all the same.
     let read = files(&[
         (

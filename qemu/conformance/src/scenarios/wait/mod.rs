@@ -17,7 +17,7 @@ const SCENARIOS: &[(u16, Scenario)] = &[
     (190, exits::codes_of_exits),
     (191, exits::codes_of_signals),
     (192, waits::several),
-    (193, waits::behind_the_exit),
+    (193, waits::after_the_exit),
     (194, waits::timed_out),
     (195, waits::of_no_time),
     (196, waits::without_end),

@@ -40,7 +40,7 @@ pub fn several(lab: &mut Lab) -> Checked {
     Ok(())
 }
 
-pub fn behind_the_exit(lab: &mut Lab) -> Checked {
+pub fn after_the_exit(lab: &mut Lab) -> Checked {
     let vm = lab.guest()?;
     let container = vm.container("exit 8").create()?;
     let init = container.init().start()?;
