@@ -18,14 +18,9 @@ pub fn close_copy(number: i32) {
     unsafe { libc::close(number) };
 }
 
-/// Makes every signal as it is in a fresh process: default disposition, not blocked.
-pub fn reset_signals() -> io::Result<()> {
-    reset_signals_of(u64::MAX)
-}
-
-/// The same for the signals of `mask` only (bit 0 is signal 1): a system call less for each that
-/// is known to be at its default.
-pub fn reset_signals_of(mask: u64) -> io::Result<()> {
+/// Makes the signals of `mask` (bit 0 is signal 1) as they are in a fresh process: default
+/// disposition, none blocked. It is a system call less for each that is known to be at its default.
+pub fn reset_signals(mask: u64) -> io::Result<()> {
     // By the raw call: libc refuses the signals it keeps for itself, and a parent can have
     // left those ignored as well. All zero is SIG_DFL in every layout of the kernel's struct.
     let default = [0_usize; 4];
@@ -45,7 +40,7 @@ pub fn reset_signals_of(mask: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Signals whose disposition is not the default now, as a mask for [`reset_signals_of`].
+/// Signals whose disposition is not the default now, as a mask for [`reset_signals`].
 pub fn changed_signals() -> u64 {
     let mut mask = 0;
     for signal in 1..=64 {

@@ -284,7 +284,7 @@ fn inherited_signals() -> u64 {
 
 /// Undoes what PID 1 set up for itself and what a program must not inherit (P-181).
 fn reset_inherited_state() {
-    fds::reset_signals_of(inherited_signals()).ok();
+    fds::reset_signals(inherited_signals()).ok();
     // PID 1 is exempt from out-of-memory kills, its children are not.
     std::fs::write("/proc/self/oom_score_adj", "0").ok();
     setrlimit(Resource::RLIMIT_NOFILE, 1024, 1_048_576).ok();
