@@ -31,6 +31,11 @@ enum Row {
         applets: String,
         link: String,
     },
+    /// Takes away what the base has at this path, with the reason.
+    Absent {
+        path: String,
+        absent: String,
+    },
     Directory {
         path: String,
         dir: Mode,
@@ -185,6 +190,13 @@ impl Reading<'_> {
             Row::Below { path, below } => {
                 let dir = self.input(profile, &path, &below, "DIRECTORY")?.clone();
                 return add_below(&mut self.tree, &path, &dir, &wrong);
+            }
+            Row::Absent { path, absent } => {
+                if absent.is_empty() {
+                    return Err(wrong(&path, "`absent` has to say why".into()));
+                }
+                let nothing = || wrong(&path, "the base has nothing there".into());
+                return self.tree.remove(&path).map(drop).ok_or_else(nothing);
             }
             Row::Directory { path, dir } => (path, Kind::Directory, dir.0),
             Row::File { path, file, mode } => {

@@ -55,6 +55,11 @@ impl Tree {
         Ok(())
     }
 
+    /// Takes a path away, and gives what was there.
+    pub fn remove(&mut self, path: &str) -> Option<Node> {
+        self.nodes.remove(path)
+    }
+
     pub fn contains(&self, path: &str) -> bool {
         self.nodes.contains_key(path)
     }

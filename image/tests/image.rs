@@ -26,7 +26,7 @@ impl Place {
         .unwrap();
         std::fs::write(dir.path().join("busybox"), b"#!busybox").unwrap();
         std::fs::write(dir.path().join("bringup"), b"#!bringup").unwrap();
-        std::fs::write(dir.path().join("applets"), "sh\ncat\ngcs\n").unwrap();
+        std::fs::write(dir.path().join("applets"), "sh\ncat\ngcs\nls\ntest\n").unwrap();
         Self { dir }
     }
 
@@ -166,7 +166,9 @@ fn cpio_lists_and_unpacks_what_the_manifest_says() {
     }
     let link = |name: &str| std::fs::read_link(root.join(name)).unwrap();
     assert_eq!(link("var/run"), Path::new("/run"));
-    assert_eq!(link("bin/sh"), Path::new("busybox"));
+    for name in ["bin/sh", "bin/ls", "bin/test"] {
+        assert_eq!(link(name), Path::new("busybox"), "{name}");
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use linux_embedded_hal::Delay;
 
 use crate::args::Streams;
 use crate::poweroff::End;
-use crate::{args, child, guest, poweroff, relay, service, sys, vsock};
+use crate::{args, child, guest, poweroff, relay, service, sys, tools, vsock};
 
 /// Which program the process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +20,9 @@ pub enum Applet {
     Service,
     /// `mkfs.ext4`, for hosts that have their scratch disks made here.
     Mkfs,
+    /// `test` and `ls`, with which a host looks for its disks.
+    Test,
+    Ls,
     /// `generichook`, which has a GPU set up for a container.
     Hook,
 }
@@ -35,6 +38,8 @@ pub fn choose(args: &[OsString], pid: u32) -> (Applet, usize) {
         (Some("vsockexec"), _) => (Applet::Wrapper, 1),
         (Some("gcs"), _) => (Applet::Service, 1),
         (Some("mkfs.ext4"), _) => (Applet::Mkfs, 1),
+        (Some("test"), _) => (Applet::Test, 1),
+        (Some("ls"), _) => (Applet::Ls, 1),
         (Some("generichook"), _) => (Applet::Hook, 1),
         (_, Some("vsockexec")) => (Applet::Wrapper, 2),
         (_, Some("gcs")) => (Applet::Service, 2),
@@ -133,6 +138,26 @@ pub fn mkfs(args: &[OsString]) -> i32 {
     }
 }
 
+/// The command `test`.
+pub fn test(args: &[OsString]) -> i32 {
+    tools::test(args).unwrap_or_else(|text| {
+        complain("test", text);
+        tools::TROUBLE
+    })
+}
+
+/// The command `ls`.
+pub fn ls(args: &[OsString]) -> i32 {
+    match tools::ls(args, &mut io::stdout(), |text| complain("ls", text)) {
+        Ok(true) => 0,
+        Ok(false) => tools::TROUBLE,
+        Err(text) => {
+            complain("ls", text);
+            tools::TROUBLE
+        }
+    }
+}
+
 /// The command `generichook`. Its streams are those of the container, so failures go to the log.
 pub fn hook(args: &[OsString]) -> i32 {
     let args = args
@@ -221,6 +246,8 @@ mod tests {
             ("/x/init gcs -v4", 7, (Applet::Service, 2)),
             ("/x/init vsockexec", 7, (Applet::Wrapper, 2)),
             ("/sbin/mkfs.ext4 -q /dev/sda", 7, (Applet::Mkfs, 1)),
+            ("test -d /sys", 7, (Applet::Test, 1)),
+            ("/bin/ls /sys", 7, (Applet::Ls, 1)),
             ("/x/init", 7, (Applet::Init, 1)),
             ("", 7, (Applet::Init, 1)),
         ] {

@@ -20,6 +20,7 @@ mod service;
 mod settle;
 mod sys;
 mod sysctl;
+mod tools;
 mod vsock;
 
 use std::ffi::OsString;
@@ -46,6 +47,8 @@ fn start(args: Vec<OsString>) -> i32 {
             guarded(|| applets::wrapper(args))
         }
         Applet::Mkfs => guarded(|| applets::mkfs(args)),
+        Applet::Test => guarded(|| applets::test(args)),
+        Applet::Ls => guarded(|| applets::ls(args)),
         Applet::Hook => {
             log_to_kernel();
             guarded(|| applets::hook(args))

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use uvm::Uvm;
+use uvm_host::HostError;
 
 use common::image::Image;
 use common::LONG;
@@ -168,4 +169,24 @@ fn a_process_whose_engine_is_killed_does_not_live_on() {
     drop(std::mem::take(&mut init.stdio));
     assert_eq!(init.wait(LONG).unwrap(), 137);
     container.remove().unwrap();
+}
+
+#[test]
+fn a_shutdown_ends_a_container_that_was_never_started() {
+    let Some(vm) = common::guest() else { return };
+    let vm = &*vm;
+    for (forced, wanted) in [(false, "GracefulExit"), (true, "ForcedExit")] {
+        let container = vm.container("sleep 1000").create().unwrap();
+        let id = container.id().to_owned();
+        vm.shutdown(&id, forced).unwrap();
+        assert_eq!(notification_type(vm, &id), wanted);
+        // It cannot be started any more, and it goes away like any other.
+        let refused = container.init().start().map(drop);
+        assert!(
+            matches!(refused, Err(HostError::Refused { .. })),
+            "{refused:?}"
+        );
+        container.remove().unwrap();
+    }
+    common::leaves_nothing(vm);
 }

@@ -154,12 +154,9 @@ fn what_later_hosts_send_is_understood() {
     let vm = &*vm;
     // The directory of a container is its bundle.
     let plan = vm.sandbox(PAUSE).unwrap();
-    let (id, mut document) = (plan.id().to_owned(), plan.document());
+    let id = plan.id().to_owned();
     let bundle = format!("/run/gcs/pods/{id}/{id}");
-    document["OciBundlePath"] = bundle.as_str().into();
-    let mounted = plan.mount().unwrap();
-    vm.create_document(&id, &document).unwrap();
-    let sandbox = mounted.created();
+    let sandbox = plan.at(&bundle).create().unwrap();
     let files = "cat config.json hosts > /dev/null; ls -d sandboxMounts hugepages";
     vm.sh(&format!("cd {bundle} && {files}")).unwrap();
 
@@ -167,14 +164,17 @@ fn what_later_hosts_send_is_understood() {
     let disk = vm
         .sh(&format!("grep ' {TOOLS} ' /proc/mounts | cut -d ' ' -f 1"))
         .unwrap();
+    // What the host makes of a disk that it adds with `BlockDev`.
+    vm.sh(&format!("ln -s {disk} /run/mounts/link")).unwrap();
+    let disk = "/run/mounts/link";
     let workload = run(vm
         .workload(&id, PAUSE)
         .with_mount("/memory", "sandbox-tmp://a", &["rbind"])
         .with_mount("/tools", &format!("uvm:/{TOOLS}"), &["rbind", "ro"])
-        .with_mount("blockdev:///dev/disk", &disk, &["ro"]));
+        .with_mount("blockdev:///dev/disk", disk, &["ro"]));
     assert_eq!(
-        workload.sh("grep -c '/memory tmpfs' /proc/mounts; test -x /tools/bin/busybox; head -c 512 /dev/disk | wc -c"),
-        "1\n512"
+        workload.sh("grep -c '/memory tmpfs' /proc/mounts; test -x /tools/bin/busybox; head -c 512 /dev/disk | wc -c; stat -c %a /dev/disk"),
+        "1\n512\n600"
     );
     assert_ne!(workload.sh("(: > /dev/disk) 2>/dev/null; echo $?"), "0");
     assert_eq!(workload.sh("cat /etc/hostname"), "container");

@@ -60,23 +60,40 @@ fn persistent_memory_that_comes_late_is_found() {
     assert!(line.unwrap().contains("dax=always"), "{mounts}");
 }
 
-/// As a host has the template of its scratch disks made (protocol 11.4), by an image that ships.
+/// As a host has the template of its scratch disks made (protocol 11.4), by an image that ships: every
+/// program that it runs for that, word for word.
 #[test]
-fn the_command_mkfs_ext4_of_hosts_makes_a_scratch_disk() {
+fn a_host_finds_its_first_scratch_disk_and_formats_it() {
     let Some(profile) = common::shipped_profile() else {
         return;
     };
     let vm = common::boot_profile(profile);
+    let run = |line: &str| {
+        let words: Vec<&str> = line.split(' ').collect();
+        vm.external(&words).run().unwrap()
+    };
     let top = tempfile::tempdir().unwrap();
     let file = top.path().join("scratch");
     fs::File::create(&file).unwrap().set_len(1 << 30).unwrap();
+    // Before there is a disk the answer is no, and not an error.
+    let early = run("test -d /sys/bus/scsi/devices/0:0:9:0/block");
+    assert_eq!((early.code, early.error_text().as_str()), (1, ""));
     let place = vm.plug_disk(&file, "raw", false).unwrap();
-    // The only one, so its name is the first.
-    let options = "-q -E lazy_itable_init=0,nodiscard -O ^has_journal,sparse_super2,^resize_inode";
-    let words = format!("mkfs.ext4 {options} /dev/sda");
-    let words: Vec<&str> = words.split(' ').collect();
     let appeared = json!({"MountPath": "", "Lun": place.lun});
     vm.modify("MappedVirtualDisk", "Add", appeared).unwrap();
+    // QEMU's disks differ in their target where Hyper-V's differ in their LUN.
+    let listed = run("ls /sys/bus/scsi/devices");
+    let names = listed.text();
+    let name = names.lines().find(|name| name.contains(":0:"));
+    let block = format!("/sys/bus/scsi/devices/{}/block", name.unwrap());
+    assert_eq!(run(&format!("test -d {block}")).code, 0);
+    let found = run(&format!("ls {block}"));
+    assert_eq!((found.code, found.text().as_str()), (0, "sda\n"));
+    let missing = run("ls /sys/bus/scsi/devices/none/block");
+    assert_eq!((missing.code, missing.text().as_str()), (2, ""));
+    let options = "-q -E lazy_itable_init=0,nodiscard -O ^has_journal,sparse_super2,^resize_inode";
+    let words = format!("mkfs.ext4 {options} /dev/{}", found.text().trim());
+    let words: Vec<&str> = words.split(' ').collect();
     let made = vm.external(&words).run().unwrap();
     assert_eq!((made.code, made.error_text().as_str()), (0, ""));
     vm.eject_disk(place).unwrap();

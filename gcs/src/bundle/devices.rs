@@ -26,6 +26,8 @@ pub(super) struct Node {
     pub minor: u64,
     uid: u32,
     gid: u32,
+    /// Permissions that the node keeps in the container. The engine gives others 0666.
+    mode: Option<u32>,
 }
 
 impl Node {
@@ -47,6 +49,7 @@ impl Node {
             minor,
             uid: meta.uid(),
             gid: meta.gid(),
+            mode: None,
         })
     }
 
@@ -57,14 +60,18 @@ impl Node {
     }
 
     fn entry(&self) -> Value {
-        json!({
+        let mut entry = json!({
             "path": self.path.to_string_lossy(),
             "type": self.kind,
             "major": self.major,
             "minor": self.minor,
             "uid": self.uid,
             "gid": self.gid,
-        })
+        });
+        if let Some(mode) = self.mode {
+            entry["fileMode"] = mode.into();
+        }
+        entry
     }
 
     fn rule(&self, access: &str) -> Value {
@@ -191,12 +198,21 @@ fn look(path: &Path) -> Result<Option<Node>, Failure> {
         .ok_or_else(|| refused("it is no device of the utility VM"))
 }
 
-/// The block device at a path of the utility VM, which may be a link.
-pub(super) fn block_device(path: &Path) -> Result<Node, Failure> {
-    let meta = fs::metadata(path).map_err(|e| super::made::failed("look at", path, &e))?;
-    Node::of(path, &meta)
-        .filter(|node| node.kind == "b")
-        .ok_or_else(|| Failure::unspecified(format!("{} is no block device", path.display())))
+/// The block device to which a link of the utility VM leads. A disk without a file system is such a
+/// link (P-393). The node keeps its owner and permissions.
+pub(super) fn block_device(link: &Path) -> Result<Node, Failure> {
+    let failed = |e| super::made::failed("look at", link, &e);
+    let refused = |why: &str| Failure::unspecified(format!("{} is {why}", link.display()));
+    if !fs::symlink_metadata(link).map_err(failed)?.is_symlink() {
+        return Err(refused("no link to a device"));
+    }
+    let meta = fs::metadata(link).map_err(failed)?;
+    let node = Node::of(link, &meta).filter(|node| node.kind == "b");
+    let node = node.ok_or_else(|| refused("a link to something else than a block device"))?;
+    Ok(Node {
+        mode: Some(meta.mode() & 0o7777),
+        ..node
+    })
 }
 
 /// The device that attests a confidential VM (5.5). A VM without one gives the container none.

@@ -27,6 +27,7 @@ mod standalone;
 mod user;
 mod workload;
 
+use std::io::ErrorKind::{DirectoryNotEmpty, NotFound};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -306,9 +307,10 @@ fn rewrite(
     Ok((terminal, owns_pid_namespace))
 }
 
-/// Removes the scratch directory, the bundle and the generated files of a container (6.11). It
-/// unmounts below them first and never crosses into a mount. It tries all of them and returns the
-/// first failure. An empty path or a missing directory is a success.
+/// Removes the bundle, the generated files and the scratch directory of a container (6.11), and the
+/// directory of its pod when that is empty (P-390). It unmounts below them first and never crosses
+/// into a mount. The bundle may be mounted from the scratch, which therefore comes last and only
+/// when the others are gone. An empty path or a missing directory is a success.
 pub fn remove_files(
     id: &str,
     scratch: &Path,
@@ -316,10 +318,18 @@ pub fn remove_files(
     context: &Context,
 ) -> Result<(), Failure> {
     let root = context.root(id, bundle);
-    [scratch, bundle, root.as_path()]
-        .into_iter()
-        .map(tree::remove)
-        .fold(Ok(()), Result::and)
+    tree::remove(bundle).and(tree::remove(&root))?;
+    tree::remove(scratch)?;
+    let pod = bundle
+        .parent()
+        .filter(|pod| pod.parent() == Some(&context.pods));
+    match pod.map(std::fs::remove_dir) {
+        Some(Err(error)) if !matches!(error.kind(), NotFound | DirectoryNotEmpty) => {
+            let pod = pod.unwrap_or(bundle);
+            Err(made::failed("remove the pod's directory", pod, &error))
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use serde_json::json;
@@ -80,14 +81,25 @@ fn a_block_device_takes_the_place_of_its_mount() {
             (&device["path"], &device["major"]),
             (&json!("/dev/x"), &json!(disk.major))
         );
+        // The node keeps the permissions that it has in the VM.
+        let mode = std::fs::metadata(&disk.path).unwrap().mode() & 0o7777;
+        assert_eq!(device["fileMode"], mode);
         let rule = &got["linux"]["resources"]["devices"][0];
         assert_eq!(
             (&rule["access"], &rule["minor"]),
             (&json!(access), &json!(disk.minor))
         );
     }
-    let mut spec = workload();
-    spec["mounts"] = json!([{"destination": "blockdev:///dev/x", "source": "/dev/null"}]);
-    let failure = place.prepare("one", &spec).unwrap_err();
-    assert!(failure.message.contains("no block device"), "{failure}");
+    let null = place.dir.path().join("null");
+    std::os::unix::fs::symlink("/dev/null", &null).unwrap();
+    for (source, why) in [
+        (null.as_path(), "something else than a block device"),
+        (disk.path.as_path(), "no link to a device"),
+        (Path::new("/no/such/link"), "No such file"),
+    ] {
+        let mut spec = workload();
+        spec["mounts"] = json!([{"destination": "blockdev:///dev/x", "source": source}]);
+        let failure = place.prepare("one", &spec).unwrap_err();
+        assert!(failure.message.contains(why), "{source:?}: {failure}");
+    }
 }

@@ -1,7 +1,9 @@
 //! CombinedLayers: a container's root from read-only layers and a scratch directory
-//! (protocol section 7.6).
+//! (protocol section 7.6). The container's bundle, which is the directory that the root lies in, is
+//! moved to the scratch, so that what a pod writes there takes no memory (16.5).
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use nix::mount::MsFlags;
@@ -90,6 +92,7 @@ pub(super) fn add_with(
                 };
                 undo.make_directories(&upper.upper, 0o755)?;
                 undo.make_directories_for_kernel(&upper.work, 0o755)?;
+                place_bundle(undo, &layers.root, scratch)?;
                 Some(upper)
             }
             None => None,
@@ -117,6 +120,37 @@ pub(super) fn add_with(
             read_only: layers.scratch.is_none(),
             mappings: Vec::new(),
         })
+    })
+}
+
+/// The name of a bundle in the scratch of its container.
+const BUNDLE: &str = "bundle";
+
+/// Puts the bundle on the scratch by a bind mount, which stays until the container is deleted. A
+/// bundle that is there already, or that holds something, is left where it is.
+fn place_bundle(undo: &mut Undo<'_>, root: &Path, scratch: &Path) -> Result<(), Failure> {
+    let Some(bundle) = root.parent() else {
+        return Ok(());
+    };
+    let is_free = match fs::read_dir(bundle) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    };
+    if scratch.starts_with(bundle) || !is_free {
+        return Ok(());
+    }
+    let place = scratch.join(BUNDLE);
+    undo.make_directories(&place, 0o755)?;
+    undo.make_directories(bundle, 0o755)?;
+    let mount = Mount {
+        source: &place,
+        target: bundle,
+        kind: "",
+        flags: MsFlags::MS_BIND,
+        data: "",
+    };
+    undo.mount(mount).map_err(|error| {
+        Failure::unspecified(format!("cannot place {bundle:?} at {place:?}: {error}"))
     })
 }
 

@@ -134,11 +134,40 @@ fn whatever_step_fails_everything_is_as_before() {
                 }
                 assert!(steps >= 4, "{steps}");
                 remove(text(&root)).unwrap();
-                super::super::tree::remove(&tree.path("c")).unwrap();
-                super::super::tree::remove(&tree.path("scratch/c1/work")).unwrap();
+                for left in ["c", "scratch/c1/work", "scratch/c1/bundle"] {
+                    super::super::tree::remove(&tree.path(left)).unwrap();
+                }
                 assert_eq!(tree.snapshot(), before);
             }
         }
+    });
+}
+
+#[test]
+fn the_bundle_lies_on_the_scratch_unless_it_is_there_already() {
+    with_layers("the_bundle_lies_on_the_scratch", |tree, layers| {
+        let add = |root: &str, scratch: &str| {
+            let (root, scratch) = (tree.path(root), tree.path(scratch));
+            let combined = CombinedLayers::new(text(&root), &layers, text(&scratch)).unwrap();
+            add_now(&combined).unwrap();
+        };
+        add("c/c1/rootfs", "scratch/c1");
+        fs::write(tree.path("c/c1/config.json"), "x").unwrap();
+        assert!(tree.path("scratch/c1/bundle/config.json").exists());
+        // What was written is still there when the root is mounted again.
+        remove(text(&tree.path("c/c1/rootfs"))).unwrap();
+        add("c/c1/rootfs", "scratch/c1");
+        assert_eq!(fs::read(tree.path("c/c1/config.json")).unwrap(), b"x");
+        assert!(tree.path("c/c1/rootfs/who").exists());
+
+        // The scratch lies in the bundle: there is nothing to gain.
+        add("c/c2/rootfs", "c/c2/scratch");
+        assert!(!tree.path("c/c2/scratch/bundle").exists());
+        // A directory that holds something would be hidden.
+        add("c/c3/rootfs", "scratch/c3");
+        add("c/c3/other", "scratch/c4");
+        assert!(!tree.path("scratch/c4/bundle").exists());
+        assert!(tree.path("c/c3/rootfs/who").exists());
     });
 }
 

@@ -23,7 +23,6 @@ use crate::error::Failure;
 
 /// Unmounts everything mounted at or below `path`, last-mounted first. A path that does not
 /// exist is a success; so is an empty one (P-232). A mount in use is an error that names it.
-#[cfg(test)]
 pub fn unmount_below(path: &Path) -> Result<(), Failure> {
     match resolve(path)? {
         Some(target) => unmount_resolved(&target.full),

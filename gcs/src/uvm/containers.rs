@@ -386,6 +386,15 @@ impl Containers {
         Some(sources)
     }
 
+    /// The bundles of ended containers whose scratch lies below this path. They are mounted from
+    /// there.
+    pub fn ended_bundles_on(&self, path: &Path) -> Vec<PathBuf> {
+        let ended = self.0.values().filter(|container| {
+            container.state == ContainerState::Exited && container.scratch.starts_with(path)
+        });
+        ended.map(|container| container.bundle.clone()).collect()
+    }
+
     /// One line for each, for the state dump.
     pub fn describe(&self, processes: &Processes) -> Vec<String> {
         let line = |(id, container): (&String, &Container)| container.describe(id, processes);

@@ -4,6 +4,7 @@ use nix::errno::Errno;
 use nix::libc::{SIGKILL, SIGTERM};
 use nix::unistd::Pid;
 
+use super::containers::ContainerState;
 use super::processes::{ProcessKey, Role};
 use super::{End, Uvm};
 use crate::bridge::codec::Reply;
@@ -40,6 +41,10 @@ impl Uvm {
             NotificationType::GracefulExit
         };
         let before = container.note_exit_type(noted.clone());
+        // A program decides itself about SIGTERM. Before it is started there is none, and what waits
+        // in its place is the first process of a pid namespace, which the kernel spares.
+        let is_unstarted = container.state() == ContainerState::Created;
+        let signal = if is_unstarted { SIGKILL } else { signal };
         let doing = format!("sending signal {signal} to container {id:?}");
         let name = id.to_owned();
         self.signal_all(doing, id, signal, move |uvm, sent| {

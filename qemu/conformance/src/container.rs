@@ -23,6 +23,7 @@ const PATH: &str = "PATH=/bin:/usr/bin:/sbin:/usr/sbin";
 pub struct Plan<'g> {
     guest: &'g Guest,
     id: String,
+    bundle: String,
     /// The spec that Create will carry.
     pub spec: Value,
 }
@@ -34,7 +35,19 @@ impl<'g> Plan<'g> {
             ..uvm_images::Process::default()
         };
         let spec = uvm_images::standalone(&ImageConfig::default(), &process, &root(&id));
-        Self { guest, id, spec }
+        let bundle = bundle(&id);
+        Self {
+            guest,
+            id,
+            bundle,
+            spec,
+        }
+    }
+
+    /// Puts its bundle elsewhere, and its root file system into that.
+    pub fn at(mut self, bundle: &str) -> Self {
+        bundle.clone_into(&mut self.bundle);
+        self.edit(|spec| spec["root"]["path"] = json!(format!("{bundle}/rootfs")))
     }
 
     pub fn id(&self) -> &str {
@@ -72,7 +85,7 @@ impl<'g> Plan<'g> {
     pub fn document(&self) -> Value {
         json!({
             "SchemaVersion": {"Major": 2, "Minor": 1},
-            "OciBundlePath": bundle(&self.id),
+            "OciBundlePath": self.bundle,
             "OciSpecification": self.spec,
             "ScratchDirPath": scratch(&self.id)})
     }
@@ -81,7 +94,8 @@ impl<'g> Plan<'g> {
     pub fn mount(self) -> Checked<Mounted<'g>> {
         self.guest.tools()?;
         let rootfs = Rootfs::of_directories(&[TOOLS], &scratch(&self.id));
-        let driven = Driven::mount(self.guest.host(), &self.id, rootfs)?;
+        let (host, bundle) = (self.guest.host(), self.bundle.clone());
+        let driven = Driven::mount_at(host, &self.id, bundle, rootfs)?;
         Ok(Mounted { plan: self, driven })
     }
 
@@ -143,7 +157,7 @@ impl<'g> Mounted<'g> {
 
     /// Removes the mounts that are still there.
     pub fn discard(self) {
-        discard(self.plan.guest, &self.plan.id);
+        discard(self.plan.guest, &self.driven);
     }
 }
 
@@ -160,12 +174,12 @@ impl Container<'_> {
     }
 
     pub fn bundle(&self) -> String {
-        bundle(self.id())
+        self.driven.bundle().to_owned()
     }
 
     /// Its root file system, as the VM sees it.
     pub fn root(&self) -> String {
-        root(self.id())
+        self.driven.root()
     }
 
     pub fn scratch(&self) -> String {
@@ -258,7 +272,7 @@ impl Drop for Container<'_> {
         }
         // Failures do not count: the scenario may have failed, or deleted it.
         drop(self.clear());
-        discard(self.guest, self.id());
+        discard(self.guest, &self.driven);
     }
 }
 
@@ -266,11 +280,11 @@ fn scratch(id: &str) -> String {
     format!("{PLACE}/{id}")
 }
 
-fn discard(guest: &Guest, id: &str) {
-    drop(guest.remove_layers(&root(id)));
-    let paths = format!("{} {}", bundle(id), scratch(id));
+fn discard(guest: &Guest, driven: &Driven) {
+    let (bundle, root) = (driven.bundle(), driven.root());
+    drop(guest.remove_layers(&root));
     drop(guest.sh(&format!(
-        "grep -q ' {} ' /proc/mounts || rm -rf {paths}",
-        root(id)
+        "grep -q ' {root} ' /proc/mounts || {{ umount {bundle}; rm -rf {bundle} {}; }} 2>/dev/null",
+        driven.scratch()
     )));
 }

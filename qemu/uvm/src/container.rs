@@ -94,6 +94,7 @@ impl Rootfs {
 pub struct Container {
     host: Host,
     id: String,
+    bundle: String,
     rootfs: Rootfs,
 }
 
@@ -104,23 +105,45 @@ pub fn bundle(id: &str) -> String {
 
 /// Where its root file system is mounted.
 pub fn root(id: &str) -> String {
-    format!("/run/gcs/c/{id}/rootfs")
+    format!("{}/rootfs", bundle(id))
 }
 
 impl Container {
     /// Makes the guest mount the disks and their overlay.
     pub fn mount(host: &Host, id: &str, rootfs: Rootfs) -> Result<Self, HostError> {
+        Self::mount_at(host, id, bundle(id), rootfs)
+    }
+
+    /// The same with a bundle elsewhere, as the hosts of 2026 have it.
+    pub fn mount_at(
+        host: &Host,
+        id: &str,
+        bundle: String,
+        rootfs: Rootfs,
+    ) -> Result<Self, HostError> {
         for disk in &rootfs.disks {
             host.add_disk(disk)?;
         }
         // The wire wants the topmost first.
         let layers: Vec<String> = rootfs.layers.iter().rev().cloned().collect();
-        host.combine_layers(id, &root(id), &layers, Some(&rootfs.scratch))?;
-        Ok(Self {
+        let container = Self {
             host: host.clone(),
             id: id.to_owned(),
+            bundle,
             rootfs,
-        })
+        };
+        let scratch = Some(container.scratch());
+        host.combine_layers(id, &container.root(), &layers, scratch)?;
+        Ok(container)
+    }
+
+    pub fn bundle(&self) -> &str {
+        &self.bundle
+    }
+
+    /// Where its root file system is mounted.
+    pub fn root(&self) -> String {
+        format!("{}/rootfs", self.bundle)
     }
 
     pub fn id(&self) -> &str {
@@ -134,8 +157,8 @@ impl Container {
 
     /// Create; its program has not been started.
     pub fn create(&self, spec: &Value) -> Result<(), HostError> {
-        let bundle = bundle(&self.id);
-        self.host.create(&self.id, &bundle, spec, self.scratch())
+        self.host
+            .create(&self.id, &self.bundle, spec, self.scratch())
     }
 
     /// Start, which every host sends before the first process.
@@ -175,7 +198,7 @@ impl Container {
     /// disks: the guest does not use them any more, and the caller may unplug what it has plugged
     /// in.
     pub fn release(&self) -> Result<Vec<ScsiAddress>, HostError> {
-        self.host.remove_layers(&root(&self.id))?;
+        self.host.remove_layers(&self.root())?;
         let disks = &self.rootfs.disks;
         for disk in disks.iter().rev() {
             self.host.remove_disk(disk)?;

@@ -103,7 +103,18 @@ impl Uvm {
         let mappings = record.map_or_else(Vec::new, |record| record.mappings);
         let at = path.to_owned();
         let path = path.to_owned();
-        let job = move || storage::remove(&Roots::default(), &at, &mappings);
+        // A v0.12.3 host unplugs the scratch first and deletes the container then.
+        let bundles = clean(Path::new(&path))
+            .map(|path| self.containers.ended_bundles_on(&path))
+            .unwrap_or_default();
+        let job = move || {
+            for bundle in &bundles {
+                if let Err(failure) = storage::tree::unmount_below(bundle) {
+                    log::warn!("{failure}");
+                }
+            }
+            storage::remove(&Roots::default(), &at, &mappings)
+        };
         self.run(
             doing.clone(),
             limit,
