@@ -29,6 +29,11 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use applets::Applet;
 use poweroff::End;
 
+/// musl's own allocator maps and unmaps pages at nearly every request. This one costs 79 kB, and
+/// saves a request a fifth of its instructions.
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 /// Exit status of a program that panicked.
 const PANICKED: i32 = 101;
 
