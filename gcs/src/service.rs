@@ -13,6 +13,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::bridge::connection::{BridgeRead, Connection, Directions};
 use crate::machine::clock::Clock;
+use crate::machine::containers_limit::ContainersLimit;
 use crate::machine::kmsg;
 use crate::machine::memory;
 use crate::prot::MessageId;
@@ -46,6 +47,8 @@ pub struct Watches {
     pub kmsg: Option<kmsg::Reader>,
     /// Tells when memory runs out.
     pub memory: Option<memory::Watch>,
+    /// Keeps what containers may use in step with the machine's memory.
+    pub limit: Option<ContainersLimit>,
     /// Keeps the time in step with the host's.
     pub clock: Option<Clock>,
 }
@@ -219,7 +222,7 @@ impl Service {
                 uvm.keep_time(clock);
             }
             if let Some(memory) = watches.memory {
-                uvm.watch_memory(memory);
+                uvm.watch_memory(memory, watches.limit);
             }
         });
         stage::report();

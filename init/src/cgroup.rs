@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use gcs::config::Flags;
+use gcs::machine::containers_limit::containers_limit;
 
 use crate::mounts;
 
@@ -63,13 +64,10 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// The machine's memory less the reserve of the flags. It is never less than half of the
-    /// memory, because the default reserve is meant for machines of several hundred MiB.
+    /// Those of a machine with that many bytes.
     pub fn new(ram: u64, flags: &Flags) -> Self {
         Self {
-            containers: ram
-                .saturating_sub(flags.root_mem_reserve_bytes)
-                .max(ram / 2),
+            containers: containers_limit(ram, flags.root_mem_reserve_bytes),
             service: flags.gcs_mem_limit_bytes,
         }
     }
@@ -274,13 +272,5 @@ mod tests {
                 "/c/memory/gcs/cgroup.procs < 0",
             ]
         );
-    }
-
-    #[test]
-    fn a_small_machine_leaves_half_of_itself_to_containers() {
-        let limit = |mib: u64| Limits::new(mib << 20, &Flags::default()).containers >> 20;
-        for (ram, containers) in [(0, 0), (64, 32), (96, 48), (150, 75), (256, 181)] {
-            assert_eq!(limit(ram), containers, "{ram} MiB");
-        }
     }
 }

@@ -11,6 +11,7 @@ use std::path::Path;
 
 use gcs::config::Flags;
 use gcs::machine::clock::Clock;
+use gcs::machine::containers_limit::{self, ContainersLimit};
 use gcs::machine::kmsg;
 use gcs::machine::memory;
 use gcs::service::{End as Ended, Settings, Setup, Watches};
@@ -88,9 +89,13 @@ fn prepare(flags: &Flags) -> Watches {
     let kmsg = kmsg::Reader::open(flags.kmsg_log_level)
         .inspect_err(|error| log::warn!("the kernel's messages are not read: {error}"));
     let clock = (!flags.disable_time_sync).then(|| Clock::new(flags.time_port));
+    let memory = memory::Watch::new(flags.gcs_mem_limit_bytes);
+    let ram = containers_limit::ram().ok();
+    let limit = ContainersLimit::new(memory.limit_file(), ram, flags.root_mem_reserve_bytes);
     Watches {
         kmsg: kmsg.ok(),
-        memory: Some(memory::Watch::new(flags.gcs_mem_limit_bytes)),
+        memory: Some(memory),
+        limit: Some(limit),
         clock,
     }
 }

@@ -106,6 +106,7 @@ fn a_gpu_is_set_up_by_a_hook() {
         context: &place.context,
         root: "/r".into(),
         read_only: false,
+        pod: Default::default(),
         own: super::super::Made::default(),
         shared: super::super::Made::default(),
     };

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::check_id;
 use super::document::{annotation, Object};
+use super::pod::{virtual_pod, VIRTUAL_POD};
 use crate::error::Failure;
 
 const TYPE: &str = "io.kubernetes.cri.container-type";
@@ -12,7 +13,9 @@ const SANDBOX_ID: &str = "io.kubernetes.cri.sandbox-id";
 
 /// The sandbox that a spec of a workload names, not yet checked.
 pub fn sandbox_id(spec: &Value) -> Option<&str> {
-    spec.get("annotations")?.get(SANDBOX_ID)?.as_str()
+    let annotations = spec.get("annotations")?;
+    let named = |name: &str| annotations.get(name)?.as_str().filter(|id| !id.is_empty());
+    named(VIRTUAL_POD).or_else(|| named(SANDBOX_ID))
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,7 +29,17 @@ pub enum ContainerKind {
 }
 
 impl ContainerKind {
-    pub(super) fn of(spec: &Object) -> Result<Self, Failure> {
+    /// The kind of the container `id`. In a virtual pod the ids alone decide (P-382).
+    pub(super) fn of(spec: &Object, id: &str) -> Result<Self, Failure> {
+        if let Some(pod) = virtual_pod(spec)? {
+            check_id(pod).map_err(|f| f.during(VIRTUAL_POD))?;
+            return Ok(match pod {
+                _ if pod == id => Self::Sandbox,
+                _ => Self::Workload {
+                    sandbox: pod.to_owned(),
+                },
+            });
+        }
         match annotation(spec, TYPE)? {
             None => Ok(Self::Standalone),
             Some("sandbox") => Ok(Self::Sandbox),
@@ -66,7 +79,7 @@ mod tests {
             (json!({TYPE: "sandbox"}), Some(ContainerKind::Sandbox)),
             (
                 json!({TYPE: "container", SANDBOX_ID: "pod"}),
-                Some(workload),
+                Some(workload.clone()),
             ),
             (json!({TYPE: "container"}), None),
             (json!({TYPE: "container", SANDBOX_ID: ""}), None),
@@ -74,10 +87,20 @@ mod tests {
             (json!({TYPE: ""}), None),
             (json!({TYPE: "Sandbox"}), None),
             (json!({TYPE: 1}), None),
+            (json!({VIRTUAL_POD: "me"}), Some(ContainerKind::Sandbox)),
+            (
+                json!({TYPE: "sandbox", VIRTUAL_POD: "pod"}),
+                Some(workload.clone()),
+            ),
+            (
+                json!({TYPE: "sandbox", VIRTUAL_POD: ""}),
+                Some(ContainerKind::Sandbox),
+            ),
+            (json!({VIRTUAL_POD: "../pod"}), None),
             (json!([]), None),
         ] {
             let spec = json!({"annotations": annotations});
-            let got = ContainerKind::of(spec.as_object().unwrap());
+            let got = ContainerKind::of(spec.as_object().unwrap(), "me");
             assert_eq!(got.ok(), kind, "{spec}");
         }
     }

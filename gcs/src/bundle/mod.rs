@@ -21,6 +21,7 @@ mod inside;
 mod kind;
 mod made;
 mod mounts;
+mod pod;
 mod sandbox;
 mod security;
 mod standalone;
@@ -44,6 +45,7 @@ pub use files::{hosts, resolv_conf, AdapterDns};
 pub use id::check_id;
 pub use kind::{sandbox_id, ContainerKind};
 pub use made::Made;
+pub use pod::{brings_network_namespace, Pod};
 pub use security::Security;
 pub use user::{exec_process, exec_user};
 
@@ -54,8 +56,8 @@ pub struct Context {
     pub containers: PathBuf,
     /// Parent of the bundles of later hosts. There the bundle is the per-container directory.
     pub pods: PathBuf,
-    /// The directory of a workload's sandbox, when that is known.
-    pub sandbox: Option<PathBuf>,
+    /// The pod of a workload's sandbox, when that is known.
+    pub sandbox: Option<Pod>,
     /// The UVM's own name, for containers without one.
     pub hostname: String,
     /// The adapters of the container's network namespace, in the order added, or why a sandbox
@@ -151,14 +153,26 @@ pub struct Outline {
     pub rlimits: Value,
     /// The sources of its mounts.
     pub sources: Vec<PathBuf>,
+    pub pod: Pod,
+    /// The directory of its own generated files, which is removed with it.
+    pub own: PathBuf,
+    /// What its first process writes is also appended to this file.
+    pub log: Option<PathBuf>,
 }
 
 impl Outline {
-    fn of(spec: &Value, root: PathBuf) -> Self {
+    fn of(spec: &Value, kind: &ContainerKind, job: &Job<'_>, log: Option<PathBuf>) -> Self {
         let process = &spec["process"];
         let mounts = spec["mounts"].as_array().into_iter().flatten();
+        let own = match kind {
+            ContainerKind::Workload { .. } => job.context.root(job.id, job.bundle),
+            ContainerKind::Sandbox | ContainerKind::Standalone => job.pod.directory.clone(),
+        };
         Self {
-            root,
+            root: job.root.clone(),
+            pod: job.pod.clone(),
+            own,
+            log,
             user: process["user"].clone(),
             rlimits: process["rlimits"].clone(),
             sources: mounts
@@ -191,6 +205,7 @@ struct Job<'a> {
     /// The root file system in the UVM.
     root: PathBuf,
     read_only: bool,
+    pod: Pod,
     /// Made in the bundle and the container's own directory.
     own: Made,
     /// Made elsewhere.
@@ -198,9 +213,9 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// The container's own directory, made when it is missing.
+    /// The directory of the container's pod, or its own, made when it is missing.
     fn directory(&mut self) -> Result<PathBuf, Failure> {
-        let dir = self.context.root(self.id, self.bundle);
+        let dir = self.pod.directory.clone();
         self.own.directories(&dir, 0o755)?;
         Ok(dir)
     }
@@ -225,7 +240,7 @@ pub fn prepare(
     check_id(id)?;
     context.check_removable("the bundle path", bundle)?;
     let document = top(&mut spec)?;
-    let kind = ContainerKind::of(document)?;
+    let kind = ContainerKind::of(document, id)?;
     let root = required(document, "root")?;
     let mut job = Job {
         id,
@@ -240,19 +255,21 @@ pub fn prepare(
             }
             path => bundle.join(path),
         },
+        pod: Pod::default(),
         own: Made::default(),
         shared: Made::default(),
     };
-    let done = rewrite(document, &kind, &mut job).and_then(|(terminal, owns_pid_namespace)| {
+    job.pod = Pod::of(&kind, document, &job)?;
+    let done = rewrite(document, &kind, &mut job).and_then(|rewritten| {
         job.write_config(&spec)?;
-        Ok((terminal, owns_pid_namespace))
+        Ok(rewritten)
     });
     match done {
-        Ok((terminal, owns_pid_namespace)) => Ok(Prepared {
-            outline: Outline::of(&spec, job.root),
+        Ok(rewritten) => Ok(Prepared {
+            outline: Outline::of(&spec, &kind, &job, rewritten.log),
             kind,
-            terminal,
-            owns_pid_namespace,
+            terminal: rewritten.terminal,
+            owns_pid_namespace: rewritten.owns_pid_namespace,
             shared: job.shared,
         }),
         Err(failure) => {
@@ -263,13 +280,20 @@ pub fn prepare(
     }
 }
 
-/// The steps that all kinds share, around those of each kind. Returns `process.terminal` and
-/// whether the container has a pid namespace of its own.
+/// What the rest of a Create has to know of the rewritten spec.
+struct Rewritten {
+    /// `process.terminal`
+    terminal: bool,
+    owns_pid_namespace: bool,
+    log: Option<PathBuf>,
+}
+
+/// The steps that all kinds share, around those of each kind.
 fn rewrite(
     spec: &mut Object,
     kind: &ContainerKind,
     job: &mut Job<'_>,
-) -> Result<(bool, bool), Failure> {
+) -> Result<Rewritten, Failure> {
     // Everything that can be wrong with the document is checked before the first file is written.
     let process = required(spec, "process")?;
     let terminal = flag(process, "terminal")?;
@@ -282,12 +306,14 @@ fn rewrite(
         format!("/containers/{}", job.id).into(),
     );
     let owns_pid_namespace = owns_pid_namespace(linux);
+    job.pod.share_network(linux)?;
+    // The path of a log is part of the document that may be wrong.
+    let log = pod::logs(spec, kind, job)?;
     match kind {
         ContainerKind::Standalone => standalone::rewrite(spec, job)?,
         ContainerKind::Sandbox => sandbox::rewrite(spec, job)?,
-        ContainerKind::Workload { sandbox } => {
-            let pod = job.context.sandbox.clone();
-            let pod = pod.unwrap_or_else(|| job.context.bundle(sandbox));
+        ContainerKind::Workload { .. } => {
+            let pod = job.pod.directory.clone();
             workload::rewrite(spec, &pod, job)?;
         }
     }
@@ -304,32 +330,39 @@ fn rewrite(
             );
         }
     }
-    Ok((terminal, owns_pid_namespace))
+    Ok(Rewritten {
+        terminal,
+        owns_pid_namespace,
+        log,
+    })
 }
 
-/// Removes the bundle, the generated files and the scratch directory of a container (6.11), and the
-/// directory of its pod when that is empty (P-390). It unmounts below them first and never crosses
-/// into a mount. The bundle may be mounted from the scratch, which therefore comes last and only
-/// when the others are gone. An empty path or a missing directory is a success.
+/// Removes the bundle, the generated files in `own` and the scratch directory of a container (6.11),
+/// and then the directory of its pod, or of all virtual pods, when that is empty (P-390). It unmounts
+/// below them first and never crosses into a mount. The bundle may be mounted from the scratch, which
+/// therefore comes last and only when the others are gone. An empty path or a missing directory is a
+/// success.
 pub fn remove_files(
-    id: &str,
+    own: &Path,
     scratch: &Path,
     bundle: &Path,
     context: &Context,
 ) -> Result<(), Failure> {
-    let root = context.root(id, bundle);
-    tree::remove(bundle).and(tree::remove(&root))?;
+    tree::remove(bundle).and(tree::remove(own))?;
     tree::remove(scratch)?;
-    let pod = bundle
+    let of_pod = bundle
         .parent()
         .filter(|pod| pod.parent() == Some(&context.pods));
-    match pod.map(std::fs::remove_dir) {
-        Some(Err(error)) if !matches!(error.kind(), NotFound | DirectoryNotEmpty) => {
-            let pod = pod.unwrap_or(bundle);
-            Err(made::failed("remove the pod's directory", pod, &error))
+    let of_all = own.parent().filter(|all| all.ends_with(pod::VIRTUAL_PODS));
+    for directory in of_pod.into_iter().chain(of_all) {
+        match std::fs::remove_dir(directory) {
+            Err(error) if !matches!(error.kind(), NotFound | DirectoryNotEmpty) => {
+                return Err(made::failed("remove", directory, &error));
+            }
+            _ => {}
         }
-        _ => Ok(()),
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -107,7 +107,7 @@ fn refused(source: &str, why: &dyn std::fmt::Display) -> Failure {
 }
 
 /// The path below `base`, resolved textually, component by component (P-114).
-fn below(base: &Path, path: &str) -> Result<PathBuf, String> {
+pub(super) fn below(base: &Path, path: &str) -> Result<PathBuf, String> {
     // The path is appended, because `join` would start anew at a leading slash.
     let whole = format!("{}/{path}", base.display());
     let whole = clean(Path::new(&whole)).map_err(|e| e.to_string())?;

@@ -50,7 +50,7 @@ fn a_sandbox_has_files_and_shared_mounts_and_sees_none_of_them() {
             assert_eq!(mode(&dir.join(name)), 0o755, "{name}");
         }
 
-        remove_files("pod", std::path::Path::new(""), &dir, &place.context).unwrap();
+        remove_files(&dir, std::path::Path::new(""), &dir, &place.context).unwrap();
         assert!(!dir.exists());
     });
 }

@@ -19,6 +19,8 @@ pub struct Security {
     pub policy: String,
     /// `EncodedUVMReference`
     pub reference: String,
+    /// `EncodedUVMHashEnvelopeReference`
+    pub hash_envelope: String,
 }
 
 /// Writes the directory into the root file system and names it in the environment. Does nothing
@@ -36,6 +38,10 @@ pub(super) fn add(
     let files: Vec<_> = [
         ("security-policy-base64", security.policy.as_str()),
         ("reference-info-base64", security.reference.as_str()),
+        (
+            "transparent-reference-info-base64",
+            security.hash_envelope.as_str(),
+        ),
         ("host-amd-cert-base64", certificate),
     ]
     .into_iter()

@@ -144,7 +144,7 @@ fn removal_takes_scratch_bundle_and_generated_files() {
     let scratch = place.dir.path().join("scratch");
     prepare("one", &bundle, minimal(), &place.context).unwrap();
     fs::create_dir_all(scratch.join("upper/x")).unwrap();
-    remove_files("one", &scratch, &bundle, &place.context).unwrap();
+    remove_files(&place.bundle("one"), &scratch, &bundle, &place.context).unwrap();
     assert!(!scratch.exists() && !bundle.exists() && !place.bundle("one").exists());
-    remove_files("one", Path::new(""), &bundle, &place.context).unwrap();
+    remove_files(&place.bundle("one"), Path::new(""), &bundle, &place.context).unwrap();
 }

@@ -67,6 +67,9 @@ fn root() -> tempfile::TempDir {
 
 fn outline(dir: &tempfile::TempDir) -> Outline {
     Outline {
+        pod: Default::default(),
+        own: Default::default(),
+        log: None,
         root: dir.path().join("rootfs"),
         user: Value::Null,
         rlimits: Value::Null,

@@ -46,7 +46,10 @@ fn a_workload_has_the_files_of_its_sandbox() {
 fn a_sandbox_elsewhere_is_where_the_host_says() {
     let mut place = TestBundle::new();
     let elsewhere = place.context.pods.join("p/pod");
-    place.context.sandbox = Some(elsewhere.clone());
+    place.context.sandbox = Some(crate::bundle::Pod {
+        directory: elsewhere.clone(),
+        host_network: false,
+    });
     let got = place.prepare("one", &workload()).unwrap();
     let source = elsewhere.join("hostname");
     assert_eq!(got.config["mounts"][0]["source"], json!(source));

@@ -96,6 +96,15 @@ impl Watch {
         Self::of(Path::new(MOUNT), threshold)
     }
 
+    /// The file with the limit of all containers together.
+    pub fn limit_file(&self) -> PathBuf {
+        let file = match self.version {
+            Version::V1 => "memory.limit_in_bytes",
+            Version::V2 => "memory.max",
+        };
+        self.root.join(&CONTAINERS[1..]).join(file)
+    }
+
     fn of(mount: &Path, threshold: u64) -> Self {
         let (version, root) = if mount.join("cgroup.controllers").exists() {
             (Version::V2, mount.to_owned())

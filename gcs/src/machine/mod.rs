@@ -2,6 +2,7 @@
 //! the kernel's events of devices. None of them knows containers or requests.
 
 pub mod clock;
+pub mod containers_limit;
 pub mod kmsg;
 pub mod memory;
 pub mod uevent;

@@ -9,6 +9,7 @@ use std::time::Instant;
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use nix::sched::{setns, CloneFlags};
+use nix::sys::stat::fstat;
 
 use serde::{Deserialize, Serialize};
 
@@ -82,16 +83,23 @@ pub fn assign(
         .map_err(|error| doing("entering its namespace", error))?;
     let mut inside = open("of the container")?;
 
+    // A container may live in the VM's own namespace, where adapters keep their names (P-376).
+    let stays = same_file(&there, &here)
+        .map_err(|error| doing("comparing its namespace with the VM's", error))?;
     let (mut moved, mut leased) = (Vec::new(), Vec::new());
     for adapter in &ready {
-        let done = move_in(&mut outside, adapter, &there).and_then(|name| {
+        let arrived = match stays {
+            true => Ok(adapter.name.clone()),
+            false => move_in(&mut outside, adapter, &there),
+        };
+        let done = arrived.and_then(|name| {
             moved.push((adapter, name.clone()));
             set_up(&mut inside, adapter, &name)
         });
         match done {
             Ok(lease) => leased.extend(lease),
             Err(failure) => {
-                for (adapter, name) in &moved {
+                for (adapter, name) in moved.iter().filter(|_| !stays) {
                     move_back(&mut inside, adapter, name, &here);
                 }
                 return Err(failure.during(format!("network adapter {:?}", adapter.id())));
@@ -99,6 +107,11 @@ pub fn assign(
         }
     }
     Ok(Some(leased))
+}
+
+fn same_file(one: &OwnedFd, other: &OwnedFd) -> nix::Result<bool> {
+    let (one, other) = (fstat(one)?, fstat(other)?);
+    Ok((one.st_dev, one.st_ino) == (other.st_dev, other.st_ino))
 }
 
 impl Ready<'_> {

@@ -5,7 +5,7 @@ use serde::{Serialize, Serializer};
 use super::json::{names, Cursor, Decode, JsonKind};
 use super::settings::{
     CombinedLayers, ContainerConstraints, MappedDirectory, MappedVirtualDisk, NetworkAdapter,
-    ScsiDevice, SecurityPolicy, SecurityPolicyFragment, VpMemDevice, VpciDevice,
+    NoSettings, ScsiDevice, SecurityPolicy, SecurityPolicyFragment, VpMemDevice, VpciDevice,
 };
 use super::MessageBase;
 
@@ -114,6 +114,8 @@ resources! {
     SecurityPolicy(SecurityPolicy) = "SecurityPolicy",
     /// 7.11
     SecurityPolicyFragment(SecurityPolicyFragment) = "SecurityPolicyFragment",
+    /// 16.3
+    PodCgroupMemoryLimit(NoSettings) = "PodCgroupMemoryLimit",
 }
 
 impl Default for ResourceType {
@@ -197,6 +199,10 @@ impl Decode for ModifyRequest {
         }
         if let ResourceType::Other(name) = kind {
             self.resource = Resource::Unknown(name);
+            return;
+        }
+        if kind == ResourceType::PodCgroupMemoryLimit {
+            self.resource = Resource::PodCgroupMemoryLimit(NoSettings);
             return;
         }
         let end = cursor.mark();

@@ -1,7 +1,9 @@
 //! Settings of the resources that ModifySettings knows (protocol section 7). A container-side
 //! mapping of the retired schema is in [`v1`](super::v1).
 
-use super::json::{is_default, wire};
+use serde::Serialize;
+
+use super::json::{is_default, wire, Cursor, Decode};
 use super::oci;
 
 wire! {
@@ -25,6 +27,16 @@ wire! {
         pub filesystem: String = "Filesystem" unless "is_default",
         /// Newer hosts: no mount, a link to the device node at `MountPath` (12.3).
         pub block_dev: bool = "BlockDev" unless "is_default",
+    }
+}
+
+/// The host sends none, and those of another host would mean nothing (16.3).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct NoSettings;
+
+impl Decode for NoSettings {
+    fn decode(&mut self, cursor: &mut Cursor<'_>) {
+        cursor.skip();
     }
 }
 
@@ -160,6 +172,8 @@ wire! {
         /// Base64, as is the next one.
         pub encoded_security_policy: String = "EncodedSecurityPolicy" unless "is_default",
         pub encoded_uvm_reference: String = "EncodedUVMReference" unless "is_default",
+        /// Newer hosts: a reference that is a hash in an envelope, in base64 (16.5).
+        pub encoded_uvm_hash_envelope: String = "EncodedUVMHashEnvelopeReference" unless "is_default",
     }
 }
 

@@ -10,12 +10,14 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
 use super::engine::Engined;
 use super::pending::WorkKey;
 use super::processes::{ProcessKey, Processes};
 use super::v1::StorageV1;
 use crate::bridge::outbox::Ticket;
-use crate::bundle::{Made, Outline};
+use crate::bundle::{sandbox_id, Context, Made, Outline};
 use crate::error::Failure;
 use crate::prot::{ContainerNotification, HResult, NotificationType};
 
@@ -118,6 +120,12 @@ impl Container {
 
     pub fn scratch(&self) -> &Path {
         &self.scratch
+    }
+
+    /// The directory of its generated files.
+    pub fn own_directory(&self, id: &str) -> PathBuf {
+        let known = self.outline.as_ref().map(|outline| outline.own.clone());
+        known.unwrap_or_else(|| Context::default().root(id, &self.bundle))
     }
 
     pub fn outline(&self) -> Option<&Outline> {
@@ -317,6 +325,21 @@ impl Containers {
             return Err(Failure::new(HResult::SYSTEM_ALREADY_EXISTS, text));
         }
         Ok(())
+    }
+
+    /// A workload is refused when its pod does not exist (P-375).
+    ///
+    /// # Errors
+    /// The spec of the container `id` names a sandbox that there is not.
+    pub fn check_pod(&self, id: &str, spec: &Value) -> Result<(), Failure> {
+        match sandbox_id(spec) {
+            Some(sandbox) if sandbox != id && !self.0.contains_key(sandbox) => {
+                let text =
+                    format!("container {id:?} belongs to pod {sandbox:?}, which is not there");
+                Err(Failure::unspecified(text))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A container that requests can act on. One that is still being created is in the wrong state

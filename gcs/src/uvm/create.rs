@@ -13,7 +13,7 @@ use super::processes::Role;
 use super::{namespaces, Uvm};
 use crate::bridge::codec::Reply;
 use crate::bridge::outbox::Ticket;
-use crate::bundle::{self, ContainerKind, Context, Prepared, Security};
+use crate::bundle::{self, ContainerKind, Context, Prepared};
 use crate::error::Failure;
 use crate::machine::uevent::Device;
 use crate::prot::{HResult, MessageBase, SchemaVersion, VmHostedContainerSettingsV2};
@@ -42,7 +42,7 @@ impl Uvm {
         let id = base.container_id.clone();
         let name = id.clone();
         let namespace = bundle::network_namespace(&oci);
-        let context = self.context(&oci, namespace.as_deref());
+        let context = self.context(&id, &oci, namespace.as_deref());
         // What is wrong with them is for `prepare` to say.
         let devices = bundle::assigned_devices(&oci, &context.roots).unwrap_or_default();
         let doing = format!("creating container {id:?}");
@@ -131,28 +131,25 @@ impl Uvm {
         let scratch = PathBuf::from(config.scratch_dir_path);
         context.check_removable("OciBundlePath", &bundle)?;
         context.check_removable("ScratchDirPath", &scratch)?;
+        self.containers.check_pod(id, &oci.0)?;
         let container = Container::creating(base.activity_id.clone(), bundle.clone(), scratch);
         self.containers.add(id, container)?;
         Ok((bundle, oci.0))
     }
 
     /// What the rewriting of the spec needs to know.
-    fn context(&self, oci: &Value, namespace: Option<&str>) -> Context {
+    fn context(&self, id: &str, oci: &Value, namespace: Option<&str>) -> Context {
         let mut context = Context {
             adapters: match namespace {
                 Some(id) if self.namespaces.known(id) => Ok(self.namespaces.adapters(id)),
+                _ if bundle::brings_network_namespace(oci, id) => Ok(Vec::new()),
                 id => Err(namespaces::unknown(id)),
             },
-            security: Security {
-                policy: self.policy.encoded().to_owned(),
-                reference: self.policy.reference().to_owned(),
-            },
+            security: self.policy.sent().clone(),
             ..Context::default()
         };
-        context.sandbox = bundle::sandbox_id(oci).and_then(|sandbox| {
-            let bundle = self.containers.get(sandbox)?.bundle();
-            Some(context.root(sandbox, bundle))
-        });
+        context.sandbox = bundle::sandbox_id(oci)
+            .and_then(|sandbox| Some(self.containers.get(sandbox)?.outline()?.pod.clone()));
         context
     }
 
@@ -185,6 +182,7 @@ impl Uvm {
             return;
         };
         let bundle = container.bundle().to_owned();
+        let own = container.own_directory(&id);
         let shared = container.take_shared();
         let others = self.containers.sources_of_others(&id);
         let inside = self.begin_removal(&[&bundle]);
@@ -199,8 +197,7 @@ impl Uvm {
                     let used = |sources: &[PathBuf]| sources.iter().any(|s| s.starts_with(path));
                     !path.starts_with(&bundle) && others.as_deref().is_none_or(used)
                 });
-                let files =
-                    bundle::remove_files(&name, Path::new(""), &bundle, &Context::default());
+                let files = bundle::remove_files(&own, Path::new(""), &bundle, &Context::default());
                 let files =
                     files.and_then(|()| storage::remove_mappings(&Roots::default(), &mappings));
                 files.and(engine)

@@ -92,6 +92,7 @@ impl Uvm {
         let _about = ticket.scope.enter();
         let bundle = container.bundle().to_owned();
         let scratch = container.scratch().to_owned();
+        let own = container.own_directory(&id);
         // Mounts that the host has left there are taken away too.
         let inside = self.begin_removal(&[&bundle, &scratch]);
         let mappings = inside.mappings.clone();
@@ -101,7 +102,7 @@ impl Uvm {
             DELETE_LIMIT,
             move || {
                 let engine = super::engine::group(&name).destroy();
-                let files = bundle::remove_files(&name, &scratch, &bundle, &Context::default());
+                let files = bundle::remove_files(&own, &scratch, &bundle, &Context::default());
                 let files =
                     files.and_then(|()| storage::remove_mappings(&Roots::default(), &mappings));
                 engine.and(files)

@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::pending::WorkKey;
 use super::Uvm;
 use crate::machine::clock::{source, Clock};
+use crate::machine::containers_limit::ContainersLimit;
 use crate::machine::memory::{self, Watch};
 
 /// The clock and the memory, each only if the flags ask for it.
@@ -14,6 +15,7 @@ pub struct Machine {
     /// The deadline that the clock has asked for.
     clock_due: Option<WorkKey>,
     memory: Option<Watch>,
+    limit: Option<ContainersLimit>,
 }
 
 impl Machine {
@@ -22,6 +24,11 @@ impl Machine {
         if let Some(memory) = &mut self.memory {
             memory.look();
         }
+    }
+
+    /// The limit of all containers, if the service keeps it.
+    pub fn limit_mut(&mut self) -> Option<&mut ContainersLimit> {
+        self.limit.as_mut()
     }
 
     pub fn describe_clock(&self) -> String {
@@ -83,14 +90,17 @@ impl Uvm {
         }
     }
 
-    /// Logs from now on when memory runs out.
-    pub fn watch_memory(&mut self, memory: Watch) {
+    /// Logs from now on when memory runs out, and keeps the limit of all containers in step with the
+    /// machine's memory.
+    pub fn watch_memory(&mut self, memory: Watch, limit: Option<ContainersLimit>) {
         self.machine.memory = Some(memory);
+        self.machine.limit = limit;
         self.memory_wait();
     }
 
     fn memory_due(&mut self) {
         self.machine.look_at_memory();
+        self.look_at_ram();
         self.memory_wait();
     }
 

@@ -7,6 +7,7 @@
 use std::path::Path;
 
 use crate::bridge::codec::Request;
+use crate::bundle::Security;
 use crate::config::Stance;
 use crate::error::Failure;
 use crate::prot::settings::SecurityPolicy;
@@ -79,6 +80,7 @@ impl Act {
             | Resource::VpciDevice(_)
             | Resource::ContainerConstraints(_)
             | Resource::SecurityPolicy(_)
+            | Resource::PodCgroupMemoryLimit(_)
             | Resource::Unknown(_) => return None,
         };
         match request {
@@ -101,8 +103,8 @@ enum Door {
 pub struct Policy {
     door: Door,
     set: bool,
-    encoded: String,
-    reference: String,
+    /// What the host sent, for the containers (5.10).
+    sent: Security,
 }
 
 impl Policy {
@@ -113,20 +115,13 @@ impl Policy {
                 Stance::Deny => Door::Closed,
             },
             set: false,
-            encoded: String::new(),
-            reference: String::new(),
+            sent: Security::default(),
         }
     }
 
-    /// The policy in base64, as it was sent; "" when there is none (5.10).
-    pub fn encoded(&self) -> &str {
-        &self.encoded
-    }
-
-    /// The reference information about the VM, in base64, as it was sent; "" when there is none
-    /// (5.10).
-    pub fn reference(&self) -> &str {
-        &self.reference
+    /// What the host sent, in base64 and as it was; "" for what it did not send (5.10).
+    pub fn sent(&self) -> &Security {
+        &self.sent
     }
 
     /// # Errors
@@ -177,8 +172,11 @@ impl Policy {
         }
         self.set = true;
         self.door = Door::Open;
-        self.encoded = sent.encoded_security_policy;
-        self.reference = sent.encoded_uvm_reference;
+        self.sent = Security {
+            policy: sent.encoded_security_policy,
+            reference: sent.encoded_uvm_reference,
+            hash_envelope: sent.encoded_uvm_hash_envelope,
+        };
         Ok(())
     }
 }

@@ -144,6 +144,7 @@ fn policy(enforcer: &str, encoded: &str, reference: &str) -> SecurityPolicy {
         enforcer_type: enforcer.into(),
         encoded_security_policy: encoded.into(),
         encoded_uvm_reference: reference.into(),
+        ..SecurityPolicy::default()
     }
 }
 
@@ -160,8 +161,8 @@ fn one_policy_that_can_be_kept_is_taken() {
             assert_eq!(state.permit(Act::Create).is_ok(), stance == Stance::Allow);
             state.set(sent.clone(), false).unwrap();
             assert_eq!(state.permit(Act::Create), Ok(()));
-            assert_eq!(state.encoded(), sent.encoded_security_policy);
-            assert_eq!(state.reference(), sent.encoded_uvm_reference);
+            assert_eq!(state.sent().policy, sent.encoded_security_policy);
+            assert_eq!(state.sent().reference, sent.encoded_uvm_reference);
             let second = state.set(policy("", "", ""), false).unwrap_err();
             assert!(second.message.contains("set already"));
         }

@@ -240,6 +240,14 @@ impl Container<'_> {
         self.exited().map(drop)
     }
 
+    /// Kills it, takes what its first process says to the end, and removes it.
+    pub fn end(self, process: Process) -> Checked {
+        self.guest.shutdown(self.id(), true)?;
+        process.collect(Vec::new(), LIMIT)?;
+        self.exited()?;
+        self.remove()
+    }
+
     /// Kills it if it runs, unmounts its root and deletes it, as a host does.
     pub fn remove(mut self) -> Checked {
         self.removed = true;

@@ -5,6 +5,7 @@ mod constraints;
 mod directory;
 mod disk;
 mod layers;
+mod memory_limit;
 mod mounts;
 mod network;
 mod pci;
@@ -79,13 +80,17 @@ impl Uvm {
             }
             (Resource::SecurityPolicy(policy), _) => self.set_policy(ticket, policy),
             (Resource::SecurityPolicyFragment(_), _) => self.refuse_fragment(ticket),
+            (Resource::PodCgroupMemoryLimit(_), RequestType::Update) => {
+                self.limit_containers(ticket);
+            }
             (
                 resource @ (Resource::MappedVirtualDisk(_)
                 | Resource::ScsiDevice(_)
                 | Resource::MappedDirectory(_)
                 | Resource::VpMemDevice(_)
                 | Resource::VpciDevice(_)
-                | Resource::CombinedLayers(_)),
+                | Resource::CombinedLayers(_)
+                | Resource::PodCgroupMemoryLimit(_)),
                 request_type,
             ) => {
                 let kind = resource.resource_type();

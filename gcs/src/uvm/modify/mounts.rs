@@ -153,6 +153,6 @@ impl Uvm {
     /// Whether read-only layers are checked against their hash trees, which is so when a security
     /// policy was set (protocol 7.1).
     pub(super) fn layers_are_verified(&self) -> bool {
-        !self.policy.encoded().is_empty()
+        !self.policy.sent().policy.is_empty()
     }
 }

@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 
 use crate::bridge::codec::Reply;
 use crate::bridge::outbox::Ticket;
-use crate::bundle::{self, Context};
+use crate::bundle;
 use crate::error::Failure;
 use crate::machine::uevent::Device;
 use crate::net::device::{self, ExpectedInterface};
@@ -182,11 +182,11 @@ impl Uvm {
         adapters: Vec<bundle::AdapterDns>,
         then: impl FnOnce(&mut Self, Result<(), Failure>) + 'static,
     ) {
-        let Some(bundle) = self.containers.get(container).map(Container::bundle) else {
+        let outline = self.containers.get(container).and_then(Container::outline);
+        let Some(pod) = outline.map(|outline| &outline.pod) else {
             return then(self, Ok(()));
         };
-        let root = Context::default().root(container, bundle);
-        let file = root.join("resolv.conf");
+        let file = pod.directory.join("resolv.conf");
         let doing = format!("name servers of container {container:?}");
         self.run(
             doing.clone(),

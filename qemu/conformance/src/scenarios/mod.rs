@@ -11,10 +11,12 @@ mod names;
 mod negotiate;
 mod network;
 mod nics;
+mod pods;
 mod policy;
 mod process;
 mod properties;
 mod reconnect;
+mod resources;
 mod service;
 mod spec;
 mod storage;
@@ -45,6 +47,8 @@ pub const AREAS: &[Area] = &[
     policy::AREA,
     boot::AREA,
     boot_lines::AREA,
+    pods::AREA,
+    resources::AREA,
     service::AREA,
     v1::AREA,
 ];
