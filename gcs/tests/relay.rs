@@ -261,3 +261,48 @@ fn a_terminal_that_nobody_has_open_is_silent_until_it_is_opened_again_or_the_pro
     host.read_to_string(&mut got).unwrap();
     assert_eq!(got, "first second third");
 }
+
+/// A process has ended, and another one that it left behind has its output open.
+#[test]
+fn a_cut_ends_output_after_what_is_there_and_keeps_the_pipe_open() {
+    let (mut left_behind, pipe) = output_pipe();
+    let (guest, mut host) = connection();
+    let mut bench =
+        Bench::new(|relay| relay.add(StreamKind::Stdout, Output::new(pipe, Some(guest), false)));
+    left_behind.write_all(b"before").unwrap();
+    bench.finish();
+    let left = bench.relay.cut(&mut bench.poller, |kind| kind).unwrap();
+    let [mut left] = <[OwnedFd; 1]>::try_from(left).unwrap().map(File::from);
+    bench.settle();
+    let mut got = Vec::new();
+    host.read_to_end(&mut got).unwrap();
+    assert_eq!(got, b"before");
+    drop(host);
+    bench.turn_until(Relay::is_done);
+    left_behind.write_all(b"after").unwrap();
+    let mut rest = [0; 16];
+    assert_eq!(left.read(&mut rest).unwrap(), 5);
+}
+
+/// The host reads slowly, so that the end comes long after the cut.
+#[test]
+fn a_cut_loses_nothing_that_a_slow_host_has_not_read() {
+    let (mut left_behind, pipe) = output_pipe();
+    let (guest, mut host) = connection();
+    nix::sys::socket::setsockopt(&guest, nix::sys::socket::sockopt::SndBuf, &1).unwrap();
+    let mut bench =
+        Bench::new(|relay| relay.add(StreamKind::Stdout, Output::new(pipe, Some(guest), false)));
+    let sent = pattern(60_000);
+    left_behind.write_all(&sent).unwrap();
+    bench.settle();
+    bench.finish();
+    bench.relay.cut(&mut bench.poller, |kind| kind).unwrap();
+    bench.settle();
+    let reader = std::thread::spawn(move || {
+        let mut got = Vec::new();
+        host.read_to_end(&mut got).unwrap();
+        got
+    });
+    bench.turn_until(Relay::is_done);
+    assert_eq!(reader.join().unwrap(), sent);
+}

@@ -190,3 +190,28 @@ fn a_shutdown_ends_a_container_that_was_never_started() {
     }
     common::leaves_nothing(vm);
 }
+
+/// The process that an exec leaves behind has its output open, and lives on.
+#[test]
+fn an_exec_ends_although_what_it_left_behind_has_its_output() {
+    let (Some(image), Some(vm)) = (Image::open(), common::boot()) else {
+        return;
+    };
+    let container = image.create(&vm, "c", &["sleep", "1000"]);
+    let mut init = container.init().start().unwrap();
+    let exec = |script: &str| {
+        let args = ["sh", "-c", script];
+        let process = serde_json::json!({"args": args, "cwd": "/", "env": ["PATH=/bin:/usr/bin"]});
+        vm.exec("c", &process).run().unwrap()
+    };
+    let out = exec("(sleep 4; echo late; echo alive >/alive) & echo started; exit 4");
+    assert_eq!((out.code, out.text()), (4, "started\n".to_owned()));
+    assert!(out.complete);
+    // What is left behind writes to nobody, which does not end it.
+    let seen = exec("until grep alive /alive 2>/dev/null; do sleep 0.1; done");
+    assert_eq!(seen.text(), "alive\n");
+    init.signal(9).unwrap();
+    drop(std::mem::take(&mut init.stdio));
+    assert_eq!(init.wait(LONG).unwrap(), 137);
+    container.remove().unwrap();
+}

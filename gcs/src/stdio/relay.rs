@@ -117,6 +117,19 @@ impl Relay {
         self.watch(poller, source)
     }
 
+    /// The process was reaped a while ago, and its output is not at its end: ends it after what is
+    /// there now. Returns what others may still write to.
+    pub fn cut<S: Copy>(
+        &mut self,
+        poller: &mut Poller<S>,
+        source: impl Fn(StreamKind) -> S,
+    ) -> io::Result<Vec<OwnedFd>> {
+        let streams = self.streams.iter_mut().flatten();
+        let left = streams.filter_map(|watched| watched.stream.cut()).collect();
+        self.watch(poller, source)?;
+        Ok(left)
+    }
+
     /// Whether every stream is at its end, so that dropping the relay loses nothing.
     pub fn is_done(&self) -> bool {
         self.streams.iter().all(Option::is_none)

@@ -7,6 +7,7 @@ use nix::sys::socket::{shutdown, Shutdown};
 
 use super::transfer::{PipeEnd, Transfer, TransferStep};
 use crate::reactor::Interest;
+use crate::sys::fds;
 
 /// The two descriptors of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -29,6 +30,12 @@ pub trait Stream {
     fn advance(&mut self) -> Option<(Side, OwnedFd)>;
     /// The process was reaped.
     fn finish(&mut self);
+    /// The process has ended a while ago. Only what is there now is still moved: another process
+    /// that has the stream open could keep it so for ever. Returns the descriptor to read from, to
+    /// nothing, so that such a process does not get a signal for it.
+    fn cut(&mut self) -> Option<OwnedFd> {
+        None
+    }
     /// Looks again at a terminal that nobody had open. Returns whether there is one.
     fn look_again(&mut self) -> bool {
         false
@@ -165,6 +172,8 @@ pub struct Output {
     transfer: Transfer,
     terminal: bool,
     exited: bool,
+    /// Set by a cut: how many bytes all in all are moved before the end.
+    last: Option<u64>,
     state: OutputState,
 }
 
@@ -194,8 +203,15 @@ impl Output {
             transfer,
             terminal,
             exited: false,
+            last: None,
             state,
         }
+    }
+
+    /// Whether all has been moved that a cut has left.
+    fn is_cut_here(&self) -> bool {
+        let last = self.last.filter(|_| self.connection.is_some());
+        last.is_some_and(|last| self.transfer.moved() >= last)
     }
 
     fn end_of_output(&mut self) {
@@ -239,6 +255,10 @@ impl Stream for Output {
                     None => self.transfer.discard(self.process.as_fd()),
                 };
                 match step {
+                    TransferStep::Moved | TransferStep::SourceEmpty if self.is_cut_here() => {
+                        self.end_of_output();
+                        None
+                    }
                     TransferStep::Moved | TransferStep::SourceEmpty => {
                         self.state = OutputState::Flow(Side::Process);
                         None
@@ -257,7 +277,10 @@ impl Stream for Output {
                     }
                     TransferStep::SinkFailed(errno) => {
                         log::warn!("a stdio connection broke, further output is dropped: {errno}");
-                        self.state = OutputState::Flow(Side::Process);
+                        self.state = match self.last {
+                            Some(_) => OutputState::Done,
+                            None => OutputState::Flow(Side::Process),
+                        };
                         self.connection.take().map(|fd| (Side::Connection, fd))
                     }
                 }
@@ -277,6 +300,18 @@ impl Stream for Output {
         if self.state == OutputState::HungUp {
             self.state = OutputState::Flow(Side::Process);
         }
+    }
+
+    fn cut(&mut self) -> Option<OwnedFd> {
+        if !matches!(self.state, OutputState::Flow(_)) {
+            return None;
+        }
+        let rest = fds::readable(self.process.as_fd()).unwrap_or(0) + self.transfer.held();
+        self.last = Some(self.transfer.moved() + rest);
+        if rest == 0 || self.connection.is_none() {
+            self.end_of_output();
+        }
+        self.process.try_clone().ok()
     }
 
     fn look_again(&mut self) -> bool {

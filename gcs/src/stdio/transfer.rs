@@ -77,6 +77,14 @@ impl Transfer {
         self.moved
     }
 
+    /// Bytes that were taken from the source and have not arrived yet.
+    pub fn held(&self) -> u64 {
+        match &self.way {
+            TransferMethod::Splice(_) => 0,
+            TransferMethod::Buffer { bytes, start } => (bytes.len() - start) as u64,
+        }
+    }
+
     /// Moves what can be moved now, [`STEP`] bytes at most.
     pub fn step(&mut self, source: BorrowedFd<'_>, sink: BorrowedFd<'_>) -> TransferStep {
         match &mut self.way {

@@ -12,6 +12,15 @@ pub fn null() -> io::Result<OwnedFd> {
     options.open("/dev/null").map(OwnedFd::from)
 }
 
+/// Bytes that can be read from a pipe or terminal now (ioctl_tty(2), `FIONREAD`).
+pub fn readable(fd: impl AsFd) -> io::Result<u64> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: the request writes one int, which outlives the call.
+    let asked = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::FIONREAD as _, &mut count) };
+    nix::errno::Errno::result(asked)?;
+    Ok(u64::try_from(count).unwrap_or(0))
+}
+
 /// Closes a number that the other side of a fork owns; closed already is fine.
 pub fn close_copy(number: i32) {
     // SAFETY: in a forked child that never touches the owner of the number again.

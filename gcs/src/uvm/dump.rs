@@ -79,6 +79,10 @@ impl Uvm {
                 "starting programs {}",
                 self.pending.count(WorkKind::Program)
             ),
+            format!(
+                "outputs left behind {}",
+                self.pending.count(WorkKind::LeftOutput)
+            ),
             format!("children {children}"),
             format!("unclaimed exits {unclaimed}"),
         ];

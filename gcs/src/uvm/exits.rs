@@ -20,6 +20,8 @@ use crate::sys::process::ExitStatus;
 
 /// How often a hung-up terminal is looked at.
 const TERMINAL_LOOK: Duration = Duration::from_millis(250);
+/// How long the output of a process may come after its exit, from those that it has left behind.
+const OUTPUT_GRACE: Duration = Duration::from_secs(2);
 /// How long the notification of an exit waits for a first WaitForProcess.
 const WAITER_GRACE: Duration = Duration::from_secs(5);
 
@@ -75,6 +77,28 @@ impl Uvm {
             self.init_exited(&id);
         }
         self.publish_if_over(key);
+        if !self.processes.is_published(key) {
+            self.cut_output_later(key);
+        }
+    }
+
+    /// A process that this one has left behind may have its output open for ever, and its exit
+    /// would never be known.
+    fn cut_output_later(&mut self, key: ProcessKey) {
+        let pid = self.processes.pid(key).unwrap_or_default();
+        let label = format!("end of the output of process {pid}, which has ended");
+        let cut = self.at(Instant::now() + OUTPUT_GRACE, label, move |uvm| {
+            let (pid, left) = uvm.processes.cut_output(key, &mut uvm.poller);
+            for output in left {
+                log::info!(
+                    "process {pid} has ended and left one behind that has its output open: what \
+                     that one writes is dropped from now on"
+                );
+                uvm.drop_output(pid, output);
+            }
+            uvm.publish_if_over(key);
+        });
+        self.processes.set_cut(key, cut);
     }
 
     /// Makes an exit known once the process was reaped and its streams are drained.
@@ -91,6 +115,9 @@ impl Uvm {
             return;
         };
         note_poll_error("a stream", process.relay.abandon(&mut self.poller));
+        if let Some(cut) = process.cut {
+            self.cancel(cut);
+        }
         if let Some(status) = process.exit {
             self.answer_waiters(process.waiters, &Ok(exited(status)));
         }
@@ -154,6 +181,9 @@ impl Uvm {
             return;
         };
         self.children.disown(key);
+        if let Some(cut) = process.cut {
+            self.cancel(cut);
+        }
         // When the process has ended, only the rest of its output is lost.
         let answer = match process.exit {
             Some(status) => Ok(exited(status)),

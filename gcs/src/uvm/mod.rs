@@ -15,6 +15,7 @@ mod engine;
 mod execute;
 mod exits;
 mod leases;
+mod leftover;
 mod log_channel;
 mod machine;
 mod modify;

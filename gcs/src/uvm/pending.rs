@@ -85,6 +85,7 @@ pub enum WorkKind {
     Program,
     Arrival,
     Deadline,
+    LeftOutput,
 }
 
 /// One piece of work that waits.

@@ -2,6 +2,7 @@
 //! they ended. This module only holds state; `exits` acts on it.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 
 use nix::unistd::Pid;
 
@@ -54,6 +55,8 @@ pub struct Remains {
     pub exit: Option<ExitStatus>,
     pub relay: Relay,
     pub waiters: Vec<Waiter>,
+    /// What would have ended its output.
+    pub cut: Option<WorkKey>,
 }
 
 struct Process {
@@ -66,6 +69,8 @@ struct Process {
     /// Whether the exit was made known, which follows when it is reaped and drained.
     published: bool,
     waiters: Vec<Waiter>,
+    /// What ends its output after its exit.
+    cut: Option<WorkKey>,
     /// Whether a waiter got the exit code.
     collected: bool,
     /// The request that has made it, for log records about its streams.
@@ -80,6 +85,7 @@ impl Process {
             exit: self.exit,
             relay: std::mem::take(&mut self.relay),
             waiters: std::mem::take(&mut self.waiters),
+            cut: self.cut.take(),
         }
     }
 
@@ -122,6 +128,7 @@ impl Processes {
             exit: None,
             published: false,
             waiters: Vec::new(),
+            cut: None,
             collected: false,
             scope: Scope::current(),
         };
@@ -236,6 +243,34 @@ impl Processes {
             let finished = process.relay.finish(poller, |kind| stream(key, kind));
             note_poll_error("a stream", finished);
         }
+    }
+
+    /// Notes what will end the output of a reaped process.
+    pub fn set_cut(&mut self, key: ProcessKey, cut: WorkKey) {
+        if let Some(process) = self.records.get_mut(&key) {
+            process.cut = Some(cut);
+        }
+    }
+
+    /// Ends the output of a process that was reaped a while ago, after what is there now. Returns
+    /// what other processes may still write to, and the pid.
+    pub fn cut_output(
+        &mut self,
+        key: ProcessKey,
+        poller: &mut Poller<Readiness>,
+    ) -> (u32, Vec<OwnedFd>) {
+        let over = |p: &&mut Process| p.exit.is_some() && !p.published;
+        let Some(process) = self.records.get_mut(&key).filter(over) else {
+            return (0, Vec::new());
+        };
+        process.cut = None;
+        let _about = process.scope.enter();
+        let left = process.relay.cut(poller, |kind| stream(key, kind));
+        let left = left.unwrap_or_else(|error| {
+            log::error!("ending the output of process {}: {error}", process.pid);
+            Vec::new()
+        });
+        (process.pid, left)
     }
 
     /// Whether it was reaped and drained, and its exit is not published yet.
