@@ -251,13 +251,13 @@ fn a_machine_without_vsock_says_so_and_what_to_do() {
 #[test]
 fn a_wrong_flag_is_named_on_the_console() {
     let Some(mut profile) = bringup() else { return };
-    profile.service_flags = vec!["-nonsense".into()];
+    profile.service_flags = vec!["-loglevel=nonsense".into()];
     let guest = alone(&profile);
     await_console(
         &guest.console,
         &[
             "the machine would end now: Status(2)",
-            "the service's flags: there is no flag -nonsense",
+            "the service's flags: flag -loglevel cannot be ",
             "uvm:/# ",
         ],
     );
