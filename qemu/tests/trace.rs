@@ -203,7 +203,11 @@ fn a_run_that_fails_or_is_interrupted_leaves_a_whole_file_too() {
     let (told, _) = spans(&file);
     assert_eq!(of(&told, "ExecuteProcess").args["result"], "0x80004005");
 
-    let mut dies = uvm(&["exec", "--gcs-flags", "-nonsense", "--", "true"], &file).unwrap();
+    let mut dies = uvm(
+        &["exec", "--gcs-flags", "-loglevel=nonsense", "--", "true"],
+        &file,
+    )
+    .unwrap();
     assert_eq!(dies.output().unwrap().status.code(), Some(125));
     let (told, _) = spans(&file);
     of(&told, "guest boots");
@@ -225,7 +229,8 @@ fn a_run_that_fails_or_is_interrupted_leaves_a_whole_file_too() {
     of(&told, "powering off");
     assert_eq!(of(&told, "PID 1: mounts").row.0, GUEST);
 
-    let args = ["exec", "--", "sh", "-c", "echo up; exec sleep 1000"];
+    let script = "trap '' HUP; echo up; exec sleep 1000";
+    let args = ["exec", "--", "sh", "-c", script];
     let mut child = uvm(&args, &file)
         .unwrap()
         .stdout(Stdio::piped())
@@ -235,7 +240,10 @@ fn a_run_that_fails_or_is_interrupted_leaves_a_whole_file_too() {
     let mut stdout = BufReader::new(child.stdout.take().unwrap());
     stdout.read_line(&mut line).unwrap();
     assert_eq!(line, "up\n");
-    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).unwrap();
+    // The first signal is the program's, which ignores it.
+    for signal in [Signal::SIGHUP, Signal::SIGTERM] {
+        kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
+    }
     assert_eq!(child.wait().unwrap().code(), Some(143));
     let (told, _) = spans(&file);
     assert_eq!(of(&told, "waiting for process").args["unfinished"], true);

@@ -2,6 +2,7 @@
 //! `docker save`, and the configuration that both share.
 
 use std::collections::HashMap;
+use std::str::FromStr as _;
 
 use serde::de::DeserializeOwned;
 use serde::Deserialize;
@@ -22,6 +23,8 @@ pub struct ImageConfig {
     pub cwd: String,
     /// `name`, `uid`, `name:group`, `uid:gid`; empty: root.
     pub user: String,
+    /// What asks its program to end, by its Linux number; `None`: SIGTERM.
+    pub stop_signal: Option<i32>,
 }
 
 /// A layer as the image names it.
@@ -96,6 +99,7 @@ struct Process {
     env: Option<Vec<String>>,
     working_dir: Option<String>,
     user: Option<String>,
+    stop_signal: Option<String>,
 }
 
 /// Reads what a manifest of an OCI image layout names.
@@ -164,6 +168,34 @@ pub fn docker(store: &Store) -> Result<Manifest> {
     Ok(Manifest { layers, config })
 }
 
+/// The number of a signal as images have it: `SIGQUIT`, `QUIT`, `3`, `SIGRTMIN+3`.
+fn signal(name: &str) -> Option<i32> {
+    /// The first real-time signal that a C library leaves to programs, and the last.
+    const REAL_TIME: (i32, i32) = (34, 64);
+    if let Ok(number) = name.parse() {
+        return Some(number).filter(|number| (1..=REAL_TIME.1).contains(number));
+    }
+    let name = name.to_ascii_uppercase();
+    let name = name.strip_prefix("SIG").unwrap_or(&name);
+    let (first, rest) = match (name.strip_prefix("RTMIN"), name.strip_prefix("RTMAX")) {
+        (Some(rest), _) => (REAL_TIME.0, rest),
+        (None, Some(rest)) => (REAL_TIME.1, rest),
+        (None, None) => {
+            let known = nix::sys::signal::Signal::from_str(&format!("SIG{name}"));
+            return known.ok().map(|signal| signal as i32);
+        }
+    };
+    let offset: i32 = if rest.is_empty() {
+        0
+    } else {
+        rest.parse().ok()?
+    };
+    let number = first.checked_add(offset)?;
+    (REAL_TIME.0..=REAL_TIME.1)
+        .contains(&number)
+        .then_some(number)
+}
+
 fn config_file(name: &str, bytes: &[u8]) -> Result<(ImageConfig, Vec<Digest>)> {
     let file: ConfigFile = parse(name, bytes)?;
     // Old images say nothing of it.
@@ -176,12 +208,20 @@ fn config_file(name: &str, bytes: &[u8]) -> Result<(ImageConfig, Vec<Digest>)> {
         return Err(OciError::unsupported("the image", why));
     }
     let process = file.config.unwrap_or_default();
+    let stop_signal = process.stop_signal.filter(|name| !name.is_empty());
+    let stop_signal = stop_signal
+        .map(|name| {
+            let unknown = || format!("its stop signal {name:?} is none of Linux");
+            signal(&name).ok_or_else(|| OciError::unsupported("the image", unknown()))
+        })
+        .transpose()?;
     let config = ImageConfig {
         entrypoint: process.entrypoint.unwrap_or_default(),
         cmd: process.cmd.unwrap_or_default(),
         env: process.env.unwrap_or_default(),
         cwd: process.working_dir.unwrap_or_default(),
         user: process.user.unwrap_or_default(),
+        stop_signal,
     };
     let diff_ids = file
         .rootfs
@@ -233,4 +273,28 @@ pub fn check(what: &str, expected: &Digest, found: &Digest) -> Result<()> {
 
 pub fn parse<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T> {
     serde_json::from_slice(bytes).map_err(|e| OciError::corrupt(what, e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::signal;
+
+    #[test]
+    fn stop_signals_have_names_and_numbers() {
+        for (name, number) in [
+            ("SIGQUIT", Some(3)),
+            ("winch", Some(28)),
+            ("9", Some(9)),
+            ("SIGRTMIN+3", Some(37)),
+            ("RTMIN", Some(34)),
+            ("SIGRTMAX-1", Some(63)),
+            ("SIGRTMAX+1", None),
+            ("0", None),
+            ("65", None),
+            ("SIG", None),
+            ("SIGNONE", None),
+        ] {
+            assert_eq!(signal(name), number, "{name}");
+        }
+    }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::bail;
 use clap::Args;
 
-use super::owner::{power_off, OwnerOptions};
+use super::owner::{power_off, OwnerOptions, Tended};
 use super::{output, signals, Progress, VmOptions};
 
 /// How often the end of the VM is looked for.
@@ -32,6 +32,7 @@ impl Boot {
         let mut profile = self.vm.profile()?;
         self.owner.prepare(&mut profile)?;
         let vm = Arc::new(self.vm.boot_profile(profile, &progress)?);
+        let _tended = Tended::new(&vm);
         let timings = vm.timings();
         for (name, at) in [
             ("entropy taken", timings.entropy),

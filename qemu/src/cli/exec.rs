@@ -7,10 +7,10 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::client::{refused, Inside, Which};
-use super::owner::{power_off, OwnerOptions};
-use super::{exit_code, terminal, Progress, VmOptions};
+use super::owner::{power_off, OwnerOptions, Tended};
+use super::{exit_code, signals, terminal, Progress, VmOptions};
 use crate::control::wire::{self, Request};
-use crate::control::{ControlError, Urge};
+use crate::control::{ControlError, Remote, Urge};
 use crate::exit::start_failure;
 use uvm_host::{HostError, Process};
 
@@ -88,7 +88,7 @@ impl Exec {
             false => which
                 .connect()
                 .and_then(|client| client.exec(order))
-                .and_then(|remote| remote.relay()),
+                .and_then(relay_remote),
         };
         outcome.map_or_else(refused, |code| Ok(exit_code(code)))
     }
@@ -101,6 +101,7 @@ impl Exec {
         let mut profile = self.vm.profile()?;
         self.owner.prepare(&mut profile)?;
         let vm = Arc::new(self.vm.boot_profile(profile, &progress)?);
+        let _tended = Tended::new(&vm);
         let trace = self.vm.recorder();
         let stage = trace.stage("running the process");
         let mut launch = vm.external(&self.args);
@@ -127,18 +128,24 @@ impl Exec {
                 Urge::Pressed => libc::SIGKILL,
             })
         })?;
-        let code = relay(process, self.terminal)?;
+        let outcome = relay(process, self.terminal, libc::SIGTERM);
         drop(stage);
         if let Err(e) = power_off(&vm, server) {
             log::warn!("{e}");
         }
-        Ok(exit_code(code))
+        Ok(exit_code(outcome?))
     }
 }
 
-/// Runs a process of the tool's own VM to its end, on this terminal if it has one.
-pub fn relay(process: Process, on_terminal: bool) -> Result<u32, HostError> {
+/// Runs a process of the tool's own VM to its end, on this terminal if it has one. Without a
+/// terminal, it gets the first signal that the tool gets, and `stop_signal` for SIGTERM.
+pub fn relay(process: Process, on_terminal: bool, stop_signal: i32) -> Result<u32, HostError> {
     if !on_terminal {
+        let pass = process.signaller();
+        signals::forward(move |signal| match signal {
+            libc::SIGTERM => pass(stop_signal),
+            other => pass(other),
+        });
         return process.relay();
     }
     let resize = process.resizer();
@@ -155,6 +162,13 @@ pub fn relay(process: Process, on_terminal: bool) -> Result<u32, HostError> {
     let outcome = process.relay();
     drop(raw);
     outcome
+}
+
+/// Runs a process of a running VM to its end. It gets the first signal that the tool gets.
+fn relay_remote(remote: Remote) -> Result<u32, ControlError> {
+    let sender = remote.sender()?;
+    signals::forward(move |signal| sender.send(&Request::Signal { signal }));
+    remote.relay()
 }
 
 /// Runs a process of a running VM to its end on this terminal.

@@ -105,6 +105,7 @@ pub fn main() -> ExitCode {
         Command::Vsock(vsock) => vsock.run(),
         Command::Doctor(doctor) => doctor.run(),
     };
+    signals::settle();
     uvm_host::trace::finish();
     outcome.unwrap_or_else(|e| {
         eprintln!("uvm: {e:#}");

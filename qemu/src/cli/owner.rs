@@ -1,6 +1,7 @@
 //! What the commands that have a VM share: its name and its control socket.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 
@@ -61,9 +62,44 @@ impl OwnerOptions {
     }
 }
 
+/// The time that the guest has to write its file systems out when a command ends early.
+const LAST_LIMIT: Duration = Duration::from_secs(5);
+
+/// Powers a VM off, if it still runs, when the command returns early and when a signal ends the
+/// tool: what was written to its disks is then on this machine.
+pub struct Tended(Arc<Uvm>);
+
+impl Tended {
+    pub fn new(vm: &Arc<Uvm>) -> Self {
+        let weak = Arc::downgrade(vm);
+        crate::exit::at_exit(move || {
+            if let Some(vm) = weak.upgrade() {
+                write_out(&vm);
+            }
+        });
+        Self(Arc::clone(vm))
+    }
+}
+
+impl Drop for Tended {
+    fn drop(&mut self) {
+        write_out(&self.0);
+    }
+}
+
+fn write_out(vm: &Uvm) {
+    if vm.vm().wait(Duration::ZERO).is_ok() {
+        // It has ended.
+        return;
+    }
+    if let Err(e) = vm.power_off_within(LAST_LIMIT) {
+        log::warn!("the VM's file systems may not be written out: {e}");
+    }
+}
+
 /// Powers the VM off. The server ends last, so that a client that waits for the end gets its
 /// answer.
-pub fn power_off(vm: &Uvm, server: Option<Server>) -> anyhow::Result<std::time::Duration> {
+pub fn power_off(vm: &Uvm, server: Option<Server>) -> anyhow::Result<Duration> {
     let mut server = server;
     if let Some(server) = &mut server {
         server.close();

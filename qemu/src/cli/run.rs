@@ -15,7 +15,7 @@ use uvm::attach_dir::AttachDir;
 use uvm::attachment::Attachment;
 use uvm::container::{self, Container, Rootfs};
 use uvm::network;
-use uvm::volume::Volume;
+use uvm::volume::{self, Volume};
 use uvm::Uvm;
 use uvm_host::{HostError, Process};
 use uvm_images::{Cache, Image, Platform};
@@ -23,7 +23,7 @@ use uvm_vm::network::Nic;
 use uvm_vm::profile::{Forward, Profile};
 
 use super::exec::relay;
-use super::owner::{power_off, OwnerOptions};
+use super::owner::{power_off, OwnerOptions, Tended};
 use super::{exit_code, progress, terminal, Progress, VmOptions};
 
 /// Disks that fit on one controller.
@@ -164,8 +164,10 @@ impl Run {
         let program = spec["process"]["args"][0].as_str().map(str::to_owned);
         let program = program.context("the image has no command: give one after `--`")?;
 
+        network::unprivileged(&mut spec);
         let net = self.fit(&mut profile, &image)?;
         let vm = Arc::new(self.vm.boot_profile(profile, &progress)?);
+        let _tended = Tended::new(&vm);
         if net {
             // The pod's namespace, which the host's network service would name.
             let namespace = uuid::Uuid::new_v4().to_string();
@@ -192,17 +194,21 @@ impl Run {
             process: spec["process"].take(),
             attach_dir: storage.attach_dir,
         };
-        let host = vm.host().clone();
-        let on_stop = move |urge| host.shutdown(&id, urge == Urge::Pressed);
+        let stop_signal = image.config.stop_signal.unwrap_or(libc::SIGTERM);
+        let (host, ask) = (vm.host().clone(), process.signaller());
+        let on_stop = move |urge| match urge {
+            Urge::Asked if stop_signal != libc::SIGTERM => ask(stop_signal),
+            urge => host.shutdown(&id, urge == Urge::Pressed),
+        };
         let server = self.owner.serve("run", &vm, vec![known], on_stop)?;
-        let code = relay(process, self.container.terminal)?;
+        let outcome = relay(process, self.container.terminal, stop_signal);
         drop(stage);
         let _stage = trace.stage("stopping");
-        // The exit code is known; nothing from here on may change it.
+        // The outcome is known; nothing from here on may change it.
         if let Err(e) = leave(&vm, server, container, storage.attachments) {
             log::warn!("the VM was not left in good order: {e:#}");
         }
-        Ok(exit_code(code))
+        Ok(exit_code(outcome?))
     }
 
     /// Gives the container a `TERM` of this terminal's, unless one was chosen.
@@ -257,6 +263,7 @@ impl Run {
             storage.mounts.push(dir.mount());
             storage.attach_dir = Some(dir);
         }
+        volume::parents_first(&mut storage.mounts);
         Ok((container, storage))
     }
 
@@ -310,14 +317,25 @@ fn leave(
     container: Container,
     attachments: Vec<Attachment>,
 ) -> anyhow::Result<()> {
+    let released = release(vm, server.as_mut(), container, attachments);
+    // Also when something could not be unmounted: the guest writes out what it has.
+    power_off(vm, server)?;
+    released
+}
+
+fn release(
+    vm: &Uvm,
+    server: Option<&mut Server>,
+    container: Container,
+    attachments: Vec<Attachment>,
+) -> anyhow::Result<()> {
     container.remove()?;
-    if let Some(server) = &mut server {
+    if let Some(server) = server {
         server.close();
     }
     for mut attachment in attachments.into_iter().rev() {
         attachment.remove(vm)?;
     }
-    power_off(vm, server)?;
     Ok(())
 }
 

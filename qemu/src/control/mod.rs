@@ -18,7 +18,7 @@ mod requests;
 pub mod server;
 pub mod wire;
 
-pub use client::Client;
+pub use client::{Client, Remote};
 pub use directory::{Directory, Name};
 pub use server::{Known, Server, Urge};
 

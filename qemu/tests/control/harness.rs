@@ -116,13 +116,14 @@ pub fn inventory(vm: &Uvm) -> Inventory {
     (have, seen)
 }
 
-/// Children of this process that serve a directory.
+/// Processes that serve a directory, which they have open.
 pub fn servers(path: &Path) -> usize {
     let processes = fs::read_dir("/proc").unwrap().flatten();
     let of_ours = |entry: &fs::DirEntry| {
-        let args = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let args = String::from_utf8_lossy(&args).into_owned();
-        args.contains("diod") && args.contains(path.to_str().unwrap())
+        let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+        let open = fs::read_dir(entry.path().join("fd")).into_iter().flatten();
+        let mut open = open.flatten().map(|fd| fs::read_link(fd.path()));
+        name.trim() == "diod" && open.any(|open| open.is_ok_and(|open| open == path))
     };
     processes.filter(of_ours).count()
 }

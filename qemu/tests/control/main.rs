@@ -87,6 +87,7 @@ fn each_kind_is_used_and_gone(files: &Files, vm: &Uvm, before: &Inventory, share
         assert_eq!(name, expected, "{source}");
         let wrote = vm.external(&["sh", "-c", "echo kept > /run/x/new"]).run();
         assert_eq!(wrote.unwrap().code == 0, writable, "{source}");
+        assert_eq!(servers(shared), usize::from(kind == "share"));
         let listed = files.good(&["ps", "--vm", "one"]);
         assert!(listed.contains("/run/x"), "{listed}");
         files.bad(&["attach", "share", "shared:/run/x"], "/run/x is taken");

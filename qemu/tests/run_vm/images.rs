@@ -10,7 +10,7 @@ use crate::{common, run, said};
 
 type Tar = tar::Builder<Vec<u8>>;
 
-fn busybox() -> Option<Vec<u8>> {
+pub fn busybox() -> Option<Vec<u8>> {
     let paths = ["/usr/bin/busybox", "/bin/busybox"];
     let found = paths.iter().find_map(|path| std::fs::read(path).ok());
     if found.is_none() {
@@ -44,11 +44,11 @@ fn tar(entries: &[(&str, u32, u64, &[u8])]) -> Tar {
     tar
 }
 
-fn layer(entries: &[(&str, u32, u64, &[u8])]) -> Vec<u8> {
+pub fn layer(entries: &[(&str, u32, u64, &[u8])]) -> Vec<u8> {
     tar(entries).into_inner().unwrap()
 }
 
-fn docker_save(layers: &[Vec<u8>], config: serde_json::Value) -> Vec<u8> {
+pub fn docker_save(layers: &[Vec<u8>], config: serde_json::Value) -> Vec<u8> {
     let digest = |bytes: &[u8]| hex::encode(Sha256::digest(bytes));
     let diff_ids: Vec<_> = layers
         .iter()

@@ -1,12 +1,15 @@
 //! `uvm run` with a real guest: the container's streams and exit code are the tool's own, images
-//! (`images.rs`) arrive as they were packed, and nothing is left over.
+//! (`images.rs`) arrive as they were packed, signals (`signals.rs`) are passed on, and nothing is left
+//! over.
 
 #[path = "../common/mod.rs"]
 mod common;
 mod images;
+mod signals;
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -149,6 +152,44 @@ fn options_reach_the_container() {
     let args = [&options[..], &["--", "sh", "-c", script]].concat();
     if let Some(done) = run(&args, b"") {
         said(&done, 137, "1000\n1000\n/tmp\nb c\nbox\n");
+    }
+}
+
+#[test]
+fn users_without_privileges_may_open_low_ports_and_ping() {
+    // The server goes into the background once it has its port.
+    let script = "cd /proc/sys/net/ipv4; cat ip_unprivileged_port_start ping_group_range; \
+        httpd -p 80 -h / && echo bound";
+    // The container has a network of its own in either case; only the first one leads anywhere.
+    for options in [&["--net"][..], &[]] {
+        let args = [options, &["-u", "user", "--", "sh", "-c", script]].concat();
+        if let Some(done) = run(&args, b"") {
+            said(&done, 0, "0\n0\t2147483647\nbound\n");
+        }
+    }
+}
+
+#[test]
+fn volumes_below_each_other_are_seen_in_any_order() {
+    // Root's, so a 9P server that looks as another user cannot get to what is below it.
+    let private = tempfile::tempdir().unwrap();
+    let mode = std::fs::Permissions::from_mode(0o700);
+    std::fs::set_permissions(private.path(), mode).unwrap();
+    for name in ["outer", "inner, too"] {
+        let directory = private.path().join(name);
+        std::fs::create_dir(&directory).unwrap();
+        std::fs::write(directory.join("name"), name).unwrap();
+    }
+    let outer = format!("{}/outer:/p", private.path().display());
+    let inner = format!("{}/inner, too:/p/child", private.path().display());
+    let script = "cat /p/name /p/child/name; echo new > /p/child/new";
+    for volumes in [[&outer, &inner], [&inner, &outer]] {
+        let args = ["-v", volumes[0], "-v", volumes[1], "--", "sh", "-c", script];
+        if let Some(done) = run(&args, b"") {
+            said(&done, 0, "outerinner, too");
+            let new = std::fs::read(private.path().join("inner, too/new"));
+            assert_eq!(new.unwrap(), b"new\n");
+        }
     }
 }
 

@@ -10,8 +10,6 @@ use crate::error::UvmError;
 pub enum AttachError {
     #[error("{path} cannot be given to a VM: {source}")]
     Source { path: String, source: io::Error },
-    #[error("{path} cannot be shared: its name contains a comma, which 9P mounts do not take")]
-    Comma { path: String },
     #[error("sharing directories needs the 9P server diod (apt-get install diod)")]
     NoServer,
     #[error("the 9P server diod of {path} cannot be started: {source}")]
@@ -21,6 +19,8 @@ pub enum AttachError {
          not plugged in, because QEMU cannot unplug persistent memory"
     )]
     NoFileSystem { path: String },
+    #[error("{failure}; the 9P server diod said: {said}")]
+    Served { failure: Box<Self>, said: String },
     #[error("mounting {path}: {source}")]
     Mount { path: String, source: HostError },
     #[error("unmounting {path}: {source}")]

@@ -31,6 +31,15 @@ pub fn settings(nic: Nic, namespace: &str) -> Value {
     settings
 }
 
+/// Lets users without privileges open every port and ping in a container that has a network
+/// namespace of its own, as Docker does since 20.10.
+pub fn unprivileged(spec: &mut Value) {
+    spec["linux"]["sysctl"] = json!({
+        "net.ipv4.ip_unprivileged_port_start": "0",
+        "net.ipv4.ping_group_range": "0 2147483647",
+    });
+}
+
 /// Names the network namespace of a container in its spec.
 pub fn join(spec: &mut Value, namespace: &str) {
     spec["windows"] = json!({"network": {"networkNamespace": namespace}});

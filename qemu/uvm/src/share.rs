@@ -2,16 +2,23 @@
 //!
 //! diod has links, renames, locks and extended attributes. It takes a connection as its standard
 //! streams, so neither a socket nor a port of this machine is opened.
+//!
+//! It gets the directory as an open descriptor, and exports what `/proc/self/fd` has of that. So
+//! nobody needs a right to the directories above, as with a bind mount: root's diod answers each
+//! user of the guest with that user's rights, and attaches as `nobody`.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{ChildStderr, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
+use nix::fcntl::OFlag;
 use serde_json::json;
 
 use uvm_host::HostError;
@@ -25,25 +32,29 @@ pub(crate) const PORT: u32 = 564;
 const SERVER: &str = "diod";
 /// The server ends with its connection; this is for a machine that swaps.
 const SERVER_LIMIT: Duration = Duration::from_secs(30);
+/// The most that is kept of what it says, in bytes.
+const SAID: u64 = 4096;
 
 /// A 9P server at work.
 pub(crate) struct ShareServer {
     connection: UnixStream,
-    /// Gets how the server ended.
-    ended: Receiver<io::Result<()>>,
+    /// Gets what the server said, when it ended.
+    ended: Receiver<String>,
 }
 
 impl ShareServer {
     /// Waits until it is gone. The guest has closed its connection; otherwise it is closed here.
-    pub(crate) fn end(&mut self) {
+    /// Returns what it said on its standard error, the first time.
+    pub(crate) fn end(&mut self) -> String {
         // It is closed already, as a rule.
         drop(self.connection.shutdown(Shutdown::Both));
         match self.ended.recv_timeout(SERVER_LIMIT) {
+            Ok(said) => said,
             Err(mpsc::RecvTimeoutError::Timeout) => {
                 log::error!("{SERVER} does not end though its connection did");
+                String::new()
             }
-            // Its thread has logged how it ended.
-            Ok(_) | Err(mpsc::RecvTimeoutError::Disconnected) => {}
+            Err(mpsc::RecvTimeoutError::Disconnected) => String::new(),
         }
     }
 }
@@ -56,20 +67,28 @@ pub(crate) fn share(
     read_only: bool,
 ) -> Result<ShareServer, AttachError> {
     let name = directory.to_string_lossy().into_owned();
-    if name.contains(',') {
-        return Err(AttachError::Comma { path: name });
-    }
     let server = choice::program(SERVER).ok_or(AttachError::NoServer)?;
-    let command = server_command(&server, directory, read_only);
+    let opened = File::options()
+        .read(true)
+        .custom_flags((OFlag::O_PATH | OFlag::O_DIRECTORY).bits())
+        .open(directory)
+        .map_err(|source| AttachError::Source {
+            path: name.clone(),
+            source,
+        })?;
+    let opened = OwnedFd::from(opened);
+    // With the dot it is the directory, and not a symbolic link to it.
+    let export = format!("/proc/self/fd/{}/.", child::number(&opened));
+    let command = server_command(&server, &export, read_only);
     // The guest dials the same port for every share.
     let _turn = vm.plan9_turn();
     let (send, dialled) = mpsc::channel();
     let taker = move |stream: UnixStream| {
         // Nobody listens when the request has failed meanwhile.
-        drop(send.send(serve(command, stream)));
+        drop(send.send(serve(command, opened, stream)));
     };
     vm.on_dial(PORT, taker).map_err(AttachError::mount(&name))?;
-    let settings = json!({"MountPath": path, "Port": PORT, "ShareName": name,
+    let settings = json!({"MountPath": path, "Port": PORT, "ShareName": export,
         "ReadOnly": read_only});
     let added = vm
         .modify("MappedDirectory", "Add", settings)
@@ -81,8 +100,14 @@ pub(crate) fn share(
         (Ok(()), Ok(Ok(server))) => Ok(server),
         (Err(_), Ok(Err(source))) => Err(AttachError::Server { path: name, source }),
         (Err(e), Ok(Ok(mut server))) => {
-            server.end();
-            Err(e)
+            let said = server.end();
+            match said.is_empty() {
+                true => Err(e),
+                false => Err(AttachError::Served {
+                    failure: Box::new(e),
+                    said,
+                }),
+            }
         }
         (Err(e), Err(_)) => Err(e),
         (Ok(()), Ok(Err(_)) | Err(_)) => Err(AttachError::mount(&name)(HostError::Unusable {
@@ -92,10 +117,10 @@ pub(crate) fn share(
     }
 }
 
-fn server_command(server: &Path, directory: &Path, read_only: bool) -> Command {
+fn server_command(server: &Path, export: &str, read_only: bool) -> Command {
     let mut command = Command::new(server);
     command.args("-f -n -L stderr -c /dev/null --rfdno=0 --wfdno=1".split(' '));
-    command.arg("-e").arg(directory);
+    command.arg("-e").arg(export);
     if read_only {
         command.args(["-o", "ro"]);
     }
@@ -112,28 +137,50 @@ fn server_command(server: &Path, directory: &Path, read_only: bool) -> Command {
 
 /// Runs the server on a thread of its own, to the end of the connection. It would die with the
 /// thread.
-fn serve(mut command: Command, stream: UnixStream) -> io::Result<ShareServer> {
+fn serve(mut command: Command, directory: OwnedFd, stream: UnixStream) -> io::Result<ShareServer> {
     let (connection, output) = (stream.try_clone()?, stream.try_clone()?);
     command
         .stdin(OwnedFd::from(stream))
         .stdout(OwnedFd::from(output))
-        .stderr(Stdio::null());
+        .stderr(Stdio::piped());
     let (tell, ended) = mpsc::channel();
     let last = connection.try_clone()?;
     let run = move || {
-        let started = child::spawn_bound(&mut command, Vec::new());
+        let started = child::spawn_bound(&mut command, vec![directory]);
         // The command holds copies of the connection. They are dropped so that the guest sees its
         // end.
         drop(command);
-        let done = started.and_then(|mut server| server.wait());
-        match &done {
-            Ok(status) => log::debug!("{SERVER} ended: {status}"),
-            Err(e) => log::error!("{SERVER} cannot be started: {e}"),
-        }
+        let said = match started {
+            Ok(mut server) => {
+                let said = server.stderr.take().map(hear).unwrap_or_default();
+                match server.wait() {
+                    Ok(status) => log::debug!("{SERVER} ended: {status}"),
+                    Err(e) => log::error!("waiting for {SERVER}: {e}"),
+                }
+                said
+            }
+            Err(e) => {
+                log::error!("{SERVER} cannot be started: {e}");
+                format!("it cannot be started: {e}")
+            }
+        };
         drop(last.shutdown(Shutdown::Both));
         // The share may have been dropped.
-        drop(tell.send(done.map(drop)));
+        drop(tell.send(said));
     };
     std::thread::Builder::new().name("9p".into()).spawn(run)?;
     Ok(ShareServer { connection, ended })
+}
+
+/// Reads to the end, keeps the beginning, and makes one line of it.
+fn hear(mut stderr: ChildStderr) -> String {
+    let mut kept = Vec::new();
+    let read = Read::by_ref(&mut stderr).take(SAID).read_to_end(&mut kept);
+    let read = read.and_then(|_| io::copy(&mut stderr, &mut io::sink()));
+    if let Err(e) = read {
+        log::debug!("what {SERVER} says: {e}");
+    }
+    let text = String::from_utf8_lossy(&kept);
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    lines.join("; ")
 }

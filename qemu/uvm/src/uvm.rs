@@ -248,10 +248,15 @@ impl Uvm {
 
     /// Asks the guest to power off and waits until QEMU is gone.
     pub fn power_off(&self) -> Result<Duration, UvmError> {
+        self.power_off_within(POWER_OFF_LIMIT)
+    }
+
+    /// The same with a limit of its own.
+    pub fn power_off_within(&self, limit: Duration) -> Result<Duration, UvmError> {
         let asked = Instant::now();
         let _stage = self.host.trace().stage("powering off");
         self.host.shutdown_uvm()?;
-        match self.vm.wait(POWER_OFF_LIMIT)? {
+        match self.vm.wait(limit)? {
             VmEnd::Exited(_) | VmEnd::Stopped => Ok(asked.elapsed()),
             end => Err(VmError::Ended { end }.into()),
         }

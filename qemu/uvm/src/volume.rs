@@ -112,6 +112,16 @@ impl Volume {
     }
 }
 
+/// Puts mounts of a spec into the order in which none hides another: by the depth of their
+/// destinations, otherwise as they were.
+pub fn parents_first(mounts: &mut [Value]) {
+    let depth = |mount: &Value| {
+        let destination = mount["destination"].as_str().unwrap_or_default();
+        Path::new(destination).components().count()
+    };
+    mounts.sort_by_key(depth);
+}
+
 /// The directory to share, and the name in it when a file was asked for.
 fn resolve(host: &Path) -> Result<(PathBuf, Option<String>), AttachError> {
     let failed = |source| AttachError::Source {
@@ -132,6 +142,17 @@ fn resolve(host: &Path) -> Result<(PathBuf, Option<String>), AttachError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_mount_hides_another() {
+        let mounts = |order: &[&str]| -> Vec<Value> {
+            let mounts = order.iter();
+            mounts.map(|path| json!({"destination": path})).collect()
+        };
+        let mut given = mounts(&["/p/a/b", "/q/c", "/p/", "/p//a", "/"]);
+        parents_first(&mut given);
+        assert_eq!(given, mounts(&["/", "/p/", "/q/c", "/p//a", "/p/a/b"]));
+    }
 
     #[test]
     fn command_lines_name_volumes() {

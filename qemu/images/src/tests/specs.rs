@@ -14,6 +14,7 @@ fn image() -> ImageConfig {
         env: words(&["PATH=/bin", "A=1"]),
         cwd: "/srv".into(),
         user: "www".into(),
+        stop_signal: None,
     }
 }
 
