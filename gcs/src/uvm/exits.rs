@@ -77,7 +77,9 @@ impl Uvm {
             self.init_exited(&id);
         }
         self.publish_if_over(key);
-        if !self.processes.is_published(key) {
+        // A record that is gone was published and collected.
+        let is_known = self.processes.pid(key).is_some();
+        if is_known && !self.processes.is_published(key) {
             self.cut_output_later(key);
         }
     }
