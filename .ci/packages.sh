@@ -51,7 +51,6 @@ images  mkfs.ext4                   e2fsprogs        formats scratch disks
 images  cpio                        cpio             checks the initrd in tests
 images  tar                         tar              unpacks image layers
 images  zstd                        zstd             image layers and initrd
-images  diod                        diod             directories of this machine in a container
 tests   xtables-legacy-multi        iptables         packet filters that pods bring along
 tests   mkfs.xfs                    xfsprogs         disks with another file system
 tests   fsck.erofs                  erofs-utils      checks layer disks by another program

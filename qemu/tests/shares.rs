@@ -118,9 +118,6 @@ fn a_server_that_is_silent_or_dies_costs_its_request_and_nothing_else() {
 
 #[test]
 fn a_container_works_on_directories_of_the_host() {
-    if !common::has("diod") {
-        return;
-    }
     let top = tempfile::tempdir().unwrap();
     let (shared, sealed) = (top.path().join("shared"), top.path().join("sealed"));
     for directory in [&shared, &sealed] {
@@ -136,7 +133,14 @@ fn a_container_works_on_directories_of_the_host() {
         mkdir many; for n in $(seq 500); do echo $n > many/$n; done; ls many | wc -l
         mv many/1 many/one; ln -s many/one link; cat link; chmod 600 link; rm many/2
         cat /sealed/note; if echo x > /sealed/note; then exit 9; fi
-        cat /only";
+        cat /only
+        # The directory of somebody is renamed, and a link that leads out takes its place.
+        mkdir -p /shared/d/victim; cd /shared/d/victim; mv /shared/d /shared/x
+        ln -s OUTSIDE /shared/d; echo owned > owned; if cat secret 2> /dev/null; then exit 8; fi";
+    let outside = top.path().join("outside");
+    fs::create_dir_all(outside.join("victim")).unwrap();
+    fs::write(outside.join("victim/secret"), "secret").unwrap();
+    let script = script.replace("OUTSIDE", outside.to_str().unwrap());
     let output = common::run(
         &[
             "-v",
@@ -146,7 +150,7 @@ fn a_container_works_on_directories_of_the_host() {
             "-v",
             &volume(&sealed.join("note"), "/only:ro"),
         ],
-        script,
+        &script,
     );
     let Some(output) = output else {
         return;
@@ -168,13 +172,12 @@ fn a_container_works_on_directories_of_the_host() {
     );
     assert_eq!(fs::read_dir(shared.join("many")).unwrap().count(), 499);
     assert_eq!(fs::read(sealed.join("note")).unwrap(), b"sealed");
+    assert_eq!(fs::read(shared.join("x/victim/owned")).unwrap(), b"owned\n");
+    assert_eq!(fs::read_dir(outside.join("victim")).unwrap().count(), 1);
 }
 
 /// A directory of this machine in a VM with a shell; nothing and a word when something is missing.
 fn shared() -> Option<(Uvm, tempfile::TempDir, Attachment)> {
-    if !common::has("diod") {
-        return None;
-    }
     let vm = common::boot()?;
     let top = tempfile::tempdir().unwrap();
     let share = Attachment::share(&vm, top.path(), PATH, false).unwrap();

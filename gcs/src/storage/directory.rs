@@ -18,21 +18,43 @@ const MESSAGE_SIZE_OPTION: &str = "gcs.9p_msize=";
 /// The sizes that the kernel's 9P accepts for a connection.
 const MESSAGE_SIZES: std::ops::RangeInclusive<u32> = 4096..=1 << 20;
 
-/// The size by the options of the kernel line, which stand before `--`.
-fn message_size(kernel_line: &str) -> u32 {
-    let options = kernel_line
-        .split_whitespace()
-        .take_while(|option| *option != "--");
-    let values = options.filter_map(|option| option.strip_prefix(MESSAGE_SIZE_OPTION));
-    let Some(value) = values.last() else {
-        return MESSAGE_SIZE;
-    };
-    match value.parse() {
-        Ok(size) if MESSAGE_SIZES.contains(&size) => size,
-        _ => {
-            log::warn!("{MESSAGE_SIZE_OPTION}{value}: not a number of bytes from 4096 to 1048576");
-            MESSAGE_SIZE
-        }
+/// Lets programs map files of shares shared and writable, which 9P without a cache refuses. The
+/// guest's memory and the host's file may then differ until the guest writes back.
+const CACHE_OPTION: &str = "gcs.9p_cache=";
+
+/// How directories are mounted, by the options of the kernel line, which stand before `--`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Ways {
+    message_size: u32,
+    maps: bool,
+}
+
+impl Ways {
+    fn of(kernel_line: &str) -> Self {
+        let last = |option: &str| {
+            let options = kernel_line.split_whitespace();
+            let options = options.take_while(|option| *option != "--");
+            options.filter_map(|text| text.strip_prefix(option)).last()
+        };
+        let message_size =
+            last(MESSAGE_SIZE_OPTION).map_or(MESSAGE_SIZE, |value| match value.parse() {
+                Ok(size) if MESSAGE_SIZES.contains(&size) => size,
+                _ => {
+                    log::warn!(
+                        "{MESSAGE_SIZE_OPTION}{value}: not a number of bytes from 4096 to 1048576"
+                    );
+                    MESSAGE_SIZE
+                }
+            });
+        let maps = match last(CACHE_OPTION) {
+            None | Some("none") => false,
+            Some("mmap") => true,
+            Some(value) => {
+                log::warn!("{CACHE_OPTION}{value}: neither none nor mmap");
+                false
+            }
+        };
+        Self { message_size, maps }
     }
 }
 
@@ -71,9 +93,12 @@ impl Directory {
         })
     }
 
-    fn mount_data(&self, connection: i32, message_size: u32) -> String {
-        let mut data =
-            format!("trans=fd,rfdno={connection},wfdno={connection},msize={message_size}");
+    fn mount_data(&self, connection: i32, ways: Ways) -> String {
+        let size = ways.message_size;
+        let mut data = format!("trans=fd,rfdno={connection},wfdno={connection},msize={size}");
+        if ways.maps {
+            data += ",cache=mmap";
+        }
         if !self.share.is_empty() {
             data += ",aname=";
             data += &self.share;
@@ -99,7 +124,7 @@ fn add_with(
     journal: &Journal,
 ) -> Result<MountRecord, Failure> {
     let path = &directory.mount_path;
-    let size = message_size(&std::fs::read_to_string("/proc/cmdline").unwrap_or_default());
+    let ways = Ways::of(&std::fs::read_to_string("/proc/cmdline").unwrap_or_default());
     Undo::run(kernel, journal, |undo| {
         undo.make_directories(path, 0o700)?;
         let flags = match directory.read_only {
@@ -111,7 +136,7 @@ fn add_with(
             target: path,
             kind: "9p",
             flags,
-            data: &directory.mount_data(connection.as_raw_fd(), size),
+            data: &directory.mount_data(connection.as_raw_fd(), ways),
         };
         undo.mount(mount).map_err(|error| {
             Failure::unspecified(format!(
@@ -136,30 +161,47 @@ mod tests {
 
     #[test]
     fn mount_data_is_as_the_kernel_wants_it() {
-        for (share, expected) in [
-            ("", "trans=fd,rfdno=7,wfdno=7,msize=65536"),
-            ("0", "trans=fd,rfdno=7,wfdno=7,msize=65536,aname=0"),
+        let (plain, maps) = (Ways::of(""), Ways::of("gcs.9p_cache=mmap"));
+        for (share, ways, expected) in [
+            ("", plain, "trans=fd,rfdno=7,wfdno=7,msize=65536"),
+            ("0", plain, "trans=fd,rfdno=7,wfdno=7,msize=65536,aname=0"),
+            (
+                "0",
+                maps,
+                "trans=fd,rfdno=7,wfdno=7,msize=65536,cache=mmap,aname=0",
+            ),
         ] {
             // Read-only is a flag of the mount, not an option of 9P.
             for read_only in [false, true] {
                 let directory = Directory::new("/m", 564, share, read_only).unwrap();
-                assert_eq!(directory.mount_data(7, MESSAGE_SIZE), expected);
+                assert_eq!(directory.mount_data(7, ways), expected);
             }
         }
     }
 
     #[test]
-    fn the_kernel_line_sets_the_size_of_messages() {
-        for (line, size) in [
-            ("quiet -- -e 1 /bin/gcs", 65_536),
-            ("gcs.9p_msize=262144 quiet", 262_144),
-            ("gcs.9p_msize=262144 gcs.9p_msize=1048576 -- x", 1 << 20),
-            ("gcs.9p_msize=1048577", 65_536),
-            ("gcs.9p_msize=0", 65_536),
-            ("gcs.9p_msize=64k", 65_536),
-            ("quiet -- gcs.9p_msize=262144", 65_536),
+    fn the_kernel_line_sets_how_directories_are_mounted() {
+        for (line, message_size, maps) in [
+            ("quiet -- -e 1 /bin/gcs", 65_536, false),
+            ("gcs.9p_msize=262144 quiet", 262_144, false),
+            (
+                "gcs.9p_msize=262144 gcs.9p_msize=1048576 -- x",
+                1 << 20,
+                false,
+            ),
+            ("gcs.9p_msize=1048577", 65_536, false),
+            ("gcs.9p_msize=0", 65_536, false),
+            ("gcs.9p_msize=64k", 65_536, false),
+            (
+                "quiet -- gcs.9p_msize=262144 gcs.9p_cache=mmap",
+                65_536,
+                false,
+            ),
+            ("gcs.9p_cache=mmap", 65_536, true),
+            ("gcs.9p_cache=mmap gcs.9p_cache=none", 65_536, false),
+            ("gcs.9p_cache=loose", 65_536, false),
         ] {
-            assert_eq!(message_size(line), size, "{line}");
+            assert_eq!(Ways::of(line), Ways { message_size, maps }, "{line}");
         }
     }
 

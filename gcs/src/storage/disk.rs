@@ -150,17 +150,17 @@ fn mount(
     kind: &str,
     disk: &Disk,
 ) -> Result<(), Failure> {
-    let (flags, data) = if disk.read_only {
-        (MsFlags::MS_RDONLY, filesystem::read_only_data(kind))
+    let flags = if disk.read_only {
+        MsFlags::MS_RDONLY
     } else {
-        (MsFlags::empty(), "")
+        MsFlags::empty()
     };
     let mount = Mount {
         source,
         target,
         kind,
         flags,
-        data,
+        data: filesystem::mount_data(kind, disk.read_only),
     };
     undo.mount(mount).map_err(|error| {
         Failure::unspecified(format!(

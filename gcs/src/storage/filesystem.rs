@@ -10,7 +10,9 @@ struct Signature {
     name: &'static str,
     offset: usize,
     magic: &'static [u8],
-    /// Mount data that keeps a read-only mount from writing to the journal.
+    /// Mount data of every mount.
+    always: &'static str,
+    /// Mount data of a read-only mount, which keeps it from writing to the journal.
     read_only: &'static str,
 }
 
@@ -21,24 +23,29 @@ const SIGNATURES: [Signature; 4] = [
         name: "xfs",
         offset: 0,
         magic: b"XFSB",
-        read_only: "norecovery",
+        // A copy has the UUID of its original, and both may be attached.
+        always: "nouuid",
+        read_only: "nouuid,norecovery",
     },
     Signature {
         name: "squashfs",
         offset: 0,
         magic: b"hsqs",
+        always: "",
         read_only: "",
     },
     Signature {
         name: "erofs",
         offset: 1024,
         magic: &0xe0f5_e1e2_u32.to_le_bytes(),
+        always: "",
         read_only: "",
     },
     Signature {
         name: "ext4",
         offset: 1024 + 56,
         magic: &0xef53_u16.to_le_bytes(),
+        always: "",
         read_only: "noload",
     },
 ];
@@ -69,12 +76,13 @@ pub fn detect(device: &Path) -> io::Result<Option<&'static str>> {
         .map(|kind| kind.name))
 }
 
-/// Mount data for a read-only mount of this type (P-243).
-pub fn read_only_data(kind: &str) -> &'static str {
-    SIGNATURES
-        .iter()
-        .find(|known| known.name == kind)
-        .map_or("", |known| known.read_only)
+/// Mount data for a file system of this type (P-243).
+pub fn mount_data(kind: &str, read_only: bool) -> &'static str {
+    match SIGNATURES.iter().find(|known| known.name == kind) {
+        Some(known) if read_only => known.read_only,
+        Some(known) => known.always,
+        None => "",
+    }
 }
 
 #[cfg(test)]
@@ -109,15 +117,16 @@ mod tests {
     }
 
     #[test]
-    fn only_what_writes_a_journal_needs_data_for_a_read_only_mount() {
-        for (kind, expected) in [
-            ("ext4", "noload"),
-            ("xfs", "norecovery"),
-            ("erofs", ""),
-            ("squashfs", ""),
-            ("vfat", ""),
+    fn mount_data_spares_the_journal_and_lets_copies_be_mounted() {
+        for (kind, writable, read_only) in [
+            ("ext4", "", "noload"),
+            ("xfs", "nouuid", "nouuid,norecovery"),
+            ("erofs", "", ""),
+            ("squashfs", "", ""),
+            ("vfat", "", ""),
         ] {
-            assert_eq!(read_only_data(kind), expected, "{kind}");
+            assert_eq!(mount_data(kind, false), writable, "{kind}");
+            assert_eq!(mount_data(kind, true), read_only, "{kind}, read-only");
         }
     }
 }

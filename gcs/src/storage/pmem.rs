@@ -189,7 +189,7 @@ fn mount(
         };
         undo.make_directories(&target, 0o700)?;
         let kind = detect(&source)?;
-        let plain = filesystem::read_only_data(kind);
+        let plain = filesystem::mount_data(kind, true);
         let direct = !pmem.verified && is_direct(roots, pmem.device);
         let direct = direct.then(|| DIRECT.contains(&kind).then(|| format!("{plain},dax")));
         let ways = direct.flatten().into_iter().chain([plain.to_owned()]);

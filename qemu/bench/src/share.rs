@@ -18,9 +18,9 @@ const SIZES: [(&str, u32); 3] = [
     ("read over 9P, 256 KiB a message", 256 << 10),
     ("read over 9P, 1 MiB a message", 1 << 20),
 ];
-/// By diod, which takes no more than 64 KiB.
-const DIOD: &str = "read over 9P, diod";
-pub const NAMES: [&str; 4] = [SIZES[0].0, SIZES[1].0, SIZES[2].0, DIOD];
+/// By the server that `uvm` shares directories with.
+const SHARED: &str = "read over 9P, a shared directory";
+pub const NAMES: [&str; 4] = [SIZES[0].0, SIZES[1].0, SIZES[2].0, SHARED];
 
 const PATH: &str = "/run/bench-share";
 const PORT: u32 = 564;
@@ -33,8 +33,8 @@ pub fn measure(
 ) -> Result<Vec<Figure>, BenchError> {
     let mut figures = Vec::new();
     for (name, size) in SIZES {
-        let with_diod = figures.is_empty() && plan.wants(DIOD);
-        if !(plan.wants(name) || with_diod) {
+        let with_shared = figures.is_empty() && plan.wants(SHARED);
+        if !(plan.wants(name) || with_shared) {
             continue;
         }
         doing(&format!("booting for {name}"));
@@ -44,11 +44,10 @@ pub fn measure(
         })?;
         let mut figure = Figure::new(name, Unit::MebibytesPerSecond);
         figure.against = stream::INWARD;
-        let mut diod = (figures.is_empty() && uvm_vm::choice::program("diod").is_some())
-            .then(|| Figure::new(DIOD, Unit::MebibytesPerSecond));
+        let mut shared = with_shared.then(|| Figure::new(SHARED, Unit::MebibytesPerSecond));
         let content = dir.join("content");
-        if let Some(diod) = &mut diod {
-            diod.against = stream::INWARD;
+        if let Some(shared) = &mut shared {
+            shared.against = stream::INWARD;
             let made = std::fs::create_dir_all(&content)
                 .and_then(|()| std::fs::File::create(content.join(NAME)))
                 .and_then(|file| file.set_len(stream::BYTES));
@@ -59,18 +58,18 @@ pub fn measure(
             let floor = stream::inward(&vm)?;
             figure.floor.push(floor);
             figure.samples.push(read(&vm, size)?);
-            if let Some(diod) = &mut diod {
-                diod.floor.push(floor);
+            if let Some(shared) = &mut shared {
+                shared.floor.push(floor);
                 let failed = |e: AttachError| BenchError::Files(e.to_string());
                 let share = Attachment::share(&vm, &content, PATH, true);
                 let mut share = share.map_err(failed)?;
-                diod.samples.push(load(&vm)?);
+                shared.samples.push(load(&vm)?);
                 share.remove(&vm).map_err(failed)?;
             }
         }
         vm.power_off()?;
         figures.push(figure);
-        figures.extend(diod);
+        figures.extend(shared);
     }
     Ok(figures)
 }

@@ -2,7 +2,6 @@
 
 use std::io::Read;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -19,7 +18,8 @@ pub const ENTROPY_PORT: u32 = 1;
 pub const LOG_PORT: u32 = 109;
 /// The port of the bridge (protocol 1.1).
 pub const BRIDGE_PORT: u32 = 0x4000_0000;
-const FIRST_STDIO_PORT: u32 = 0x4000_0001;
+/// The ports of streams and shares.
+const FRESH_PORTS: std::ops::Range<u32> = BRIDGE_PORT + 1..0x8000_0000;
 /// What the guest gets at the entropy port.
 const ENTROPY_BYTES: usize = 512;
 /// A guest that takes no bridge bytes for this long is stuck.
@@ -80,7 +80,6 @@ struct Inner {
     strict: bool,
     ports: Ports,
     writer: Arc<Mutex<()>>,
-    next_port: AtomicU32,
     started: Instant,
 }
 
@@ -125,7 +124,6 @@ impl Host {
             strict,
             ports,
             writer: Arc::default(),
-            next_port: AtomicU32::new(FIRST_STDIO_PORT),
             started: Instant::now(),
         })))
     }
@@ -267,6 +265,17 @@ impl Host {
         opened.map_err(HostError::io(format!("listening on port {port}")))
     }
 
+    /// Like [`Self::on_dial`], on a port that nobody can guess. Whoever dials first is served, and a
+    /// container may be able to dial.
+    pub fn on_dial_anywhere(
+        &self,
+        taker: impl FnOnce(UnixStream) + Send + 'static,
+    ) -> Result<u32, HostError> {
+        let port = fresh_port();
+        self.on_dial(port, taker)?;
+        Ok(port)
+    }
+
     /// Stops listening; no-op when the connection has come.
     pub fn off_dial(&self, port: u32) {
         self.0.ports.close(port);
@@ -288,7 +297,7 @@ impl Host {
 
     /// Listens on a fresh stdio port, for a request that names it.
     pub fn open_stream(&self) -> Result<u32, HostError> {
-        let port = self.0.next_port.fetch_add(1, Ordering::Relaxed);
+        let port = fresh_port();
         let to = self.shared().clone();
         let taker = move |stream| {
             to.update(|state| state.streams.insert(port, stream));
@@ -348,6 +357,12 @@ fn open_log(
 }
 
 /// Listens for one connection of the bridge.
+/// A port at random. One that is in use is so rare that listening on it may fail.
+fn fresh_port() -> u32 {
+    let (random, ..) = uuid::Uuid::new_v4().as_fields();
+    FRESH_PORTS.start + random % (FRESH_PORTS.end - FRESH_PORTS.start)
+}
+
 fn open_bridge(ports: &Ports, shared: &Shared, strict: bool) -> std::io::Result<()> {
     let to = shared.clone();
     let taker = move |stream: UnixStream| {

@@ -2,7 +2,7 @@
 //! vsock there is. Only the guest's end of a bridge is needed, not a VM: tests use a thread.
 //!
 //! ```text
-//! port 1 (512 random bytes) · 109 (log records) · 0x40000000 (bridge) · 0x40000001.. (stdio)
+//! port 1 (512 random bytes) · 109 (log records) · 0x40000000 (bridge) · any above it (stdio)
 //!     ports ─→ threads that read ─→ state (one lock) ←─ callers wait, each with a deadline
 //! ```
 //!

@@ -21,7 +21,7 @@ pub struct Attach {
 enum What {
     /// The file system on a disk image: raw, .vhd, .vhdx or .qcow2
     Disk(Disk),
-    /// A directory of this machine over 9P (needs diod)
+    /// A directory of this machine, served over 9P
     Share(Share),
     /// A raw file as persistent memory, read-only; QEMU cannot unplug it, so its slot stays taken
     /// after a detach and is for the same file only

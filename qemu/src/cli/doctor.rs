@@ -17,11 +17,10 @@ pub struct Doctor {
 }
 
 /// Tools for images: name, Debian package, what for.
-const LAYER_TOOLS: [(&str, &str, &str); 4] = [
+const LAYER_TOOLS: [(&str, &str, &str); 3] = [
     ("mkfs.ext4", "e2fsprogs", "scratch disks"),
     ("debugfs", "e2fsprogs", "--attach-dir"),
     ("busybox", "busybox-static", "the default image"),
-    ("diod", "diod", "directories of this machine in a container"),
 ];
 
 impl Doctor {

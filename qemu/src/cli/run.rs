@@ -76,7 +76,7 @@ struct ContainerOptions {
     user: Option<String>,
     #[arg(long, value_name = "NAME")]
     hostname: Option<String>,
-    /// Gives the container a directory or file of this machine (needs diod)
+    /// Gives the container a directory or file of this machine
     #[arg(long, short = 'v', value_name = "HOST:CONTAINER[:ro]", value_parser = Volume::share)]
     volume: Vec<Volume>,
     /// Gives the container the file system on a disk image: raw, .vhd, .vhdx or .qcow2
@@ -233,6 +233,10 @@ impl Run {
         let disks = image.layers.len() + options.volume.len() + options.disk.len() + own;
         profile.controllers = u8::try_from(disks.div_ceil(LUNS).min(CONTROLLERS))?;
         profile.forwards = std::mem::take(&mut options.publish);
+        if !options.volume.is_empty() {
+            // Programs may map files of shares, unless --append says otherwise.
+            profile.kernel_options.insert(0, "gcs.9p_cache=mmap".into());
+        }
         let net = options.net || !profile.forwards.is_empty();
         profile.nics = net.into();
         Ok(net)

@@ -116,16 +116,11 @@ pub fn inventory(vm: &Uvm) -> Inventory {
     (have, seen)
 }
 
-/// Processes that serve a directory, which they have open.
+/// How often this process, which serves directories, has this one open.
 pub fn servers(path: &Path) -> usize {
-    let processes = fs::read_dir("/proc").unwrap().flatten();
-    let of_ours = |entry: &fs::DirEntry| {
-        let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
-        let open = fs::read_dir(entry.path().join("fd")).into_iter().flatten();
-        let mut open = open.flatten().map(|fd| fs::read_link(fd.path()));
-        name.trim() == "diod" && open.any(|open| open.is_ok_and(|open| open == path))
-    };
-    processes.filter(of_ours).count()
+    let open = fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let open = open.filter_map(|fd| fs::read_link(fd.path()).ok());
+    open.filter(|open| open == path).count()
 }
 
 /// A child that must not outlive a test that fails.

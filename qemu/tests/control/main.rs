@@ -27,7 +27,7 @@ fn what_is_attached_comes_and_goes_without_a_trace() {
     let Some(mut profile) = common::profile() else {
         return;
     };
-    if !has("diod") || !has("qemu-img") || !has("mke2fs") {
+    if !has("qemu-img") || !has("mke2fs") {
         return;
     }
     profile.pmem_slots = 1;

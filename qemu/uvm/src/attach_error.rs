@@ -10,17 +10,13 @@ use crate::error::UvmError;
 pub enum AttachError {
     #[error("{path} cannot be given to a VM: {source}")]
     Source { path: String, source: io::Error },
-    #[error("sharing directories needs the 9P server diod (apt-get install diod)")]
-    NoServer,
-    #[error("the 9P server diod of {path} cannot be started: {source}")]
+    #[error("the 9P server of {path} cannot be started: {source}")]
     Server { path: String, source: io::Error },
     #[error(
         "{path} holds no file system that the guest mounts (ext4, xfs, EROFS, SquashFS); it was \
          not plugged in, because QEMU cannot unplug persistent memory"
     )]
     NoFileSystem { path: String },
-    #[error("{failure}; the 9P server diod said: {said}")]
-    Served { failure: Box<Self>, said: String },
     #[error("mounting {path}: {source}")]
     Mount { path: String, source: HostError },
     #[error("unmounting {path}: {source}")]

@@ -2,7 +2,7 @@
 //! gives to a running VM, each at a path of the VM.
 //!
 //! ```text
-//! directory ── diod, one per share, on the connection that the guest opens ── MappedDirectory
+//! directory ── a 9P server, on the connection that the guest opens ── MappedDirectory
 //! disk      ── SCSI hot-plug ── MappedVirtualDisk
 //! memory    ── virtio-pmem behind a root port ── VPMemDevice
 //! ```
@@ -37,14 +37,14 @@ enum What {
 }
 
 impl Attachment {
-    /// Shares a directory of this machine at `path` of the VM.
+    /// Shares a directory of this machine at `path` of the VM, or a file as the only entry there.
     pub fn share(
         vm: &Uvm,
-        directory: &Path,
+        source: &Path,
         path: &str,
         read_only: bool,
     ) -> Result<Self, AttachError> {
-        let server = share::share(vm, directory, path, read_only)?;
+        let server = share::share(vm, source, path, read_only)?;
         Ok(Self::new(path, What::Share(server)))
     }
 
@@ -113,7 +113,7 @@ impl Attachment {
         let path = &self.path;
         match &mut self.what {
             What::Share(server) => {
-                let settings = json!({"MountPath": path, "Port": share::PORT});
+                let settings = json!({"MountPath": path, "Port": server.port()});
                 vm.modify("MappedDirectory", "Remove", settings)
                     .map_err(AttachError::unmount(path))?;
                 server.end();

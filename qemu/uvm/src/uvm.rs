@@ -1,7 +1,6 @@
 //! A VM from its boot to its end.
 
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use uvm_host::trace::Recorder;
@@ -79,7 +78,6 @@ pub struct Uvm {
     disks: ScsiDisks,
     pmem: PmemDevices,
     memory_mib: u32,
-    plan9: Mutex<()>,
     timings: Timings,
 }
 
@@ -152,7 +150,6 @@ impl Uvm {
             disks: ScsiDisks::new(&profile),
             pmem: PmemDevices::new(&profile),
             memory_mib: profile.memory_mib,
-            plan9: Mutex::default(),
             timings,
         })
     }
@@ -239,11 +236,6 @@ impl Uvm {
     /// Notes that the guest does not use a device any more.
     pub fn park_pmem(&self, number: u32) {
         self.pmem.park(number);
-    }
-
-    /// Held while the server of a directory waits for its dial, because all share one port.
-    pub(crate) fn plan9_turn(&self) -> MutexGuard<'_, ()> {
-        self.plan9.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks the guest to power off and waits until QEMU is gone.

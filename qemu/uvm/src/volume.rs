@@ -73,8 +73,8 @@ impl Volume {
         let path = format!("{}/mounts/m{number}", container::bundle(id));
         let (attachment, source) = match &self.source {
             Source::Share(host) => {
-                let (directory, file) = resolve(host)?;
-                let share = Attachment::share(vm, &directory, &path, self.read_only)?;
+                let file = file_name(host)?;
+                let share = Attachment::share(vm, host, &path, self.read_only)?;
                 let source = file.map_or(path.clone(), |file| format!("{path}/{file}"));
                 (share, source)
             }
@@ -122,21 +122,15 @@ pub fn parents_first(mounts: &mut [Value]) {
     mounts.sort_by_key(depth);
 }
 
-/// The directory to share, and the name in it when a file was asked for.
-fn resolve(host: &Path) -> Result<(PathBuf, Option<String>), AttachError> {
+/// The name of a file that is shared; none for a directory.
+fn file_name(host: &Path) -> Result<Option<String>, AttachError> {
     let failed = |source| AttachError::Source {
         path: host.display().to_string(),
         source,
     };
     let path = host.canonicalize().map_err(failed)?;
-    if path.is_dir() {
-        return Ok((path, None));
-    }
-    let file = path
-        .file_name()
-        .map(|name| name.to_string_lossy().into_owned());
-    let directory = path.parent().unwrap_or(Path::new("/")).to_owned();
-    Ok((directory, file))
+    let name = path.file_name().filter(|_| !path.is_dir());
+    Ok(name.map(|name| name.to_string_lossy().into_owned()))
 }
 
 #[cfg(test)]

@@ -1,0 +1,504 @@
+//! The server of one connection: it answers one request after the other.
+
+use std::io::{self, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::rc::Rc;
+
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::fid::{Fid, Fids, Node, State};
+use crate::request::{LockKind, Range, Request, NONE};
+use crate::user::{Rights, User};
+use crate::wire::{Fields, Name, Reply, HEAD};
+use crate::{attributes, directory, locks, xattrs};
+
+/// The largest message in bytes that is agreed on.
+const LARGEST: u32 = 1 << 20;
+/// The largest before anything is agreed on.
+const FIRST: u32 = 8192;
+/// Kind, tag and count of an answer to a read.
+const READ_HEAD: usize = HEAD + 4;
+/// The kind of an answer that is an error (`Rlerror`).
+const ERROR: u8 = 7;
+
+/// What the client may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    ReadOnly,
+    ReadWrite,
+}
+
+/// What is served: a directory, or one file in it.
+#[derive(Debug)]
+pub struct Share {
+    root: OwnedFd,
+    only: Option<Name>,
+    access: Access,
+}
+
+impl Share {
+    /// The directory, or the file, at `path`. A file is served as the only entry of a directory,
+    /// which cannot be changed.
+    ///
+    /// # Errors
+    /// Those of open(2), of what is there now.
+    pub fn open(path: &Path, access: Access) -> io::Result<Self> {
+        let path = path.canonicalize()?;
+        let (directory, only) = match (path.is_dir(), path.parent(), path.file_name()) {
+            (false, Some(parent), Some(name)) => {
+                (parent, Some(Name::new(name.as_encoded_bytes())?))
+            }
+            _ => (path.as_path(), None),
+        };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = fs::open(directory, flags, Mode::empty())?;
+        Ok(Self { root, only, access })
+    }
+
+    /// Answers the client to its end. It takes the calling thread for itself: the thread gets the
+    /// rights of users in turn, so nothing else may run on it afterwards.
+    ///
+    /// # Errors
+    /// Those of the connection. A client that breaks the protocol gets no further answer
+    /// (`InvalidData`).
+    pub fn serve(self, stream: impl Read + Write) -> io::Result<()> {
+        raise_descriptor_limit();
+        let mut server = Server {
+            rights: Rights::of_thread()?,
+            root: Node::new(self.root, self.only),
+            access: self.access,
+            largest: FIRST,
+            fids: Fids::default(),
+        };
+        let mut stream = BufReader::new(stream);
+        let (mut frame, mut answer) = (Vec::new(), Vec::new());
+        loop {
+            let mut size = [0; 4];
+            match stream.read_exact(&mut size) {
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+                read => read?,
+            }
+            let size = u32::from_le_bytes(size);
+            if size < HEAD as u32 || size > server.largest {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!(
+                        "a 9P message of {size} bytes; {} are agreed on",
+                        server.largest
+                    ),
+                ));
+            }
+            frame.resize(size as usize - 4, 0);
+            stream.read_exact(&mut frame)?;
+            answer = server.answer(&frame, answer);
+            stream.get_mut().write_all(&answer)?;
+        }
+    }
+}
+
+/// Each file that a guest has open is a descriptor of this process.
+fn raise_descriptor_limit() {
+    use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(e) = setrlimit(Resource::Nofile, raised) {
+        log::debug!("the limit of open files stays: {e}");
+    }
+}
+
+struct Server {
+    rights: Rights,
+    root: Node,
+    access: Access,
+    /// The largest message in bytes.
+    largest: u32,
+    fids: Fids,
+}
+
+impl Server {
+    /// The answer to a frame without its size, in the memory of an earlier one.
+    fn answer(&mut self, frame: &[u8], memory: Vec<u8>) -> Vec<u8> {
+        let mut reply = Reply::new(memory);
+        let (kind, tag) = (frame[0], u16::from_le_bytes([frame[1], frame[2]]));
+        let request = Request::parse(kind, &mut Fields(&frame[3..]));
+        let done = request.and_then(|request| self.carry_out(request, &mut reply));
+        match done {
+            Ok(()) => reply.finish(kind + 1, tag),
+            Err(errno) => {
+                reply.clear();
+                reply.u32(errno.raw_os_error() as u32);
+                reply.finish(ERROR, tag)
+            }
+        }
+    }
+
+    fn carry_out(&mut self, request: Request<'_>, reply: &mut Reply) -> Result<(), Errno> {
+        if self.access == Access::ReadOnly && request.writes() {
+            return Err(Errno::ROFS);
+        }
+        match request {
+            Request::Version { size, version } => self.version(size, version, reply),
+            Request::Attach { fid, user } => self.attach(fid, user, reply),
+            // All requests before it have been answered.
+            Request::Flush => Ok(()),
+            Request::Clunk { fid } => self.clunk(fid),
+            Request::Remove { fid } => {
+                self.clunk(fid)?;
+                Err(Errno::OPNOTSUPP)
+            }
+            Request::Walk { fid, to, names } => self.walk(fid, to, &names, reply),
+            Request::Open { fid, flags } => self.open(fid, flags, reply),
+            Request::Create {
+                fid,
+                name,
+                flags,
+                mode,
+                group,
+            } => {
+                self.take(fid, Some(group))?;
+                self.create(fid, &name, flags, mode, reply)
+            }
+            Request::Read { fid, offset, count } => {
+                self.take(fid, None)?;
+                let room = self.room(count);
+                reply.counted(|reply| read(self.fids.get(fid)?, offset, room, reply))
+            }
+            Request::Write { fid, offset, data } => {
+                self.take(fid, None)?;
+                reply.u32(write(self.fids.get_mut(fid)?, offset, data)?);
+                Ok(())
+            }
+            Request::XattrWalk { fid, to, name } => {
+                self.take(fid, None)?;
+                let fid = self.fids.get(fid)?;
+                let value = xattrs::read(fid.node()?, &name)?;
+                reply.u64(value.len() as u64);
+                let user = fid.user.clone();
+                self.fids.add(
+                    to,
+                    Fid {
+                        user,
+                        state: State::Value(value),
+                    },
+                )
+            }
+            Request::XattrCreate {
+                fid,
+                name,
+                size,
+                flags,
+            } => {
+                self.take(fid, None)?;
+                let fid = self.fids.get_mut(fid)?;
+                let new = xattrs::begin(fid.node()?.clone(), name, size, flags)?;
+                fid.state = State::Attribute(new);
+                Ok(())
+            }
+            other => self.on_node(other, reply),
+        }
+    }
+
+    /// Requests that leave the fids as they are.
+    fn on_node(&mut self, request: Request<'_>, reply: &mut Reply) -> Result<(), Errno> {
+        let (fid, group) = request.subject().ok_or(Errno::OPNOTSUPP)?;
+        self.take(fid, group)?;
+        let fid = self.fids.get(fid)?;
+        let node = fid.node()?;
+        match request {
+            Request::Statfs { .. } => attributes::tell_file_system(node, reply),
+            Request::Attributes { .. } => attributes::tell(node, reply),
+            Request::SetAttributes { change, .. } => {
+                node.changeable()?;
+                attributes::change(fid, change)
+            }
+            Request::Readlink { .. } => {
+                let target = fs::readlinkat(node, c"", Vec::new())?;
+                reply.text(target.to_bytes());
+                Ok(())
+            }
+            Request::Readdir { offset, count, .. } => {
+                let room = self.room(count);
+                reply.counted(|reply| directory::read(node, offset, room, reply))
+            }
+            Request::Fsync {
+                data_only: true, ..
+            } => fs::fdatasync(node),
+            Request::Fsync { .. } => fs::fsync(node),
+            Request::Lock { lock, .. } => {
+                reply.u8(locks::lock(node, lock)? as u8);
+                Ok(())
+            }
+            Request::GetLock { lock, client, .. } => {
+                let found = locks::conflict(node, lock)?;
+                let told = found.unwrap_or(Range {
+                    kind: LockKind::Unlock,
+                    ..lock
+                });
+                reply.u8(told.kind as u8);
+                reply.u64(told.start);
+                reply.u64(told.length);
+                reply.u32(told.process);
+                reply.text(client);
+                Ok(())
+            }
+            Request::Symlink { name, target, .. } => {
+                fs::symlinkat(target.as_c_str(), node.changeable()?, name.as_c_str())?;
+                made(node, &name, reply)
+            }
+            Request::Node {
+                name,
+                mode,
+                major,
+                minor,
+                ..
+            } => {
+                let device = fs::makedev(major, minor);
+                let (kind, mode) = (FileType::from_raw_mode(mode), Mode::from_raw_mode(mode));
+                fs::mknodat(node.changeable()?, name.as_c_str(), kind, mode, device)?;
+                made(node, &name, reply)
+            }
+            Request::Mkdir { name, mode, .. } => {
+                let mode = Mode::from_raw_mode(mode);
+                fs::mkdirat(node.changeable()?, name.as_c_str(), mode)?;
+                made(node, &name, reply)
+            }
+            Request::Link { fid, name, .. } => {
+                let (file, flags) = (self.fids.get(fid)?.node()?, AtFlags::SYMLINK_FOLLOW);
+                let directory = node.changeable()?;
+                fs::linkat(fs::CWD, file.path(), directory, name.as_c_str(), flags)
+            }
+            Request::Rename {
+                from: (_, from),
+                to: (directory, to),
+            } => {
+                let directory = self.fids.get(directory)?.node()?.changeable()?;
+                fs::renameat(
+                    node.changeable()?,
+                    from.as_c_str(),
+                    directory,
+                    to.as_c_str(),
+                )
+            }
+            Request::Unlink { name, flags, .. } => {
+                let directory = AtFlags::from_bits_retain(flags) & AtFlags::REMOVEDIR;
+                fs::unlinkat(node.changeable()?, name.as_c_str(), directory)
+            }
+            _ => Err(Errno::OPNOTSUPP),
+        }
+    }
+
+    fn version(&mut self, size: u32, version: &[u8], reply: &mut Reply) -> Result<(), Errno> {
+        // A message must hold the head of a read, and something.
+        if size < 4096 {
+            return Err(Errno::INVAL);
+        }
+        self.fids.clear();
+        self.largest = size.min(LARGEST);
+        reply.u32(self.largest);
+        let known = version == b"9P2000.L";
+        reply.text(if known { b"9P2000.L" } else { b"unknown" });
+        Ok(())
+    }
+
+    fn attach(&mut self, fid: u32, user: u32, reply: &mut Reply) -> Result<(), Errno> {
+        reply.qid(self.root.qid()?);
+        let (user, state) = (Rc::new(User::of(user)), State::Walked(self.root.clone()));
+        self.fids.add(fid, Fid { user, state })
+    }
+
+    /// Gives the thread the rights of the fid's user, and new files the group.
+    fn take(&mut self, fid: u32, group: Option<u32>) -> Result<(), Errno> {
+        let user = self.fids.get(fid)?.user.clone();
+        self.rights
+            .take(&user, group.filter(|group| *group != NONE))
+    }
+
+    /// How many of `count` bytes an answer holds.
+    fn room(&self, count: u32) -> usize {
+        (count as usize).min(self.largest as usize - READ_HEAD)
+    }
+
+    /// Follows the names one by one. When not the first of them fails, what was found is told, and
+    /// nothing else happens.
+    fn walk(
+        &mut self,
+        from: u32,
+        to: u32,
+        names: &[&[u8]],
+        reply: &mut Reply,
+    ) -> Result<(), Errno> {
+        self.take(from, None)?;
+        let fid = self.fids.get(from)?;
+        let (mut node, user) = (fid.node()?.clone(), fid.user.clone());
+        let mut found = Vec::with_capacity(names.len());
+        for name in names {
+            let next = Name::new(name).and_then(|name| node.entry(&name));
+            match next.and_then(|next| Ok((next.qid()?, next))) {
+                Ok((qid, next)) => {
+                    found.push(qid);
+                    node = next;
+                }
+                Err(errno) if found.is_empty() => return Err(errno),
+                Err(_) => break,
+            }
+        }
+        reply.u16(found.len() as u16);
+        found.iter().for_each(|qid| reply.qid(*qid));
+        if found.len() < names.len() {
+            return Ok(());
+        }
+        let state = State::Walked(node);
+        if from == to {
+            self.fids.replace(to, Fid { user, state });
+            return Ok(());
+        }
+        self.fids.add(to, Fid { user, state })
+    }
+
+    fn open(&mut self, number: u32, flags: u32, reply: &mut Reply) -> Result<(), Errno> {
+        self.take(number, None)?;
+        let fid = self.fids.get_mut(number)?;
+        let State::Walked(node) = &fid.state else {
+            return Err(Errno::BADF);
+        };
+        let flags = open_flags(flags);
+        let opened = node.open(flags)?;
+        let only = node.only.as_deref().cloned();
+        opened_fid(fid, Node::new(opened, only), flags, reply)
+    }
+
+    /// The fid of the directory becomes that of the new file.
+    fn create(
+        &mut self,
+        number: u32,
+        name: &Name,
+        flags: u32,
+        mode: u32,
+        reply: &mut Reply,
+    ) -> Result<(), Errno> {
+        let exclusive = flags & OFlags::EXCL.bits() != 0;
+        let fid = self.fids.get_mut(number)?;
+        let State::Walked(directory) = &fid.state else {
+            return Err(Errno::BADF);
+        };
+        let flags = open_flags(flags);
+        let opened = match directory.create(name, flags, Mode::from_raw_mode(mode & 0o7777)) {
+            // Somebody was faster. What is there is opened as anything else is.
+            Err(Errno::EXIST) if !exclusive => directory.entry(name)?.open(flags)?,
+            opened => opened?,
+        };
+        opened_fid(fid, Node::new(opened, None), flags, reply)
+    }
+
+    /// Ends the fid, whatever else it says.
+    fn clunk(&mut self, number: u32) -> Result<(), Errno> {
+        let taken = self.take(number, None);
+        let fid = self.fids.remove(number)?;
+        match fid.state {
+            State::Attribute(new) => taken.and_then(|()| xattrs::finish(&new)),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Request<'_> {
+    /// Whether it changes something, or asks for the right to.
+    fn writes(&self) -> bool {
+        match self {
+            Self::Open { flags, .. } => {
+                let writing = OFlags::WRONLY | OFlags::RDWR | OFlags::TRUNC;
+                OFlags::from_bits_retain(*flags).intersects(writing)
+            }
+            Self::Create { .. }
+            | Self::Symlink { .. }
+            | Self::Node { .. }
+            | Self::SetAttributes { .. }
+            | Self::XattrCreate { .. }
+            | Self::Link { .. }
+            | Self::Mkdir { .. }
+            | Self::Rename { .. }
+            | Self::Unlink { .. }
+            | Self::Write { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// The fid whose user's rights it has, and the group of what it makes.
+    fn subject(&self) -> Option<(u32, Option<u32>)> {
+        Some(match self {
+            Self::Statfs { fid }
+            | Self::Attributes { fid }
+            | Self::Readlink { fid }
+            | Self::SetAttributes { fid, .. }
+            | Self::Readdir { fid, .. }
+            | Self::Fsync { fid, .. }
+            | Self::Lock { fid, .. }
+            | Self::GetLock { fid, .. }
+            | Self::Unlink { fid, .. }
+            | Self::Link { directory: fid, .. }
+            | Self::Rename { from: (fid, _), .. } => (*fid, None),
+            Self::Symlink { fid, group, .. }
+            | Self::Node { fid, group, .. }
+            | Self::Mkdir { fid, group, .. } => (*fid, Some(*group)),
+            _ => return None,
+        })
+    }
+}
+
+/// Flags of the client that the server opens with; 9P2000.L has Linux's numbers.
+fn open_flags(flags: u32) -> OFlags {
+    let served = OFlags::RDWR
+        | OFlags::WRONLY
+        | OFlags::TRUNC
+        | OFlags::APPEND
+        | OFlags::DIRECTORY
+        | OFlags::DSYNC
+        | OFlags::SYNC;
+    OFlags::from_bits_retain(flags) & served
+}
+
+fn opened_fid(fid: &mut Fid, node: Node, flags: OFlags, reply: &mut Reply) -> Result<(), Errno> {
+    reply.qid(node.qid()?);
+    // The client chooses the size of its messages.
+    reply.u32(0);
+    fid.state = State::Open(node, flags);
+    Ok(())
+}
+
+fn made(directory: &Node, name: &Name, reply: &mut Reply) -> Result<(), Errno> {
+    reply.qid(directory.entry(name)?.qid()?);
+    Ok(())
+}
+
+fn read(fid: &Fid, offset: u64, room: usize, reply: &mut Reply) -> Result<(), Errno> {
+    match &fid.state {
+        State::Open(node, _) => reply.fill(room, |data| rustix::io::pread(node, data, offset)),
+        State::Value(value) => {
+            let begin = usize::try_from(offset)
+                .unwrap_or(usize::MAX)
+                .min(value.len());
+            let rest = &value[begin..];
+            reply.fill(room.min(rest.len()), |data| {
+                data.copy_from_slice(&rest[..data.len()]);
+                Ok(data.len())
+            })
+        }
+        State::Walked(_) | State::Attribute(_) => Err(Errno::BADF),
+    }
+}
+
+fn write(fid: &mut Fid, offset: u64, data: &[u8]) -> Result<u32, Errno> {
+    match &mut fid.state {
+        State::Open(node, _) => Ok(rustix::io::pwrite(&*node, data, offset)? as u32),
+        State::Attribute(new) => {
+            xattrs::write(new, offset, data)?;
+            Ok(data.len() as u32)
+        }
+        State::Walked(_) | State::Value(_) => Err(Errno::BADF),
+    }
+}

@@ -1,0 +1,5 @@
+//! The server as its client sees it.
+
+mod attacks;
+mod client;
+mod files;
