@@ -30,6 +30,8 @@ const QUEUE_SIZE: usize = 1024;
 pub const MUXER_EVENT: u64 = QUEUES as u64 + 1;
 /// Most payload bytes of one packet (`VIRTIO_VSOCK_MAX_PKT_BUF_SIZE` of Linux).
 const MAX_PAYLOAD: usize = 64 * 1024;
+/// What a guest does wrong is logged that often. It could do it at every packet.
+const MOST_COMPLAINTS: u32 = 32;
 
 type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
 type Vring = VringMutex<Memory>;
@@ -43,6 +45,7 @@ pub struct Backend {
     /// A QEMU has shared its memory.
     used: bool,
     scratch: Vec<u8>,
+    complaints: u32,
 }
 
 impl Backend {
@@ -53,6 +56,7 @@ impl Backend {
             vrings: Vec::new(),
             used: false,
             scratch: vec![0; MAX_PAYLOAD],
+            complaints: 0,
         }
     }
 
@@ -63,6 +67,16 @@ impl Backend {
     /// Whether a QEMU, and not only somebody who tried the socket, was ever connected.
     pub fn was_used(&self) -> bool {
         self.used
+    }
+
+    /// Logs what the guest did wrong.
+    fn complain(&mut self, what: std::fmt::Arguments<'_>) {
+        self.complaints = self.complaints.saturating_add(1);
+        match self.complaints {
+            ..MOST_COMPLAINTS => log::warn!("vsock: {what}"),
+            MOST_COMPLAINTS => log::warn!("vsock: {what}; no more is said of this guest"),
+            _ => {}
+        }
     }
 
     /// Runs until the guest has nothing to send and nothing (or no room) to receive.
@@ -98,10 +112,10 @@ impl Backend {
             match chain.reader(&memory).map_err(io::Error::other) {
                 Ok(mut reader) => {
                     if let Err(e) = self.take_packet(&mut reader) {
-                        log::warn!("vsock: a packet of the guest is dropped: {e}");
+                        self.complain(format_args!("a packet of the guest is dropped: {e}"));
                     }
                 }
-                Err(e) => log::warn!("vsock: a bad descriptor chain of the guest: {e}"),
+                Err(e) => self.complain(format_args!("a bad descriptor chain of the guest: {e}")),
             }
             vring.add_used(head, 0)?;
             taken += 1;
@@ -131,8 +145,12 @@ impl Backend {
             return Ok(false);
         }
         let memory = self.memory.memory();
-        let mut given = 0;
-        while self.muxer.has_packet() && given < vring.get_queue().size() {
+        let (mut given, mut used) = (false, 0);
+        // A queue full of turns at most, however useless the guest's buffers are.
+        for _ in 0..vring.get_queue().size() {
+            if !self.muxer.has_packet() {
+                break;
+            }
             let Some(chain) = vring.get_queue_mut().pop_descriptor_chain(memory.clone()) else {
                 if vring.enable_notification()? {
                     continue;
@@ -140,22 +158,27 @@ impl Backend {
                 break;
             };
             let head = chain.head_index();
-            let mut writer = match chain.writer(&memory) {
-                Ok(writer) => writer,
+            used += 1;
+            let room = chain.writer(&memory).map(|writer| {
+                let room = writer.available_bytes().saturating_sub(HEADER_LEN);
+                (writer, room.min(MAX_PAYLOAD))
+            });
+            let (mut writer, room) = match room {
+                Ok((writer, room)) if room > 0 => (writer, room),
+                Ok(_) => {
+                    self.complain(format_args!("a buffer of the guest holds a header at most"));
+                    vring.add_used(head, 0)?;
+                    continue;
+                }
                 Err(e) => {
-                    log::warn!("vsock: a bad descriptor chain of the guest: {e}");
+                    self.complain(format_args!("a bad descriptor chain of the guest: {e}"));
                     vring.add_used(head, 0)?;
                     continue;
                 }
             };
-            let Some(room) = writer.available_bytes().checked_sub(HEADER_LEN) else {
-                log::warn!("vsock: a buffer of the guest is too small for a header");
-                vring.add_used(head, 0)?;
-                continue;
-            };
-            let room = room.min(MAX_PAYLOAD);
             let Some(header) = self.muxer.next_packet(&mut self.scratch[..room]) else {
                 vring.get_queue_mut().go_to_previous_position();
+                used -= 1;
                 break;
             };
             let len = header.len as usize;
@@ -166,10 +189,10 @@ impl Backend {
                 log::error!("vsock: cannot write a packet into guest memory: {e}");
             }
             vring.add_used(head, (HEADER_LEN + len) as u32)?;
-            given += 1;
+            given = true;
         }
-        notify(vring, given)?;
-        Ok(given > 0)
+        notify(vring, used)?;
+        Ok(given)
     }
 }
 
@@ -265,8 +288,12 @@ impl VhostUserBackendMut for Backend {
         // An error here would end the worker, so it is ignored. A guest that breaks its queues
         // harms only itself.
         if let Err(e) = self.run() {
-            log::error!("vsock: the guest's queues are broken: {e}");
+            self.complain(format_args!("the guest's queues are broken: {e}"));
         }
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "device_tests.rs"]
+mod tests;
