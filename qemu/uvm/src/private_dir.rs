@@ -4,10 +4,11 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg, OFlag};
 
 const PREFIX: &str = "uvm-";
 /// Held locked while the owner lives.
@@ -86,22 +87,44 @@ fn remove(path: &Path) {
     }
 }
 
-/// Removes what killed tools left: directories of this prefix whose lock nobody holds.
+/// Removes what killed tools of this user left: directories of this prefix whose lock nobody holds.
+/// Anybody can make such names here, so what is not this user's, or not as [`PrivateDir::new`] makes
+/// it, is left alone.
 fn sweep(parent: &Path) {
     let Ok(entries) = fs::read_dir(parent) else {
         return;
     };
     for entry in entries.flatten() {
-        if !entry.file_name().as_bytes().starts_with(PREFIX.as_bytes()) {
+        let ours = entry.file_name().as_bytes().starts_with(PREFIX.as_bytes())
+            && entry
+                .metadata()
+                .is_ok_and(|found| found.is_dir() && is_mine(&found));
+        if !ours {
             continue;
         }
-        let Ok(file) = File::open(entry.path().join(LOCK)) else {
-            // Somebody else's, or just being made.
+        // Just being made when there is no lock yet.
+        let Ok(lock) = open_lock(&entry.path().join(LOCK)) else {
             continue;
         };
-        if Flock::lock(file, FlockArg::LockExclusiveNonblock).is_ok() {
+        if Flock::lock(lock, FlockArg::LockExclusiveNonblock).is_ok() {
             remove(&entry.path());
         }
+    }
+}
+
+fn is_mine(found: &fs::Metadata) -> bool {
+    found.uid() == nix::unistd::geteuid().as_raw()
+}
+
+/// Opens a lock, and nothing else that may stand there, without waiting.
+fn open_lock(path: &Path) -> io::Result<File> {
+    let flags = OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW;
+    let mut options = File::options();
+    let file = options.read(true).custom_flags(flags.bits()).open(path)?;
+    let found = file.metadata()?;
+    match found.is_file() && is_mine(&found) {
+        true => Ok(file),
+        false => Err(io::ErrorKind::PermissionDenied.into()),
     }
 }
 
@@ -125,5 +148,38 @@ mod tests {
         assert!(!orphan.exists());
         drop((first, second));
         assert!(!path.exists());
+    }
+
+    /// Whoever shares the directory for temporary files with this user.
+    #[test]
+    fn what_others_put_there_is_neither_waited_for_nor_removed() {
+        let top = tempfile::tempdir().unwrap();
+        let make = |name: &str| {
+            let path = top.path().join(name);
+            fs::create_dir(&path).unwrap();
+            path
+        };
+        let pipe = make("uvm-pipe");
+        nix::unistd::mkfifo(&pipe.join(LOCK), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let link = make("uvm-link");
+        std::os::unix::fs::symlink("../elsewhere", link.join(LOCK)).unwrap();
+        File::create(top.path().join("elsewhere")).unwrap();
+        let target = make("target");
+        File::create(target.join(LOCK)).unwrap();
+        std::os::unix::fs::symlink("target", top.path().join("uvm-alias")).unwrap();
+        let mut kept = vec![pipe, link, target];
+        if nix::unistd::geteuid().is_root() {
+            let foreign = make("uvm-foreign");
+            File::create(foreign.join(LOCK)).unwrap();
+            std::os::unix::fs::chown(&foreign, Some(12_345), None).unwrap();
+            kept.push(foreign);
+        }
+        let mine = make("uvm-mine");
+        File::create(mine.join(LOCK)).unwrap();
+        sweep(top.path());
+        for path in kept {
+            assert!(path.exists(), "{path:?}");
+        }
+        assert!(!mine.exists());
     }
 }
