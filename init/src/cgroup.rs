@@ -54,23 +54,44 @@ pub fn mount() -> Result<(), String> {
     }
 }
 
-/// Bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// All containers together.
+    /// Of all containers together, in bytes.
     pub containers: u64,
-    /// Kept for the service when memory is short.
+    /// Kept for the service when memory is short, in bytes.
     pub service: u64,
+    /// Processes and threads of all containers together.
+    pub processes: u64,
 }
 
 impl Limits {
-    /// Those of a machine with that many bytes.
-    pub fn new(ram: u64, flags: &Flags) -> Self {
+    /// Those of a machine with that many bytes and, at most, that many threads.
+    pub fn new(ram: u64, threads: u64, flags: &Flags) -> Self {
         Self {
             containers: containers_limit(ram, flags.root_mem_reserve_bytes),
             service: flags.gcs_mem_limit_bytes,
+            processes: processes_limit(threads),
         }
     }
+}
+
+/// What containers may have of this many threads. The rest is for the service, which starts a
+/// process for each kill and each program of the VM: a container that forks without end can be
+/// ended.
+fn processes_limit(threads: u64) -> u64 {
+    threads.saturating_sub((threads / 8).max(256)).max(64)
+}
+
+/// The most threads that the machine can have; without a number there is no limit.
+fn most_threads() -> u64 {
+    let number = |name: &str| -> Option<u64> {
+        let text = fs::read_to_string(format!("/proc/sys/kernel/{name}")).ok()?;
+        text.trim().parse().ok()
+    };
+    let each = ["threads-max", "pid_max"].iter();
+    each.filter_map(|name| number(name))
+        .min()
+        .unwrap_or(u64::MAX)
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,7 +107,7 @@ enum CgroupStep {
 /// Makes the groups and moves this process into `/gcs`. Failures are logged.
 pub fn prepare(flags: &Flags) {
     let ram = nix::sys::sysinfo::sysinfo().map_or(u64::MAX, |info| info.ram_total());
-    let limits = Limits::new(ram, flags);
+    let limits = Limits::new(ram, most_threads(), flags);
     if ram / 2 == limits.containers {
         log::warn!(ram = ram; "the memory reserve is over half of the machine: containers get half");
     }
@@ -148,6 +169,7 @@ fn plan_v2(root: &Path, controllers: &str, limits: Limits) -> Vec<CgroupStep> {
         "containers/memory.max",
         &limits.containers.to_string(),
     ));
+    plan.push(write("containers/pids.max", &limits.processes.to_string()));
     plan.push(CgroupStep::Dir(root.join("gcs")));
     plan.push(write("gcs/memory.low", &limits.service.to_string()));
     plan.push(write("gcs/cgroup.procs", "0"));
@@ -181,9 +203,14 @@ fn plan_v1(
                 }
             }
         }
-        if controller == "memory" {
-            let limit = base.join("containers/memory.limit_in_bytes");
-            plan.push(CgroupStep::Write(limit, limits.containers.to_string()));
+        let limit = match controller {
+            "memory" => Some(("memory.limit_in_bytes", limits.containers)),
+            "pids" => Some(("pids.max", limits.processes)),
+            _ => None,
+        };
+        if let Some((file, value)) = limit {
+            let path = base.join("containers").join(file);
+            plan.push(CgroupStep::Write(path, value.to_string()));
         }
         plan.push(CgroupStep::Write(base.join("gcs/cgroup.procs"), "0".into()));
     }
@@ -208,7 +235,15 @@ mod tests {
     const LIMITS: Limits = Limits {
         containers: 100,
         service: 7,
+        processes: 1000,
     };
+
+    #[test]
+    fn the_service_keeps_room_for_processes() {
+        for (threads, containers) in [(7_800, 6_825), (1_900, 1_644), (300, 64), (0, 64)] {
+            assert_eq!(processes_limit(threads), containers, "{threads}");
+        }
+    }
 
     #[test]
     fn v2_unless_asked_or_missing() {
@@ -237,6 +272,7 @@ mod tests {
                 "mkdir /c/containers",
                 "/c/containers/cgroup.subtree_control < +memory +pids",
                 "/c/containers/memory.max < 100",
+                "/c/containers/pids.max < 1000",
                 "mkdir /c/gcs",
                 "/c/gcs/memory.low < 7",
                 "/c/gcs/cgroup.procs < 0",
@@ -253,7 +289,7 @@ mod tests {
         assert_eq!(
             told(&plan_v1(
                 Path::new("/c"),
-                &["cpuset", "memory"],
+                &["cpuset", "memory", "pids"],
                 LIMITS,
                 &read
             )),
@@ -270,6 +306,10 @@ mod tests {
                 "mkdir /c/memory/gcs",
                 "/c/memory/containers/memory.limit_in_bytes < 100",
                 "/c/memory/gcs/cgroup.procs < 0",
+                "mkdir /c/pids/containers",
+                "mkdir /c/pids/gcs",
+                "/c/pids/containers/pids.max < 1000",
+                "/c/pids/gcs/cgroup.procs < 0",
             ]
         );
     }

@@ -89,6 +89,13 @@ impl Record {
         Value::Object(members)
     }
 
+    /// What it takes of memory, about, in bytes: a guest may send small values without end.
+    pub(crate) fn weight(&self) -> usize {
+        let fields = self.fields.iter();
+        let fields = fields.map(|(name, value)| NODE + name.len() + weight(value));
+        NODE + self.time.len() + self.message.len() + fields.sum::<usize>()
+    }
+
     /// Reads one JSON value of the stream; the error is what stops a host.
     pub fn from_value(value: Value) -> Result<Self, String> {
         let Value::Object(mut fields) = value else {
@@ -121,6 +128,22 @@ impl Record {
             complete,
             fields,
         })
+    }
+}
+
+/// What a value takes without its text.
+const NODE: usize = 64;
+
+/// Its depth is bounded by the parser's.
+fn weight(value: &Value) -> usize {
+    NODE + match value {
+        Value::String(text) => text.len(),
+        Value::Array(values) => values.iter().map(weight).sum(),
+        Value::Object(members) => members
+            .iter()
+            .map(|(name, value)| NODE + name.len() + weight(value))
+            .sum(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
     }
 }
 

@@ -14,6 +14,8 @@ use crate::trace::{Recorder, SpanId};
 
 /// Log records kept for reports.
 const KEPT_RECORDS: usize = 1000;
+/// What they may take of memory together, in bytes.
+const KEPT_WEIGHT: usize = 16 << 20;
 
 /// An answer as it came.
 #[derive(Debug, Clone, PartialEq)]
@@ -84,6 +86,8 @@ pub(crate) struct State {
     /// Violations met with strict mode off.
     pub tolerated: Vec<String>,
     pub records: VecDeque<Record>,
+    /// What they weigh together.
+    pub kept_weight: usize,
     /// How many records were dropped to make room for others.
     pub dropped_records: u64,
     /// No further record will come.
@@ -142,11 +146,19 @@ impl Shared {
     pub fn keep(&self, record: Record) {
         self.update(|state| {
             state.trace.guest_record(&record);
-            if state.records.len() == KEPT_RECORDS {
-                state.records.pop_front();
+            state.kept_weight += record.weight();
+            state.records.push_back(record);
+            // The newest one is kept, whatever it weighs.
+            while state.records.len() > KEPT_RECORDS
+                || state.records.len() > 1 && state.kept_weight > KEPT_WEIGHT
+            {
+                let dropped = state
+                    .records
+                    .pop_front()
+                    .map_or(0, |record| record.weight());
+                state.kept_weight -= dropped;
                 state.dropped_records += 1;
             }
-            state.records.push_back(record);
         });
     }
 
@@ -217,6 +229,27 @@ mod tests {
         assert_eq!(first(3), (Some("5".into()), 2));
         assert_eq!(first(7), (Some("7".into()), 0));
         assert_eq!(first(KEPT_RECORDS as u64 + 5), (None, 0));
+    }
+
+    #[test]
+    fn large_records_leave_sooner() {
+        let shared = Shared::default();
+        let large = "x".repeat(1 << 20);
+        for _ in 0..100 {
+            shared.keep(record(large.clone()));
+        }
+        let state = shared.lock();
+        assert_eq!(state.records.len(), 15);
+        assert_eq!(state.dropped_records, 85);
+        let weighed: usize = state.records.iter().map(Record::weight).sum();
+        assert_eq!(state.kept_weight, weighed);
+        drop(state);
+        // Alone it is kept, though it is too much.
+        let numbers = "1,".repeat(KEPT_WEIGHT / 32);
+        let text = format!("{{\"msg\":\"m\",\"n\":[{}0]}}", numbers);
+        let value = serde_json::from_str(&text).unwrap();
+        shared.keep(Record::from_value(value).unwrap());
+        assert_eq!(shared.lock().records.len(), 1);
     }
 
     #[test]
