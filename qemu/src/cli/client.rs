@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use log::LevelFilter;
 
+use super::output::visible;
 use super::{progress, Progress};
 use crate::control::{Client, ControlError};
 
@@ -40,7 +41,7 @@ pub fn refused(error: ControlError) -> anyhow::Result<ExitCode> {
             message,
             code: Some(code),
         } => {
-            eprintln!("uvm: VM {name}: {message}");
+            eprintln!("uvm: VM {name}: {}", visible(&message));
             Ok(code.into())
         }
         other => Err(other.into()),

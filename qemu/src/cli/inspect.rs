@@ -8,7 +8,7 @@ use clap::Args;
 use serde_json::{json, Value};
 
 use super::client::Which;
-use super::output::{line, table};
+use super::output::{line, table, visible};
 use crate::control::wire::{Attach, Reply, Request, Status};
 use crate::control::{Client, ControlError, Directory};
 use uvm_host::log::{Level, Record};
@@ -38,7 +38,7 @@ impl Ps {
                 Ok(status) => all.push(status),
                 // It ended meanwhile.
                 Err(ControlError::Gone { .. } | ControlError::Unknown { .. }) => {}
-                Err(e) => eprintln!("uvm: {e}"),
+                Err(e) => eprintln!("uvm: {}", visible(&e.to_string())),
             }
         }
         if self.json {

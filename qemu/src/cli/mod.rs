@@ -108,7 +108,7 @@ pub fn main() -> ExitCode {
     signals::settle();
     uvm_host::trace::finish();
     outcome.unwrap_or_else(|e| {
-        eprintln!("uvm: {e:#}");
+        eprintln!("uvm: {}", output::visible(&format!("{e:#}")));
         FAILED.into()
     })
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::output::visible;
+
 /// A spinner, or nothing. Clones are the same one.
 #[derive(Clone)]
 pub struct Progress(ProgressBar);
@@ -23,7 +25,7 @@ impl Progress {
     }
 
     pub fn doing(&self, what: &str) {
-        self.0.set_message(what.to_owned());
+        self.0.set_message(visible(what).into_owned());
         self.0.enable_steady_tick(Duration::from_millis(100));
     }
 
@@ -35,7 +37,7 @@ impl Progress {
 
     /// A line for stderr that does not mix with the spinner.
     pub fn line(&self, text: &str) {
-        self.0.suspend(|| eprintln!("{text}"));
+        self.0.suspend(|| eprintln!("{}", visible(text)));
     }
 }
 
