@@ -31,6 +31,7 @@
 #![warn(missing_docs)]
 
 mod bridge;
+mod dials;
 mod end;
 mod host;
 pub mod log;

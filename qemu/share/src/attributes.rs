@@ -5,13 +5,56 @@ use rustix::fs::{self, AtFlags, Gid, Mode, Timespec, Timestamps, Uid, UTIME_NOW,
 use rustix::io::Errno;
 
 use crate::fid::{qid, Fid, Node, State};
-use crate::request::{Change, Time};
-use crate::wire::Reply;
+use crate::wire::{Fields, Reply};
 
 /// All attributes that `stat` has (`P9_STATS_BASIC`).
 const BASIC: u64 = 0x7ff;
 /// A share's own, and not that of what it lies on (`V9FS_MAGIC`).
 const MAGIC: u32 = 0x0102_1997;
+
+/// New attributes of a file; what is absent stays.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Change {
+    pub(crate) mode: Option<u32>,
+    pub(crate) user: Option<u32>,
+    pub(crate) group: Option<u32>,
+    /// In bytes.
+    pub(crate) size: Option<u64>,
+    pub(crate) accessed: Option<Time>,
+    pub(crate) modified: Option<Time>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Time {
+    Now,
+    At { seconds: u64, nanoseconds: u64 },
+}
+
+impl Change {
+    pub(crate) fn parse(f: &mut Fields<'_>) -> Result<Self, Errno> {
+        let valid = f.u32()?;
+        let (mode, user, group, size) = (f.u32()?, f.u32()?, f.u32()?, f.u64()?);
+        let mut time = |set: u32, given: u32| -> Result<Option<Time>, Errno> {
+            let (seconds, nanoseconds) = (f.u64()?, f.u64()?);
+            Ok(match (valid & set != 0, valid & given != 0) {
+                (false, _) => None,
+                (true, false) => Some(Time::Now),
+                (true, true) => Some(Time::At {
+                    seconds,
+                    nanoseconds,
+                }),
+            })
+        };
+        Ok(Self {
+            mode: (valid & 1 != 0).then_some(mode),
+            user: (valid & 2 != 0).then_some(user),
+            group: (valid & 4 != 0).then_some(group),
+            size: (valid & 8 != 0).then_some(size),
+            accessed: time(0x10, 0x80)?,
+            modified: time(0x20, 0x100)?,
+        })
+    }
+}
 
 pub(crate) fn tell(node: &Node, reply: &mut Reply) -> Result<(), Errno> {
     let stat = node.stat()?;

@@ -22,8 +22,10 @@ mod fid;
 mod locks;
 mod request;
 mod server;
+mod share;
 mod user;
 mod wire;
 mod xattrs;
 
-pub use server::{Access, Share};
+pub use server::Access;
+pub use share::Share;

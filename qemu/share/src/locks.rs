@@ -12,7 +12,50 @@ use rustix::fs::{flock, FlockOperation};
 use rustix::io::Errno;
 
 use crate::fid::Node;
-use crate::request::{LockKind, Range};
+use crate::wire::Fields;
+
+/// A lock of bytes; a length of 0 reaches to the end of the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Range {
+    pub(crate) kind: LockKind,
+    pub(crate) start: u64,
+    pub(crate) length: u64,
+    /// Of the guest.
+    pub(crate) process: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LockKind {
+    Read = 0,
+    Write = 1,
+    Unlock = 2,
+}
+
+impl LockKind {
+    pub(crate) fn parse(kind: u8) -> Result<Self, Errno> {
+        match kind {
+            0 => Ok(Self::Read),
+            1 => Ok(Self::Write),
+            2 => Ok(Self::Unlock),
+            _ => Err(Errno::INVAL),
+        }
+    }
+}
+
+impl Range {
+    pub(crate) fn parse(kind: LockKind, f: &mut Fields<'_>) -> Result<Self, Errno> {
+        Ok(Self {
+            kind,
+            start: f.u64()?,
+            length: f.u64()?,
+            process: f.u32()?,
+        })
+    }
+
+    pub(crate) fn is_whole_file(self) -> bool {
+        (self.start, self.length) == (0, 0)
+    }
+}
 
 /// What an attempt ended with (`P9_LOCK_SUCCESS`, `P9_LOCK_BLOCKED`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

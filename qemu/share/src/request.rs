@@ -3,8 +3,11 @@
 
 use std::ffi::CString;
 
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+use crate::attributes::Change;
+use crate::locks::{LockKind, Range};
 use crate::wire::{Fields, Name};
 
 /// "No fid", and "no user number".
@@ -133,41 +136,6 @@ pub(crate) enum Request<'a> {
     Remove {
         fid: u32,
     },
-}
-
-/// New attributes of a file; what is absent stays.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Change {
-    pub(crate) mode: Option<u32>,
-    pub(crate) user: Option<u32>,
-    pub(crate) group: Option<u32>,
-    /// In bytes.
-    pub(crate) size: Option<u64>,
-    pub(crate) accessed: Option<Time>,
-    pub(crate) modified: Option<Time>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Time {
-    Now,
-    At { seconds: u64, nanoseconds: u64 },
-}
-
-/// A lock of bytes; a length of 0 reaches to the end of the file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Range {
-    pub(crate) kind: LockKind,
-    pub(crate) start: u64,
-    pub(crate) length: u64,
-    /// Of the guest.
-    pub(crate) process: u32,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum LockKind {
-    Read = 0,
-    Write = 1,
-    Unlock = 2,
 }
 
 /// Most names that one request walks (`P9_MAXWELEM`).
@@ -318,54 +286,46 @@ impl<'a> Request<'a> {
     }
 }
 
-impl Change {
-    fn parse(f: &mut Fields<'_>) -> Result<Self, Errno> {
-        let valid = f.u32()?;
-        let (mode, user, group, size) = (f.u32()?, f.u32()?, f.u32()?, f.u64()?);
-        let mut time = |set: u32, given: u32| -> Result<Option<Time>, Errno> {
-            let (seconds, nanoseconds) = (f.u64()?, f.u64()?);
-            Ok(match (valid & set != 0, valid & given != 0) {
-                (false, _) => None,
-                (true, false) => Some(Time::Now),
-                (true, true) => Some(Time::At {
-                    seconds,
-                    nanoseconds,
-                }),
-            })
-        };
-        Ok(Self {
-            mode: (valid & 1 != 0).then_some(mode),
-            user: (valid & 2 != 0).then_some(user),
-            group: (valid & 4 != 0).then_some(group),
-            size: (valid & 8 != 0).then_some(size),
-            accessed: time(0x10, 0x80)?,
-            modified: time(0x20, 0x100)?,
-        })
-    }
-}
-
-impl LockKind {
-    fn parse(kind: u8) -> Result<Self, Errno> {
-        match kind {
-            0 => Ok(Self::Read),
-            1 => Ok(Self::Write),
-            2 => Ok(Self::Unlock),
-            _ => Err(Errno::INVAL),
+impl Request<'_> {
+    /// Whether it changes something, or asks for the right to.
+    pub(crate) fn writes(&self) -> bool {
+        match self {
+            Self::Open { flags, .. } => {
+                let writing = OFlags::WRONLY | OFlags::RDWR | OFlags::TRUNC;
+                OFlags::from_bits_retain(*flags).intersects(writing)
+            }
+            Self::Create { .. }
+            | Self::Symlink { .. }
+            | Self::Node { .. }
+            | Self::SetAttributes { .. }
+            | Self::XattrCreate { .. }
+            | Self::Link { .. }
+            | Self::Mkdir { .. }
+            | Self::Rename { .. }
+            | Self::Unlink { .. }
+            | Self::Write { .. } => true,
+            _ => false,
         }
     }
-}
 
-impl Range {
-    fn parse(kind: LockKind, f: &mut Fields<'_>) -> Result<Self, Errno> {
-        Ok(Self {
-            kind,
-            start: f.u64()?,
-            length: f.u64()?,
-            process: f.u32()?,
+    /// The fid whose user's rights it has, and the group of what it makes.
+    pub(crate) fn subject(&self) -> Option<(u32, Option<u32>)> {
+        Some(match self {
+            Self::Statfs { fid }
+            | Self::Attributes { fid }
+            | Self::Readlink { fid }
+            | Self::SetAttributes { fid, .. }
+            | Self::Readdir { fid, .. }
+            | Self::Fsync { fid, .. }
+            | Self::Lock { fid, .. }
+            | Self::GetLock { fid, .. }
+            | Self::Unlink { fid, .. }
+            | Self::Link { directory: fid, .. }
+            | Self::Rename { from: (fid, _), .. } => (*fid, None),
+            Self::Symlink { fid, group, .. }
+            | Self::Node { fid, group, .. }
+            | Self::Mkdir { fid, group, .. } => (*fid, Some(*group)),
+            _ => return None,
         })
-    }
-
-    pub(crate) fn is_whole_file(self) -> bool {
-        (self.start, self.length) == (0, 0)
     }
 }

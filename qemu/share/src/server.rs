@@ -1,15 +1,13 @@
-//! The server of one connection: it answers one request after the other.
+//! Carries out the requests of one connection.
 
-use std::io::{self, BufReader, Read, Write};
-use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::rc::Rc;
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::fid::{Fid, Fids, Node, State};
-use crate::request::{LockKind, Range, Request, NONE};
+use crate::locks::{LockKind, Range};
+use crate::request::{Request, NONE};
 use crate::user::{Rights, User};
 use crate::wire::{Fields, Name, Reply, HEAD};
 use crate::{attributes, directory, locks, xattrs};
@@ -30,88 +28,7 @@ pub enum Access {
     ReadWrite,
 }
 
-/// What is served: a directory, or one file in it.
-#[derive(Debug)]
-pub struct Share {
-    root: OwnedFd,
-    only: Option<Name>,
-    access: Access,
-}
-
-impl Share {
-    /// The directory, or the file, at `path`. A file is served as the only entry of a directory,
-    /// which cannot be changed.
-    ///
-    /// # Errors
-    /// Those of open(2), of what is there now.
-    pub fn open(path: &Path, access: Access) -> io::Result<Self> {
-        let path = path.canonicalize()?;
-        let (directory, only) = match (path.is_dir(), path.parent(), path.file_name()) {
-            (false, Some(parent), Some(name)) => {
-                (parent, Some(Name::new(name.as_encoded_bytes())?))
-            }
-            _ => (path.as_path(), None),
-        };
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = fs::open(directory, flags, Mode::empty())?;
-        Ok(Self { root, only, access })
-    }
-
-    /// Answers the client to its end. It takes the calling thread for itself: the thread gets the
-    /// rights of users in turn, so nothing else may run on it afterwards.
-    ///
-    /// # Errors
-    /// Those of the connection. A client that breaks the protocol gets no further answer
-    /// (`InvalidData`).
-    pub fn serve(self, stream: impl Read + Write) -> io::Result<()> {
-        raise_descriptor_limit();
-        let mut server = Server {
-            rights: Rights::of_thread()?,
-            root: Node::new(self.root, self.only),
-            access: self.access,
-            largest: FIRST,
-            fids: Fids::default(),
-        };
-        let mut stream = BufReader::new(stream);
-        let (mut frame, mut answer) = (Vec::new(), Vec::new());
-        loop {
-            let mut size = [0; 4];
-            match stream.read_exact(&mut size) {
-                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
-                read => read?,
-            }
-            let size = u32::from_le_bytes(size);
-            if size < HEAD as u32 || size > server.largest {
-                return Err(io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    format!(
-                        "a 9P message of {size} bytes; {} are agreed on",
-                        server.largest
-                    ),
-                ));
-            }
-            frame.resize(size as usize - 4, 0);
-            stream.read_exact(&mut frame)?;
-            answer = server.answer(&frame, answer);
-            stream.get_mut().write_all(&answer)?;
-        }
-    }
-}
-
-/// Each file that a guest has open is a descriptor of this process.
-fn raise_descriptor_limit() {
-    use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        ..limit
-    };
-    if let Err(e) = setrlimit(Resource::Nofile, raised) {
-        log::debug!("the limit of open files stays: {e}");
-    }
-}
-
-struct Server {
+pub(crate) struct Server {
     rights: Rights,
     root: Node,
     access: Access,
@@ -121,8 +38,24 @@ struct Server {
 }
 
 impl Server {
+    /// One for the calling thread.
+    pub(crate) fn new(root: Node, access: Access) -> Result<Self, Errno> {
+        Ok(Self {
+            rights: Rights::of_thread()?,
+            root,
+            access,
+            largest: FIRST,
+            fids: Fids::default(),
+        })
+    }
+
+    /// The largest message that the client may send, in bytes.
+    pub(crate) fn largest(&self) -> u32 {
+        self.largest
+    }
+
     /// The answer to a frame without its size, in the memory of an earlier one.
-    fn answer(&mut self, frame: &[u8], memory: Vec<u8>) -> Vec<u8> {
+    pub(crate) fn answer(&mut self, frame: &[u8], memory: Vec<u8>) -> Vec<u8> {
         let mut reply = Reply::new(memory);
         let (kind, tag) = (frame[0], u16::from_le_bytes([frame[1], frame[2]]));
         let request = Request::parse(kind, &mut Fields(&frame[3..]));
@@ -403,50 +336,6 @@ impl Server {
             State::Attribute(new) => taken.and_then(|()| xattrs::finish(&new)),
             _ => Ok(()),
         }
-    }
-}
-
-impl Request<'_> {
-    /// Whether it changes something, or asks for the right to.
-    fn writes(&self) -> bool {
-        match self {
-            Self::Open { flags, .. } => {
-                let writing = OFlags::WRONLY | OFlags::RDWR | OFlags::TRUNC;
-                OFlags::from_bits_retain(*flags).intersects(writing)
-            }
-            Self::Create { .. }
-            | Self::Symlink { .. }
-            | Self::Node { .. }
-            | Self::SetAttributes { .. }
-            | Self::XattrCreate { .. }
-            | Self::Link { .. }
-            | Self::Mkdir { .. }
-            | Self::Rename { .. }
-            | Self::Unlink { .. }
-            | Self::Write { .. } => true,
-            _ => false,
-        }
-    }
-
-    /// The fid whose user's rights it has, and the group of what it makes.
-    fn subject(&self) -> Option<(u32, Option<u32>)> {
-        Some(match self {
-            Self::Statfs { fid }
-            | Self::Attributes { fid }
-            | Self::Readlink { fid }
-            | Self::SetAttributes { fid, .. }
-            | Self::Readdir { fid, .. }
-            | Self::Fsync { fid, .. }
-            | Self::Lock { fid, .. }
-            | Self::GetLock { fid, .. }
-            | Self::Unlink { fid, .. }
-            | Self::Link { directory: fid, .. }
-            | Self::Rename { from: (fid, _), .. } => (*fid, None),
-            Self::Symlink { fid, group, .. }
-            | Self::Node { fid, group, .. }
-            | Self::Mkdir { fid, group, .. } => (*fid, Some(*group)),
-            _ => return None,
-        })
     }
 }
 
