@@ -183,7 +183,7 @@ fn cold_disks(profile: &Profile, _: &Wiring, args: &mut Args) {
         args.option(
             "-device",
             format!(
-                "scsi-hd,id=cold{lun},drive=cold{lun},bus=scsi0.0,channel=0,scsi-id=0,lun={lun}"
+                "scsi-hd,id=cold{lun},drive=cold{lun},bus=scsi0.0,channel=0,scsi-id=0,lun={lun},werror=report,rerror=report"
             ),
         );
     }

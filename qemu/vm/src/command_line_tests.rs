@@ -110,7 +110,7 @@ fn firmware_starts_what_is_on_its_disk() {
     let text = text(&profile, VsockWire::None);
     for part in [
         "driver=vhdx,node-name=cold0,read-only=on,file.driver=file,file.filename=/b/uvm.vhdx",
-        "scsi-hd,id=cold0,drive=cold0,bus=scsi0.0,channel=0,scsi-id=0,lun=0",
+        "scsi-hd,id=cold0,drive=cold0,bus=scsi0.0,channel=0,scsi-id=0,lun=0,werror=report,rerror=report",
         "-bios\n/f/OVMF.fd",
     ] {
         assert!(text.contains(part), "{part:?} is not in\n{text}");
@@ -155,7 +155,7 @@ fn options_show() {
         "virtio-net-device,netdev=nic1,mac=52:54:00:00:00:01",
         "vhost-vsock-device,guest-cid=9",
         "driver=raw,node-name=cold0,read-only=on,file.driver=file,file.filename=/d",
-        "scsi-hd,id=cold0,drive=cold0,bus=scsi0.0,channel=0,scsi-id=0,lun=0",
+        "scsi-hd,id=cold0,drive=cold0,bus=scsi0.0,channel=0,scsi-id=0,lun=0,werror=report,rerror=report",
         "8250_core.nr_uarts=0 panic=-1 quiet tsc_early_khz=2000000 gcs.cgroup=v1 pci=off nr_cpus=2 \
          brd.rd_nr=0 pmtmr=0 -- -e 1 sh -c \"/bin/vsockexec -e 109 /bin/gcs -v4 -log-format \
          json -loglevel debug -scrub-logs & exec sh\"",

@@ -181,6 +181,8 @@ impl Qmp {
             "device_add",
             json!({
             "driver": "scsi-hd", "id": node, "drive": node,
+            // A full disk of this machine is the guest's error. QEMU would stop the VM for it.
+            "werror": "report", "rerror": "report",
             "bus": format!("scsi{}.0", address.controller),
             "channel": 0, "scsi-id": 0, "lun": address.lun}),
         );
