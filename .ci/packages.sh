@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that a purpose needs and this machine lacks.
 # Use: packages.sh PURPOSE...   (rust build lint guest kernel qemu images tests xfs stock disk
-#                           scripts fresh)
+#                           scripts fresh peers)
 #      packages.sh --refresh   fetches the lists of packages
 #      packages.sh --download PURPOSE DIR   fetches the purpose's package that is not installed into DIR,
 #                              and prints the name of its file
+# `peers` is what no build and no test needs, so nothing installs it unasked.
 # Nothing missing: no output. Not Debian: names what is missing and installs nothing.
 . "$(dirname "$0")/common.sh"
 
@@ -58,6 +59,9 @@ tests   umoci                       umoci            unpacks images, to compare 
 tests   veritysetup                 cryptsetup-bin   checks hash trees by another program
 xfs     mkfs.xfs                    xfsprogs         formats disks inside the image xfs
 tests   debootstrap                 debootstrap      a real Debian root file system to run
+peers   crun                        crun             the third column of uvm bench
+peers   ctr                         containerd       drives the engine in gcs/oci-runtime/containerd.sh
+peers   strace                      strace           compares system calls with those of other engines
 tests   /usr/share/ovmf/OVMF.fd     ovmf             UEFI firmware, which boots the disk of Hyper-V machines
 disk    /usr/lib/systemd/boot/efi/linuxx64.efi.stub  systemd-boot-efi  starts kernel and initrd from one UEFI program
 stock   dpkg-deb                    dpkg             unpacks a packaged kernel
@@ -71,7 +75,7 @@ fresh   /usr/share/keyrings/debian-archive-keyring.gpg  debian-archive-keyring  
 fresh   git                         git              copies the tree
 '
 
-[ $# -gt 0 ] || die "packages.sh needs a purpose: rust build lint guest kernel qemu images tests xfs stock disk scripts fresh"
+[ $# -gt 0 ] || die "packages.sh needs a purpose: rust build lint guest kernel qemu images tests xfs stock disk scripts fresh peers"
 
 # A path must exist; a command must be found, also where only root's PATH looks.
 there() {

@@ -6,7 +6,7 @@ set -euo pipefail
 program=$(realpath "${1:-target/debug/oci-runtime}")
 [ -x "$program" ] || { echo "$0: there is no $program: cargo build -p oci-runtime" >&2; exit 1; }
 for tool in containerd ctr busybox; do
-    command -v "$tool" >/dev/null || { echo "SKIPPED: there is no $tool (apt-get install containerd busybox-static)" >&2; exit 0; }
+    command -v "$tool" >/dev/null || { echo "SKIPPED: there is no $tool (.ci/packages.sh peers images)" >&2; exit 0; }
 done
 dir=$(mktemp -d)
 containerd=

@@ -31,7 +31,7 @@ impl Peer {
     /// `None` with the reason where there is no crun.
     pub fn find() -> Result<Self, String> {
         let program = choice::program("crun")
-            .ok_or("crun is not installed (Debian: apt-get install crun)")?;
+            .ok_or("crun is not installed (Debian: .ci/packages.sh peers)")?;
         let output = Command::new("ldd")
             .arg(&program)
             .output()
