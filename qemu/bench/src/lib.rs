@@ -131,10 +131,15 @@ pub fn run(plan: &Plan, mut doing: impl FnMut(&str)) -> Result<Vec<Figure>, Benc
         .ok_or_else(|| BenchError::Files("there is no initrd to measure".into()))?;
     let mut figures = Vec::new();
 
-    if plan.wants(boot::NAME) {
+    if plan.wants_any(&[boot::NAME, boot::COUNTED]) {
         let floor = dir.join("floor.img");
         initrd::floor_only(&plan.floor, &floor).map_err(BenchError::Files)?;
-        figures.push(boot::measure(plan, &guest, &floor, &mut doing)?);
+        if plan.wants(boot::NAME) {
+            figures.push(boot::measure(plan, &guest, &floor, &mut doing)?);
+        }
+        if plan.wants(boot::COUNTED) {
+            figures.push(boot::count(plan, &guest, &floor, dir.path(), &mut doing)?);
+        }
     }
     let inside = [
         &guest::NAMES[..],

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use uvm_host::trace::Recorder;
 use uvm_host::{End, Host, HostConfig, HostError, LogSink, MappedVirtualDisk, Transport};
 use uvm_vm::choice::{self, AccelWish, VsockKind};
-use uvm_vm::profile::Profile;
+use uvm_vm::profile::{Accel, Machine, Profile};
 use uvm_vm::qmp::ScsiAddress;
 use uvm_vm::{Vm, VmEnd, VmError, VsockWire};
 use uvm_vsock::{Device, DeviceConfig, DeviceHandle, Faults};
@@ -95,10 +95,12 @@ impl Uvm {
     }
 
     pub fn boot_with(mut profile: Profile, options: BootOptions) -> Result<Self, UvmError> {
-        if profile.tsc_khz.is_none() {
+        let accel = choice::accel(options.accel, &profile.kernel);
+        // KVM tells the guest itself, where there is a way to.
+        let told = accel.chosen == Accel::Kvm && profile.machine == Machine::Q35;
+        if profile.tsc_khz.is_none() && !told {
             profile.tsc_khz = choice::tsc_khz();
         }
-        let accel = choice::accel(options.accel, &profile.kernel);
         log::info!("accelerator {}: {}", accel.chosen.name(), accel.why);
         let dir = PrivateDir::new().map_err(UvmError::Dir)?;
         let trace = options.trace.clone();

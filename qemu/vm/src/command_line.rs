@@ -102,9 +102,13 @@ fn machine(profile: &Profile, wiring: &Wiring, args: &mut Args) {
         "-machine",
         format!("{machine},accel={accel},memory-backend=mem0"),
     );
-    if wiring.accel == Accel::Kvm {
-        args.option("-cpu", "host");
-    }
+    let cpu = match wiring.accel {
+        Accel::Kvm => "host",
+        // QEMU's usual one. Without RDRAND the kernel gathers its first random numbers from timer
+        // interrupts, which is half of all that it does in a boot.
+        Accel::Tcg => "qemu64,+rdrand",
+    };
+    args.option("-cpu", cpu);
 }
 
 /// The VM's own memory, and address space for what is plugged in besides.

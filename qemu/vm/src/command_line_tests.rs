@@ -31,6 +31,8 @@ none
 memory-backend-memfd,id=mem0,size=256M,share=on
 -machine
 q35,accel=tcg,memory-backend=mem0
+-cpu
+qemu64,+rdrand
 -m
 256M
 -smp
@@ -162,7 +164,15 @@ fn options_show() {
     ] {
         assert!(text.contains(part), "{part:?} is not in\n{text}");
     }
-    assert!(!text.contains("-initrd") && !text.contains("nolapic_timer"));
+    for part in ["-initrd", "nolapic_timer"] {
+        assert!(!text.contains(part), "{part:?} is in\n{text}");
+    }
+    profile.machine = Machine::Q35;
+    let text = super::tests::text(&profile, VsockWire::None);
+    assert!(
+        text.contains("no_timer_check tsc_early_khz=2000000 gcs"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -169,8 +169,8 @@ pub struct Profile {
     pub serial_console: bool,
     /// All kernel messages on the console instead of `quiet`.
     pub verbose_boot: bool,
-    /// The frequency of the host's time stamp counter in kHz. A microvm that has to measure it hangs
-    /// now and then.
+    /// The frequency of the host's time stamp counter in kHz, so that the kernel does not have to
+    /// measure it. A microvm that has to hangs now and then.
     pub tsc_khz: Option<u64>,
     pub vsock: VsockWish,
     /// SCSI controllers, 1 to 4.
