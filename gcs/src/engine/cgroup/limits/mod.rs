@@ -9,6 +9,8 @@
 //! with all the rest; what cannot be applied is an error with the kernel's reason, after which
 //! the values written before it are what they were.
 
+mod block;
+mod memory;
 mod plan;
 
 use std::fs;

@@ -1,8 +1,8 @@
 //! Which files are written, in which order.
 
-use oci_spec::runtime::{
-    LinuxBlockIo, LinuxCpu, LinuxHugepageLimit, LinuxMemory, LinuxResources, LinuxThrottleDevice,
-};
+use std::collections::HashMap;
+
+use oci_spec::runtime::{LinuxCpu, LinuxHugepageLimit, LinuxNetwork, LinuxRdma, LinuxResources};
 
 /// One file to write.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,9 +19,9 @@ pub(super) struct Write {
 pub(super) type Now<'a> = &'a dyn Fn(&str, &str) -> Option<String>;
 
 /// The writes in their order.
-struct Plan<'a> {
-    v2: bool,
-    now: Now<'a>,
+pub(super) struct Plan<'a> {
+    pub(super) v2: bool,
+    pub(super) now: Now<'a>,
     writes: Vec<Write>,
 }
 
@@ -52,15 +52,11 @@ pub(super) fn plan(
     for limit in resources.hugepage_limits().iter().flatten() {
         plan.hugepages(limit)?;
     }
-    if resources.network().is_some() {
-        return Err("linux.resources.network cannot be changed".into());
+    if let Some(network) = resources.network() {
+        plan.network(network)?;
     }
-    if resources
-        .rdma()
-        .as_ref()
-        .is_some_and(|rdma| !rdma.is_empty())
-    {
-        return Err("linux.resources.rdma cannot be changed".into());
+    if let Some(rdma) = resources.rdma() {
+        plan.rdma(rdma)?;
     }
     let mut unified: Vec<_> = resources.unified().iter().flatten().collect();
     unified.sort();
@@ -74,7 +70,7 @@ pub(super) fn plan(
 }
 
 impl Plan<'_> {
-    fn write(
+    pub(super) fn write(
         &mut self,
         member: &'static str,
         controller: &'static str,
@@ -89,12 +85,12 @@ impl Plan<'_> {
         });
     }
 
-    fn has(&self, controller: &str, file: &str) -> bool {
+    pub(super) fn has(&self, controller: &str, file: &str) -> bool {
         (self.now)(controller, file).is_some()
     }
 
     /// Bytes as the version writes them; `None` for 0, which is Go's word for not set.
-    fn bytes(&self, member: &str, value: Option<i64>) -> Result<Option<String>, String> {
+    pub(super) fn bytes(&self, member: &str, value: Option<i64>) -> Result<Option<String>, String> {
         match value {
             None | Some(0) => Ok(None),
             Some(-1) => Ok(Some(if self.v2 { "max" } else { "-1" }.into())),
@@ -103,131 +99,6 @@ impl Plan<'_> {
                 "linux.resources.{member}: {other} is neither a size in bytes nor -1 for no limit"
             )),
         }
-    }
-
-    fn memory(&mut self, memory: &LinuxMemory) -> Result<(), String> {
-        let limit = self.bytes("memory.limit", memory.limit())?;
-        let swap = self.bytes("memory.swap", memory.swap())?;
-        let reservation = self.bytes("memory.reservation", memory.reservation())?;
-        if let (Some(limit @ 1..), Some(swap @ 1..)) = (memory.limit(), memory.swap()) {
-            if swap < limit {
-                return Err(format!(
-                    "linux.resources.memory.swap: {swap} is memory and swap together, and below memory.limit, which is {limit}"
-                ));
-            }
-        }
-        #[allow(deprecated)] // sent by hosts all the same
-        let kernel = memory.kernel();
-        for (name, value) in [("kernel", kernel), ("kernelTCP", memory.kernel_tcp())] {
-            if value.is_some_and(|value| value > 0) {
-                return Err(format!(
-                    "linux.resources.memory.{name}: Linux has no limit of its own for the memory of the kernel any more"
-                ));
-            }
-        }
-        if self.v2 {
-            self.memory_v2(memory, limit, reservation)
-        } else {
-            self.memory_v1(memory, limit, swap, reservation);
-            Ok(())
-        }
-    }
-
-    /// v1 counts memory and swap together, and wants limit <= both at every moment.
-    fn memory_v1(
-        &mut self,
-        memory: &LinuxMemory,
-        limit: Option<String>,
-        swap: Option<String>,
-        reservation: Option<String>,
-    ) {
-        let both_now = (self.now)("memory", "memory.memsw.limit_in_bytes");
-        let both_now = both_now.and_then(|text| text.trim().parse::<i64>().ok());
-        let raised = match (memory.limit(), both_now) {
-            (Some(-1), _) => true,
-            (Some(limit), Some(both)) => limit > both,
-            _ => false,
-        };
-        let limit = limit.map(|value| ("memory.limit", "memory.limit_in_bytes", value));
-        let swap = swap.map(|value| ("memory.swap", "memory.memsw.limit_in_bytes", value));
-        let order = if raised { [swap, limit] } else { [limit, swap] };
-        for (member, file, value) in order.into_iter().flatten() {
-            self.write(member, "memory", file, value);
-        }
-        if let Some(value) = reservation {
-            let file = "memory.soft_limit_in_bytes";
-            self.write("memory.reservation", "memory", file, value);
-        }
-        if let Some(value) = memory.swappiness() {
-            let file = "memory.swappiness";
-            self.write("memory.swappiness", "memory", file, value.to_string());
-        }
-        if let Some(disable) = memory.disable_oom_killer() {
-            let value = u8::from(disable).to_string();
-            self.write(
-                "memory.disableOOMKiller",
-                "memory",
-                "memory.oom_control",
-                value,
-            );
-        }
-    }
-
-    /// v2 counts swap apart.
-    fn memory_v2(
-        &mut self,
-        memory: &LinuxMemory,
-        limit: Option<String>,
-        reservation: Option<String>,
-    ) -> Result<(), String> {
-        if memory.swappiness().is_some() || memory.disable_oom_killer() == Some(true) {
-            return Err(
-                "linux.resources.memory: cgroup v2 has neither swappiness nor disableOOMKiller"
-                    .into(),
-            );
-        }
-        let current = |file: &str| {
-            let text = (self.now)("memory", file)?;
-            text.trim().parse::<i64>().ok()
-        };
-        let limit_bytes = match memory.limit() {
-            None | Some(0) => current("memory.max"),
-            Some(-1) => None,
-            bytes => bytes,
-        };
-        let swap = match memory.swap() {
-            None | Some(0) => None,
-            Some(-1) => Some("max".to_owned()),
-            Some(both) => {
-                let memory = limit_bytes.ok_or(
-                    "linux.resources.memory.swap: it needs memory.limit, and the container has none",
-                )?;
-                let swap = both.checked_sub(memory).filter(|swap| *swap >= 0).ok_or_else(|| {
-                    format!("linux.resources.memory.swap: {both} is memory and swap together, and below the memory limit, which is {memory}")
-                })?;
-                Some(swap.to_string())
-            }
-        };
-        if memory.check_before_update() == Some(true) {
-            let used = current("memory.current");
-            if let (Some(limit @ 1..), Some(used)) = (memory.limit(), used) {
-                if used >= limit {
-                    return Err(format!(
-                        "linux.resources.memory.limit: the container uses {used} bytes, more than {limit}"
-                    ));
-                }
-            }
-        }
-        for (member, file, value) in [
-            ("memory.swap", "memory.swap.max", swap),
-            ("memory.limit", "memory.max", limit),
-            ("memory.reservation", "memory.low", reservation),
-        ] {
-            if let Some(value) = value {
-                self.write(member, "memory", file, value);
-            }
-        }
-        Ok(())
     }
 
     fn cpu(&mut self, cpu: &LinuxCpu) -> Result<(), String> {
@@ -321,6 +192,50 @@ impl Plan<'_> {
         Ok(())
     }
 
+    /// The class and the priorities that packets get, which only v1 has.
+    fn network(&mut self, network: &LinuxNetwork) -> Result<(), String> {
+        let class = network.class_id().filter(|class| *class != 0);
+        let priorities = network.priorities().as_deref().unwrap_or_default();
+        if self.v2 && (class.is_some() || !priorities.is_empty()) {
+            return Err(
+                "linux.resources.network: cgroup v2 has neither net_cls nor net_prio".into(),
+            );
+        }
+        if let Some(class) = class {
+            let member = "network.classID";
+            self.write(member, "net_cls", "net_cls.classid", class.to_string());
+        }
+        for one in priorities {
+            let value = format!("{} {}", one.name(), one.priority());
+            let member = "network.priorities";
+            self.write(member, "net_prio", "net_prio.ifpriomap", value);
+        }
+        Ok(())
+    }
+
+    fn rdma(&mut self, devices: &HashMap<String, LinuxRdma>) -> Result<(), String> {
+        let mut devices: Vec<_> = devices.iter().collect();
+        devices.sort_by_key(|(name, _)| *name);
+        for (name, limits) in devices {
+            let mut value = name.clone();
+            for (key, limit) in [
+                ("hca_handle", limits.hca_handles()),
+                ("hca_object", limits.hca_objects()),
+            ] {
+                if let Some(limit) = limit {
+                    value += &format!(" {key}={limit}");
+                }
+            }
+            if value == *name {
+                return Err(format!(
+                    "linux.resources.rdma.{name}: it has neither hcaHandles nor hcaObjects"
+                ));
+            }
+            self.write("rdma", "rdma", "rdma.max", value);
+        }
+        Ok(())
+    }
+
     /// Files of v2 by their own names.
     fn unified(&mut self, file: &str, value: &str) -> Result<(), String> {
         if !self.v2 {
@@ -334,80 +249,6 @@ impl Plan<'_> {
         }
         self.write("unified", "", file, value.to_owned());
         Ok(())
-    }
-
-    fn block(&mut self, block: &LinuxBlockIo) -> Result<(), String> {
-        let leaf = block.leaf_weight().filter(|weight| *weight != 0).is_some();
-        let each = block.weight_device().as_ref();
-        if leaf || each.is_some_and(|list| !list.is_empty()) {
-            return Err(
-                "linux.resources.blockIO: neither leafWeight nor weightDevice can be changed"
-                    .into(),
-            );
-        }
-        if let Some(weight @ 1..) = block.weight() {
-            let weight = u64::from(weight);
-            // The scheduler's file, when it is built in, takes the number as it is.
-            let (file, value) = match (self.v2, self.has("blkio", "io.bfq.weight")) {
-                (true, true) => ("io.bfq.weight", weight),
-                (true, false) => ("io.weight", 1 + weight.saturating_sub(10) * 9999 / 990),
-                (false, _) if self.has("blkio", "blkio.bfq.weight") => ("blkio.bfq.weight", weight),
-                (false, _) => ("blkio.weight", weight),
-            };
-            self.write("blockIO.weight", "blkio", file, value.to_string());
-        }
-        let lists = [
-            (
-                "blockIO.throttleReadBpsDevice",
-                block.throttle_read_bps_device(),
-                "read_bps",
-                "rbps",
-            ),
-            (
-                "blockIO.throttleWriteBpsDevice",
-                block.throttle_write_bps_device(),
-                "write_bps",
-                "wbps",
-            ),
-            (
-                "blockIO.throttleReadIOPSDevice",
-                block.throttle_read_iops_device(),
-                "read_iops",
-                "riops",
-            ),
-            (
-                "blockIO.throttleWriteIOPSDevice",
-                block.throttle_write_iops_device(),
-                "write_iops",
-                "wiops",
-            ),
-        ];
-        for (member, list, old, new) in lists {
-            for device in list.iter().flatten() {
-                self.throttle(member, device, old, new);
-            }
-        }
-        Ok(())
-    }
-
-    /// 0 takes the limit away.
-    fn throttle(
-        &mut self,
-        member: &'static str,
-        device: &LinuxThrottleDevice,
-        old: &str,
-        new: &str,
-    ) {
-        let number = format!("{}:{}", device.major(), device.minor());
-        let (file, value) = match (self.v2, device.rate()) {
-            (true, 0) => ("io.max".into(), format!("{number} {new}=max")),
-            (true, rate) => ("io.max".into(), format!("{number} {new}={rate}")),
-            (false, rate) => (
-                format!("blkio.throttle.{old}_device"),
-                format!("{number} {rate}"),
-            ),
-        };
-        self.write(member, "blkio", file, value);
     }
 }
 

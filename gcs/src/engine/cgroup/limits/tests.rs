@@ -4,7 +4,8 @@ use super::plan::weight;
 use super::*;
 
 /// What the files say before the update.
-const FILES: [(&str, &str); 9] = [
+const FILES: [(&str, &str); 10] = [
+    ("memory.swap.max", "max\n"),
     ("memory.memsw.limit_in_bytes", "2000\n"),
     ("memory.max", "1000\n"),
     ("memory.current", "500\n"),
@@ -77,6 +78,32 @@ fn resources_become_writes() {
                 "memory.limit_in_bytes < -1",
             ],
             &["memory.swap.max < max", "memory.max < max"],
+        ),
+        // No limit of memory is none of both.
+        (
+            json!({"memory": {"limit": -1}}),
+            &[
+                "memory.memsw.limit_in_bytes < -1",
+                "memory.limit_in_bytes < -1",
+            ],
+            &["memory.swap.max < max", "memory.max < max"],
+        ),
+        (json!({"network": {"classID": 0}}), nothing, nothing),
+        (
+            json!({"rdma": {"b": {"hcaObjects": 2}, "a": {"hcaHandles": 1, "hcaObjects": 3}}}),
+            &[
+                "rdma.max < a hca_handle=1 hca_object=3",
+                "rdma.max < b hca_object=2",
+            ],
+            &[
+                "rdma.max < a hca_handle=1 hca_object=3",
+                "rdma.max < b hca_object=2",
+            ],
+        ),
+        (
+            json!({"blockIO": {"weightDevice": [{"major": 8, "minor": 0, "weight": 10}]}}),
+            &["blkio.weight_device < 8:0 10"],
+            &["io.weight < 8:0 1"],
         ),
         // Against the limit of now.
         (
@@ -166,6 +193,16 @@ fn resources_become_writes() {
         .unwrap(),
         ["memory.swappiness < 10", "memory.oom_control < 1"]
     );
+    let network = json!({"network": {"classID": 7, "priorities": [{"name": "eth0", "priority": 3}]},
+        "memory": {"kernelTCP": 9}});
+    assert_eq!(
+        planned(false, &network).unwrap(),
+        [
+            "memory.kmem.tcp.limit_in_bytes < 9",
+            "net_cls.classid < 7",
+            "net_prio.ifpriomap < eth0 3"
+        ]
+    );
 }
 
 #[test]
@@ -191,15 +228,13 @@ fn what_cannot_be_applied_is_named() {
             json!({"hugepageLimits": [{"pageSize": "../x", "limit": 1}]}),
             "page size",
         ),
+        (&[true], json!({"network": {"classID": 1}}), "network"),
+        (&[true], json!({"memory": {"kernelTCP": 1}}), "kernelTCP"),
+        (&[false, true], json!({"rdma": {"mlx": {}}}), "rdma.mlx: "),
         (
             &[false, true],
-            json!({"network": {"classID": 1}}),
-            "network",
-        ),
-        (
-            &[false, true],
-            json!({"rdma": {"mlx": {"hcaHandles": 1}}}),
-            "rdma",
+            json!({"blockIO": {"weightDevice": [{"major": 8, "minor": 0}]}}),
+            "weightDevice",
         ),
         (
             &[false, true],
