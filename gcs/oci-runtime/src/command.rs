@@ -367,7 +367,7 @@ fn features() -> Value {
     json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": "1.2.0",
-        "hooks": ["createRuntime"],
+        "hooks": ["prestart", "createRuntime"],
         "linux": {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "uts"],
             "capabilities": engine::plan::capability_names(),

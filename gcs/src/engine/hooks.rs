@@ -89,9 +89,9 @@ pub fn run(hooks: &[Hook], state: &Value, made: &Made, process: &OwnedFd) -> Res
     let mut state = state.clone();
     state["pid"] = made.pid.as_raw().into();
     let state = state.to_string();
-    for (index, hook) in hooks.iter().enumerate() {
+    for hook in hooks {
         let done = run_one(hook, state.as_bytes());
-        done.map_err(|failure| failure.during(format_args!("hooks.createRuntime[{index}]")))?;
+        done.map_err(|failure| failure.during(&hook.member))?;
     }
     write(process, b"g")
         .map(drop)

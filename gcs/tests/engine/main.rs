@@ -6,7 +6,9 @@
 
 mod bundle;
 mod cases;
-mod escapes;
+mod escapes_paths;
+mod escapes_process;
+mod escapes_procfs;
 mod execs;
 mod failures;
 mod mounts;
@@ -71,6 +73,7 @@ const CASES: &[Case] = cases![
     mounts::a_device_directory_may_be_read_only,
     mounts::nothing_is_mounted_into_procfs,
     mounts::a_refused_option_is_named,
+    mounts::what_a_tmpfs_covers_can_be_copied_into_it,
     settings::the_environment_is_that_of_runc,
     settings::a_session_and_a_keyring_are_its_own,
     settings::settings_of_the_scheduler_are_applied,
@@ -79,16 +82,18 @@ const CASES: &[Case] = cases![
     settings::hooks_run_before_the_root_is_entered,
     settings::large_input_is_carried_out_or_refused,
     settings::a_failure_leaves_no_descriptor_and_no_process,
-    escapes::links_of_an_image_lead_to_its_own_root,
-    escapes::an_exchange_while_mounts_are_made_changes_nothing_outside,
-    escapes::procfs_is_where_it_has_to_be_or_there_is_no_container,
-    escapes::masks_are_not_made_of_what_an_image_has,
-    escapes::a_console_is_never_bound_where_a_link_says,
-    escapes::settings_are_written_to_procfs_or_not_at_all,
-    escapes::a_working_directory_is_in_the_root,
-    escapes::a_process_that_joins_cannot_be_looked_into,
-    escapes::no_capability_is_inherited_that_was_not_given,
-    escapes::control_groups_cannot_be_written,
+    escapes_paths::links_of_an_image_lead_to_its_own_root,
+    escapes_paths::an_exchange_while_mounts_are_made_changes_nothing_outside,
+    escapes_paths::a_console_is_never_bound_where_a_link_says,
+    escapes_paths::nothing_in_an_image_configures_the_engine,
+    escapes_procfs::procfs_is_where_it_has_to_be_or_there_is_no_container,
+    escapes_procfs::masks_are_not_made_of_what_an_image_has,
+    escapes_procfs::settings_are_written_to_procfs_or_not_at_all,
+    escapes_process::a_working_directory_is_in_the_root,
+    escapes_process::a_process_that_joins_cannot_be_looked_into,
+    escapes_process::no_capability_is_inherited_that_was_not_given,
+    escapes_process::control_groups_cannot_be_written,
+    escapes_process::a_long_text_is_nothing_but_a_text,
 ];
 
 fn main() -> ExitCode {

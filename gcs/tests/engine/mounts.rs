@@ -238,3 +238,27 @@ pub fn a_refused_option_is_named(rig: &Rig) {
     }
     rig.assert_clean("badopt");
 }
+
+/// `tmpcopyup`: with owners, modes and links, which are not followed.
+pub fn what_a_tmpfs_covers_can_be_copied_into_it(rig: &Rig) {
+    let script = "cd /m; cat a/file; readlink link; ls -ln a/file | cut -c1-10; ls -n a/file | { read m n u g r; echo $u $g; }
+        ls -ld a | cut -c1-10; echo new >a/file; grep -c ' /m .* tmpfs ' /proc/self/mountinfo";
+    let root = rig.dir.path().join("c/copy/rootfs");
+    let (out, err, _) = rig.run("copy", &sh(script), |spec| {
+        fs::create_dir_all(root.join("m/a")).unwrap();
+        fs::write(root.join("m/a/file"), "text\n").unwrap();
+        std::os::unix::fs::chown(root.join("m/a/file"), Some(7), Some(8)).unwrap();
+        let mode = |name: &str, mode| {
+            fs::set_permissions(root.join(name), fs::Permissions::from_mode(mode)).unwrap();
+        };
+        mode("m/a/file", 0o640);
+        mode("m/a", 0o710);
+        symlink("/etc/passwd", root.join("m/link")).unwrap();
+        let tmpfs = json!({"destination": "/m", "type": "tmpfs", "options": ["tmpcopyup"]});
+        add(spec, tmpfs);
+    });
+    let expected = "text\n/etc/passwd\n-rw-r-----\n7 8\ndrwx--x---\n1\n";
+    assert_eq!(out, expected, "{err}");
+    // The image's own file is what it was.
+    assert_eq!(fs::read(root.join("m/a/file")).unwrap(), b"text\n");
+}

@@ -2,6 +2,7 @@
 //! channel, with the step, the object and the errno, and ends the process.
 
 mod console;
+mod copy;
 mod masks;
 mod mounts;
 mod nodes;

@@ -9,6 +9,7 @@ use nix::sys::stat::{fstat, mkdirat, Mode, SFlag};
 use nix::sys::statfs::{fstatfs, PROC_SUPER_MAGIC};
 use nix::unistd::{fchdir, symlinkat};
 
+use super::copy;
 use super::walk::{Make, Root};
 use crate::engine::fault::{failed, Step};
 use crate::engine::make::Source;
@@ -86,6 +87,11 @@ fn file_system(root: &Root, entry: &Mount, kind: &CStr, source: &CStr) -> Result
     let data = Some(data.as_c_str()).filter(|data| !data.is_empty());
     mount(Some(source), c".", Some(kind), flags, data)
         .map_err(|errno| explained(errno, kind, source, &entry.options.data))?;
+    if entry.options.copy_up && is_filled_later(entry) && !place.is_new {
+        root.find(&entry.destination)
+            .and_then(|made| copy::tree(&place.fd, &made))
+            .step(|| "copy what it covers into it (tmpcopyup)")?;
+    }
     if entry.options.below.is_nothing() && entry.options.propagation.is_empty() {
         return Ok(());
     }

@@ -69,9 +69,11 @@ pub struct Group {
     pub devices: Vec<DeviceRule>,
 }
 
-/// A program of the service's own (`hooks.createRuntime`).
+/// A program of the VM (`hooks.prestart`, `hooks.createRuntime`).
 #[derive(Debug)]
 pub struct Hook {
+    /// `hooks.createRuntime[0]`, for errors.
+    pub member: String,
     pub path: CString,
     pub args: Vec<CString>,
     pub env: Vec<CString>,
@@ -173,25 +175,33 @@ fn group(linux: &At<'_>, id: &str) -> Result<Group, String> {
 }
 
 /// The service wrote `createRuntime` for the container's GPU. The host's own hooks would be
-/// programs of the host: the service has taken them out.
+/// programs of the host: the service has taken them out. Those of `prestart` come first, as runc
+/// has it. What runs at other times is refused, for it would not run.
 fn hooks(hooks: &At<'_>) -> Result<Vec<Hook>, String> {
-    let ours = hooks.member("createRuntime")?;
+    for other in ["createContainer", "startContainer", "poststart", "poststop"] {
+        let why = "only prestart and createRuntime are run here";
+        settings::nothing(&hooks.member(other)?, why)?;
+    }
     let texts = |at: At<'_>| -> Result<Vec<CString>, String> {
         at.list()?.map(|text| settings::c_string(&text)).collect()
     };
-    let hooks = ours.list()?.map(|hook| {
-        let path = hook.member("path")?;
-        if !path.text()?.starts_with('/') {
-            return Err(path.refuse("it is no absolute path"));
+    let mut all = Vec::new();
+    for kind in ["prestart", "createRuntime"] {
+        for hook in hooks.member(kind)?.list()? {
+            let path = hook.member("path")?;
+            if !path.text()?.starts_with('/') {
+                return Err(path.refuse("it is no absolute path"));
+            }
+            all.push(Hook {
+                member: hook.to_string(),
+                path: settings::c_string(&path)?,
+                args: texts(hook.member("args")?)?,
+                env: texts(hook.member("env")?)?,
+                limit: hook.member("timeout")?.number()?,
+            });
         }
-        Ok(Hook {
-            path: settings::c_string(&path)?,
-            args: texts(hook.member("args")?)?,
-            env: texts(hook.member("env")?)?,
-            limit: hook.member("timeout")?.number()?,
-        })
-    });
-    hooks.collect()
+    }
+    Ok(all)
 }
 
 #[cfg(test)]

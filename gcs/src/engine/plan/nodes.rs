@@ -66,10 +66,14 @@ fn node(entry: &At<'_>) -> Result<Node, String> {
         "p" => SFlag::S_IFIFO,
         other => return Err(kind.refuse(format_args!("{other:?} is none of c, u, b, p"))),
     };
-    let number = |name: &'static str| -> Result<u64, String> {
+    // The kernel takes 12 and 20 bits, and would cut what is longer.
+    let number = |name: &'static str, most: u32| -> Result<u64, String> {
         let number = entry.member(name)?;
         match number.number::<u32>()? {
-            Some(number) => Ok(u64::from(number)),
+            Some(value) if value > most => {
+                Err(number.refuse(format_args!("{value} is above {most}")))
+            }
+            Some(value) => Ok(u64::from(value)),
             None if kind == SFlag::S_IFIFO => Ok(0),
             None => Err(number.refuse("it is missing")),
         }
@@ -78,7 +82,7 @@ fn node(entry: &At<'_>) -> Result<Node, String> {
     Ok(Node {
         path: text.to_owned(),
         kind,
-        number: makedev(number("major")?, number("minor")?),
+        number: makedev(number("major", 0xfff)?, number("minor", 0xf_ffff)?),
         // The kind of file may be in it, as in stat(2).
         mode: mode.unwrap_or(0o666) & 0o7777,
         uid: entry.member("uid")?.number()?.unwrap_or(0),

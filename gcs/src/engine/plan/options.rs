@@ -36,11 +36,12 @@ enum Effect {
     Propagation(MsFlags),
     Bind(bool),
     Remount,
+    CopyUp,
     Refused(&'static str),
 }
 
 use Effect::{
-    Below, Bind, Mount, NotMount, NotSuper, Nothing, Propagation, Refused, Remount, Super,
+    Below, Bind, CopyUp, Mount, NotMount, NotSuper, Nothing, Propagation, Refused, Remount, Super,
 };
 
 const REC: MsFlags = MsFlags::MS_REC;
@@ -116,13 +117,10 @@ const TABLE: &[(&str, Effect)] = &[
         "runbindable",
         Propagation(MsFlags::MS_UNBINDABLE.union(REC)),
     ),
+    ("tmpcopyup", CopyUp),
     // What nobody would carry out.
     ("idmap", Refused(NO_USERS)),
     ("ridmap", Refused(NO_USERS)),
-    (
-        "tmpcopyup",
-        Refused("this engine copies nothing into a tmpfs"),
-    ),
 ];
 
 /// `MS_NOSYMFOLLOW` (Linux 5.10).
@@ -134,6 +132,8 @@ pub struct Options {
     /// A bind mount; whether with what is mounted below its source.
     pub bind: Option<bool>,
     pub remount: bool,
+    /// Of a tmpfs: what it covers is copied into it.
+    pub copy_up: bool,
     /// For `mount(2)` of a new file system.
     pub flags: u64,
     /// The same for a mount that there is already, as far as it is about one mount.
@@ -175,6 +175,7 @@ impl Options {
             Nothing => {}
             Bind(recursive) => self.bind = Some(recursive),
             Remount => self.remount = true,
+            CopyUp => self.copy_up = true,
             Super(flag) => self.flags |= flag.bits(),
             NotSuper(flag) => self.flags &= !flag.bits(),
             Mount(flag, set, clear) => {
@@ -226,11 +227,11 @@ mod tests {
             nosuid nosymfollow private ratime rbind rdev rdiratime relatime remount rexec rnoatime \
             rnodiratime rnoexec rnorelatime rnostrictatime rnosuid rnosymfollow ro rprivate rrelatime \
             rro rrw rshared rslave rstrictatime rsuid rsymfollow runbindable rw shared silent slave \
-            strictatime suid symfollow sync unbindable".split_whitespace()
+            strictatime suid symfollow sync tmpcopyup unbindable".split_whitespace()
         {
             assert_eq!(of(&[option]).data, Vec::<String>::new(), "{option}");
         }
-        for option in ["idmap", "ridmap", "tmpcopyup"] {
+        for option in ["idmap", "ridmap"] {
             assert!(Options::default().add(option).unwrap_err().contains(option));
         }
     }

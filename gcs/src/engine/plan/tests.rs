@@ -137,6 +137,13 @@ fn what_cannot_be_carried_out_is_refused_by_name() {
             "linux.devices[0].major: -1",
         ),
         (
+            |s| {
+                let device = json!({"path": "/dev/x", "type": "c", "major": 4096, "minor": 0});
+                s["linux"]["devices"] = json!([device])
+            },
+            "linux.devices[0].major: 4096 is above 4095",
+        ),
+        (
             |s| s["linux"]["resources"] = json!({"devices": 1}),
             "linux.resources.devices: it is not a list",
         ),
@@ -204,6 +211,14 @@ fn what_cannot_be_carried_out_is_refused_by_name() {
         (
             |s| s["hooks"] = json!({"createRuntime": [{"path": "x"}]}),
             "hooks.createRuntime[0].path: ",
+        ),
+        (
+            |s| s["hooks"] = json!({"prestart": [{"path": ""}]}),
+            "hooks.prestart[0].path: ",
+        ),
+        (
+            |s| s["hooks"] = json!({"startContainer": [{"path": "/x"}]}),
+            "hooks.startContainer: ",
         ),
     ];
     for (change, words) in cases {
