@@ -150,27 +150,6 @@ impl<'a> Request<'a> {
                 fid: f.u32()?,
                 flags: f.u32()?,
             },
-            14 => Self::Create {
-                fid: f.u32()?,
-                name: f.name()?,
-                flags: f.u32()?,
-                mode: f.u32()?,
-                group: f.u32()?,
-            },
-            16 => Self::Symlink {
-                fid: f.u32()?,
-                name: f.name()?,
-                target: f.c_text()?,
-                group: f.u32()?,
-            },
-            18 => Self::Node {
-                fid: f.u32()?,
-                name: f.name()?,
-                mode: f.u32()?,
-                major: f.u32()?,
-                minor: f.u32()?,
-                group: f.u32()?,
-            },
             22 => Self::Readlink { fid: f.u32()? },
             24 => Self::Attributes { fid: f.u32()? },
             26 => Self::SetAttributes {
@@ -197,43 +176,8 @@ impl<'a> Request<'a> {
                 fid: f.u32()?,
                 data_only: f.u32().unwrap_or(0) != 0,
             },
-            52 => {
-                let (fid, kind) = (f.u32()?, LockKind::parse(f.u8()?)?);
-                // Whether the client waits, which it does by itself.
-                f.u32()?;
-                Self::Lock {
-                    fid,
-                    lock: Range::parse(kind, f)?,
-                }
-            }
-            54 => {
-                let (fid, kind) = (f.u32()?, LockKind::parse(f.u8()?)?);
-                Self::GetLock {
-                    fid,
-                    lock: Range::parse(kind, f)?,
-                    client: f.text()?,
-                }
-            }
-            70 => Self::Link {
-                directory: f.u32()?,
-                fid: f.u32()?,
-                name: f.name()?,
-            },
-            72 => Self::Mkdir {
-                fid: f.u32()?,
-                name: f.name()?,
-                mode: f.u32()?,
-                group: f.u32()?,
-            },
-            74 => Self::Rename {
-                from: (f.u32()?, f.name()?),
-                to: (f.u32()?, f.name()?),
-            },
-            76 => Self::Unlink {
-                fid: f.u32()?,
-                name: f.name()?,
-                flags: f.u32()?,
-            },
+            52 => Self::lock(f)?,
+            54 => Self::get_lock(f)?,
             100 => Self::Version {
                 size: f.u32()?,
                 version: f.text()?,
@@ -256,7 +200,73 @@ impl<'a> Request<'a> {
             }
             120 => Self::Clunk { fid: f.u32()? },
             122 => Self::Remove { fid: f.u32()? },
+            _ => return Self::of_an_entry(kind, f),
+        })
+    }
+
+    /// A request that names an entry of a directory.
+    fn of_an_entry(kind: u8, f: &mut Fields<'a>) -> Result<Self, Errno> {
+        Ok(match kind {
+            14 => Self::Create {
+                fid: f.u32()?,
+                name: f.name()?,
+                flags: f.u32()?,
+                mode: f.u32()?,
+                group: f.u32()?,
+            },
+            16 => Self::Symlink {
+                fid: f.u32()?,
+                name: f.name()?,
+                target: f.c_text()?,
+                group: f.u32()?,
+            },
+            18 => Self::Node {
+                fid: f.u32()?,
+                name: f.name()?,
+                mode: f.u32()?,
+                major: f.u32()?,
+                minor: f.u32()?,
+                group: f.u32()?,
+            },
+            70 => Self::Link {
+                directory: f.u32()?,
+                fid: f.u32()?,
+                name: f.name()?,
+            },
+            72 => Self::Mkdir {
+                fid: f.u32()?,
+                name: f.name()?,
+                mode: f.u32()?,
+                group: f.u32()?,
+            },
+            74 => Self::Rename {
+                from: (f.u32()?, f.name()?),
+                to: (f.u32()?, f.name()?),
+            },
+            76 => Self::Unlink {
+                fid: f.u32()?,
+                name: f.name()?,
+                flags: f.u32()?,
+            },
             _ => return Err(Errno::OPNOTSUPP),
+        })
+    }
+
+    fn lock(f: &mut Fields<'a>) -> Result<Self, Errno> {
+        let (fid, kind) = (f.u32()?, LockKind::parse(f.u8()?)?);
+        // Whether the client waits, which it does by itself.
+        f.u32()?;
+        let lock = Range::parse(kind, f)?;
+        Ok(Self::Lock { fid, lock })
+    }
+
+    fn get_lock(f: &mut Fields<'a>) -> Result<Self, Errno> {
+        let (fid, kind) = (f.u32()?, LockKind::parse(f.u8()?)?);
+        let lock = Range::parse(kind, f)?;
+        Ok(Self::GetLock {
+            fid,
+            lock,
+            client: f.text()?,
         })
     }
 

@@ -179,6 +179,18 @@ impl Server {
                 reply.text(client);
                 Ok(())
             }
+            other => self.on_entries(node, other, reply),
+        }
+    }
+
+    /// Requests that change the entries of a directory.
+    fn on_entries(
+        &self,
+        node: &Node,
+        request: Request<'_>,
+        reply: &mut Reply,
+    ) -> Result<(), Errno> {
+        match request {
             Request::Symlink { name, target, .. } => {
                 fs::symlinkat(target.as_c_str(), node.changeable()?, name.as_c_str())?;
                 made(node, &name, reply)
