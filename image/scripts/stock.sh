@@ -21,7 +21,8 @@ unpack() { # PACKAGE: a new one takes the place of what was unpacked before
     rm -rf "$root" "$work/key"
     mkdir -p "$root"
     say "unpacking ${1##*/}"
-    dpkg-deb --fsys-tarfile "$1" | tar -x -C "$root" --wildcards './boot/*' './lib/modules/*' ||
+    # Debian 13 has the modules below /usr.
+    dpkg-deb --fsys-tarfile "$1" | tar -x -C "$root" --wildcards './boot/*' '*/lib/modules/*' ||
         die "$1 is no Debian package of a kernel with modules"
     echo "$key" >"$work/key"
 }
@@ -36,12 +37,14 @@ fi
 kernel=$(find "$root/boot" -maxdepth 1 -name 'vmlinuz-*' 2>/dev/null | sort -V | tail -n 1)
 [ -n "$kernel" ] || die "there is no boot/vmlinuz-* in ${STOCK_KERNEL:-the package}"
 version=${kernel##*/vmlinuz-}
-[ -d "$root/lib/modules/$version" ] || die "there is no lib/modules/$version in ${STOCK_KERNEL:-the package}"
+modules=$root/usr/lib/modules/$version
+[ -d "$modules" ] || modules=$root/lib/modules/$version
+[ -d "$modules" ] || die "there is no lib/modules/$version in ${STOCK_KERNEL:-the package}"
 
 if [ -r "$root/boot/config-$version" ]; then
     "$top/kernel-config/require.sh" "$root/boot/config-$version"
 fi
-"$tool" modules --from "$root/lib/modules/$version" --list "$top/image/profiles/stock.modules" --output "$work/modules" ||
+"$tool" modules --from "$modules" --list "$top/image/profiles/stock.modules" --output "$work/modules" ||
     die "the modules of $version could not be taken"
 install_changed 644 "$kernel" "$out/bzImage-stock"
 IMAGE_STOCK=$work/modules "$top/image/scripts/image.sh"
