@@ -12,7 +12,7 @@ use nix::sched::{setns, unshare, CloneFlags};
 use nix::sys::resource::{getrlimit, setrlimit, Resource};
 use nix::sys::socket::{socketpair, AddressFamily, SockFlag, SockType};
 use nix::sys::stat::Mode;
-use nix::unistd::{read, write, Pid};
+use nix::unistd::{getpid, read, write, Pid};
 
 use super::bare::Bare;
 use super::cgroup::Entrance;
@@ -24,7 +24,7 @@ use super::report;
 use super::{seccomp, Container};
 use crate::error::Failure;
 use crate::sys::clone::{self, Side};
-use crate::sys::{identity, mountfd};
+use crate::sys::{identity, mountfd, pidfd};
 
 /// The ends that a new process has from its makers.
 #[derive(Clone, Copy)]
@@ -55,14 +55,28 @@ pub enum Source {
     Hierarchies(Vec<(String, OwnedFd)>),
 }
 
-/// Makes the first process of a container. It sets the container up, reports and waits; the
-/// caller, which is not needed any more, is left in the namespaces that the plan joins. With hooks
-/// it gets a socket, on which the process waits for them.
+impl Made {
+    /// This process, which is `pid` in the VM.
+    fn this(pid: Pid) -> Result<Self, Failure> {
+        let process = pidfd::open(getpid().as_raw()).step(|| "open the process itself")?;
+        let process = process.ok_or_else(|| Failure::unspecified("the process cannot see itself"));
+        Ok(Self {
+            pid,
+            process: process?,
+        })
+    }
+}
+
+/// Makes the first process of a container, and has `name` tell of it. It sets the container up,
+/// reports and waits. Where it can, it takes the place of the caller, and this does not return.
+/// Otherwise the caller is left in the namespaces that the plan joins. With hooks it gets a
+/// socket, on which the process waits for them.
 pub fn create(
     plan: &Plan,
     entrance: &Entrance,
     bare: &Bare,
     ends: Ends<'_>,
+    name: impl FnOnce(&Made) -> Result<(), Failure>,
 ) -> Result<(Made, Option<OwnedFd>), Failure> {
     // Before it joins anything: from there it can be looked at.
     identity::undumpable().step(|| "hide from debuggers")?;
@@ -96,14 +110,26 @@ pub fn create(
     }
     // Its root is where the process is: it can only make it once it is in its group.
     let new = plan.namespaces.new - CloneFlags::CLONE_NEWCGROUP - TIME;
-    match clone::sibling(new, entrance.unified()).map_err(|errno| refused(errno, new))? {
+    // The caller has hooks to run, or memory without the clocks of the namespace.
+    let needs_copy = task.is_some() || plan.namespaces.new.contains(TIME);
+    let begin = if needs_copy {
+        clone::sibling
+    } else {
+        clone::successor
+    };
+    match begin(new, entrance.unified()).map_err(|errno| refused(errno, new))? {
         Side::Caller(pid, process) => {
             drop(pause);
-            Ok((Made { pid, process }, task))
+            let made = Made { pid, process };
+            name(&made)?;
+            Ok((made, task))
         }
-        Side::New => {
+        Side::New(pid) => {
             // Its end is how the process hears that the task is gone.
             drop(task);
+            if let Some(pid) = pid {
+                name(&Made::this(pid)?)?;
+            }
             enter::Init {
                 plan,
                 entrance,
@@ -137,14 +163,16 @@ fn pause(plan: &Plan) -> Result<Option<(Pause, OwnedFd)>, Failure> {
     Ok(Some((pause, task)))
 }
 
-/// Makes a further process of a container, which `init` (a pidfd) is the first of.
+/// Makes a further process of a container, which `init` (a pidfd) is the first of. Otherwise as
+/// [`create`].
 pub fn exec(
     process: &Process,
     container: &Container,
     init: &OwnedFd,
     entrance: &Entrance,
     ends: Ends<'_>,
-) -> Result<Made, Failure> {
+    name: impl FnOnce(&Made) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     identity::undumpable().step(|| "hide from debuggers")?;
     oom_score(process.oom_score.unwrap_or(container.oom_score))?;
     let filter = container.filter.as_ref().map(seccomp::Filter::read);
@@ -155,16 +183,21 @@ pub fn exec(
         done => done.step(|| "join the namespaces of the container")?,
     }
     let none = CloneFlags::empty();
-    match clone::sibling(none, entrance.unified()).map_err(|errno| refused(errno, none))? {
-        Side::Caller(pid, process) => Ok(Made { pid, process }),
-        Side::New => enter::Exec {
-            process,
-            capabilities: process.capabilities.unwrap_or(container.capabilities),
-            filter: filter.as_ref(),
-            entrance,
-            ends,
+    match clone::successor(none, entrance.unified()).map_err(|errno| refused(errno, none))? {
+        Side::Caller(pid, process) => name(&Made { pid, process }),
+        Side::New(pid) => {
+            if let Some(pid) = pid {
+                name(&Made::this(pid)?)?;
+            }
+            enter::Exec {
+                process,
+                capabilities: process.capabilities.unwrap_or(container.capabilities),
+                filter: filter.as_ref(),
+                entrance,
+                ends,
+            }
+            .run()
         }
-        .run(),
     }
 }
 

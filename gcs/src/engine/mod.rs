@@ -3,7 +3,7 @@
 //! ```text
 //! PID 1 ── task ─ plan ─ open what is the VM's ─ join ─ clone3 ─┐      the task ends
 //!   ▲  │                                                         ▼
-//!   │  └──────────── one byte: start ───────────────▶ init: set up ─ report ─ wait ─ execve
+//!   │  └─────────── one byte: start ──────▶ init: name itself ─ set up ─ report ─ wait ─ execve
 //!   └─ reaps it: it is PID 1's child, known by a pidfd before it does anything
 //! ```
 //!
@@ -20,8 +20,9 @@
 //!
 //! What a new process has of PID 1 until it executes:
 //!
-//! * Memory: a copy of PID 1's pages, which both share until one of them writes, and what the
-//!   task has read of its specification.
+//! * Memory: that of its task, which ends at that moment and leaves it behind. This is a copy of
+//!   PID 1's pages, which both share until one of them writes, and what the task has read of the
+//!   specification. With hooks or a time namespace it is one more copy, and the task names it.
 //! * Descriptors: those of its streams, the channel until it has reported, and the socket at which
 //!   it waits. The task closes all others before it begins. An init closes what it has opened
 //!   itself before it reports, because it may wait for hours.
@@ -112,14 +113,11 @@ pub fn create(
     };
     let entrance = cgroup::make(Path::new(CGROUPS), &plan.group, programs)?;
     let ready = bare.or(new.as_ref()).expect("one is given or made");
-    let (made, task) = make::create(plan, &entrance, ready, ends)?;
     let container = Container::of(plan)?;
-    report::made(
-        ends.channel,
-        &made,
-        new.as_ref(),
-        Some((container, &plan.warnings)),
-    )?;
+    let (made, task) = make::create(plan, &entrance, ready, ends, |made| {
+        let container = Some((container, plan.warnings.as_slice()));
+        report::made(ends.channel, made, new.as_ref(), container)
+    })?;
     if let Some(task) = task {
         hooks::run(&plan.hooks, state, &made, &task)?;
     }
@@ -134,8 +132,9 @@ pub fn exec(
     ends: Ends<'_>,
 ) -> Result<(), Failure> {
     let entrance = cgroup::Entrance::open(Path::new(CGROUPS), &container.group)?;
-    let made = make::exec(process, container, init, &entrance, ends)?;
-    report::made(ends.channel, &made, None, None)
+    make::exec(process, container, init, &entrance, ends, |made| {
+        report::made(ends.channel, made, None, None)
+    })
 }
 
 /// The control group at `path`, to look at and to end it by.

@@ -1,12 +1,12 @@
 //! What the makers of a process tell PID 1 over the channel.
 //!
 //! ```text
-//! P{...}           from the task that made it, with a descriptor of the process
+//! P{...}           from the process itself or its task, with a descriptor of the process
 //! +<descriptors>;  from the process itself: ready; with its terminal, if it has one
 //! -{...}           from either: why it is not
 //! ```
 //!
-//! The messages of the two may come in any order. At the end of the channel a process that said
+//! The messages of two may come in any order. At the end of the channel a process that said
 //! nothing is dead.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -24,7 +24,7 @@ const LONGEST: usize = 8 * 1024;
 /// Longest [`reason`], in bytes: a character may take six in JSON.
 pub const REASON_MAX: usize = 64 * 1024;
 
-/// What the task says. The descriptors come in the order of the members, that of the process first.
+/// Who was made. The descriptors come in the order of the members, that of the process first.
 #[derive(Debug, Serialize, Deserialize)]
 struct Birth {
     pid: i32,
