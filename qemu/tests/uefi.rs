@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use image::{efi, uki};
@@ -14,18 +14,24 @@ use common::LONG;
 
 const FIRMWARE: &str = "/usr/share/ovmf/OVMF.fd";
 
-/// A VM that has only the disk and firmware.
-fn profile(disk: PathBuf) -> Option<Profile> {
+/// A VM that has only the disk and firmware. It gets a copy that can be written, as on Hyper-V:
+/// firmware of 2025 finds no program on a disk that is read-only.
+fn profile(disk: &Path, top: &Path) -> Option<Profile> {
     if !Path::new(FIRMWARE).exists() {
         eprintln!("SKIPPED: {FIRMWARE} is not there (Debian: ovmf), so nothing boots by UEFI");
         return None;
     }
+    let copy = top.join("uvm-gen2.vhdx");
+    std::fs::copy(disk, &copy).unwrap();
     let mut profile = Profile::new("/nowhere", None);
     // Firmware, program and what it unpacks are in memory at once.
     profile.memory_mib = 512;
     profile.root = Some(Root::Uefi {
         firmware: FIRMWARE.into(),
-        disk: ColdDisk::boot(disk),
+        disk: ColdDisk {
+            read_only: false,
+            ..ColdDisk::boot(copy)
+        },
     });
     Some(profile)
 }
@@ -35,7 +41,8 @@ fn the_disk_boots_by_uefi_serves_its_host_and_gives_a_shell_on_com1() {
     let Some(disk) = common::built("UVM_GEN2_DISK", "uvm-gen2.vhdx") else {
         return;
     };
-    let (Some(profile), Some(image)) = (profile(disk), Image::open()) else {
+    let top = tempfile::tempdir().unwrap();
+    let (Some(profile), Some(image)) = (profile(&disk, top.path()), Image::open()) else {
         return;
     };
     let vm: Uvm = common::boot_profile(profile);
