@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::arrivals::{AllOf, ArrivalLimits};
-use super::containers::Container;
+use super::container::Container;
 use super::engine::WaitingInit;
 use super::processes::Role;
 use super::{namespaces, Uvm};

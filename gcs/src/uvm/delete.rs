@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use nix::libc::SIGKILL;
 
-use super::containers::{ContainerState, WaitingDelete};
+use super::container::{ContainerState, WaitingDelete};
 use super::Uvm;
 use crate::bridge::codec::Reply;
 use crate::bridge::outbox::Ticket;

@@ -10,7 +10,7 @@ use nix::sys::socket::{socketpair, AddressFamily, SockFlag, SockType};
 use nix::unistd::Pid;
 use serde_json::{json, Value};
 
-use super::containers::InitStreams;
+use super::container::InitStreams;
 use super::starting::StartingChild;
 use super::streams::null_streams;
 use super::tasks::{kill_named, Finished};

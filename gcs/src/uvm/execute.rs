@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use super::containers::{ContainerState, InitStreams};
+use super::container::{ContainerState, InitStreams};
 use super::engine::Execed;
 use super::processes::{ProcessKey, Role};
 use super::programs::{Command, Started};

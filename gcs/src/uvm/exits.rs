@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::libc::SIGKILL;
 use nix::unistd::Pid;
 
-use super::containers::{Container, WaitingDelete};
+use super::container::{Container, WaitingDelete};
 use super::processes::{ProcessKey, Role, Waiter};
 use super::{note_poll_error, v1, Uvm};
 use crate::bridge::codec::Reply;

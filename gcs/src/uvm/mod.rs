@@ -6,6 +6,7 @@
 
 mod arrivals;
 mod children;
+mod container;
 mod containers;
 mod create;
 mod delete;

@@ -77,7 +77,7 @@ impl Uvm {
         let container = self.containers.get(id);
         let known = container
             .into_iter()
-            .flat_map(super::containers::Container::processes);
+            .flat_map(super::container::Container::processes);
         known.filter_map(|key| self.processes.living(key)).collect()
     }
 }

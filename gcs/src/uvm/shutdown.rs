@@ -4,7 +4,7 @@ use nix::errno::Errno;
 use nix::libc::{SIGKILL, SIGTERM};
 use nix::unistd::Pid;
 
-use super::containers::ContainerState;
+use super::container::ContainerState;
 use super::processes::{ProcessKey, Role};
 use super::{End, Uvm};
 use crate::bridge::codec::Reply;

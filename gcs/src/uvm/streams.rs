@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use nix::fcntl::OFlag;
 
-use super::containers::InitStreams;
+use super::container::InitStreams;
 use crate::error::Failure;
 use crate::prot::{HResult, ProcessParameters, VsockStdioRelaySettings};
 use crate::stdio::{input_pipe, output_pipe, Input, Output, Relay, StreamKind};

@@ -22,7 +22,7 @@ use crate::net::{assign, Adapter, Assignment, Leased};
 use crate::prot::settings::NetworkAdapter;
 use crate::storage::Journal;
 use crate::uvm::arrivals::{AllOf, ArrivalLimits};
-use crate::uvm::containers::Container;
+use crate::uvm::container::Container;
 use crate::uvm::Uvm;
 
 const SYS: &str = "/sys";

@@ -14,7 +14,7 @@ use crate::prot::{HResult, MessageBase, NotificationType};
 use crate::storage::arrival::ARRIVAL;
 use crate::storage::{clean, Directory, MountRecord};
 use crate::uvm::arrivals::{AllOf, ArrivalLimits};
-use crate::uvm::containers::Container;
+use crate::uvm::container::Container;
 use crate::uvm::processes::{ProcessKey, Role};
 use crate::uvm::session::Protocol;
 use crate::uvm::Uvm;

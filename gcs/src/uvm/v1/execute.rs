@@ -12,7 +12,7 @@ use crate::bridge::outbox::Ticket;
 use crate::error::Failure;
 use crate::prot::{ExecuteProcessSettings, HResult, MessageBase, ProcessParameters};
 use crate::stdio::Relay;
-use crate::uvm::containers::ContainerState;
+use crate::uvm::container::ContainerState;
 use crate::uvm::engine::WaitingInit;
 use crate::uvm::execute::args_of;
 use crate::uvm::processes::Role;
