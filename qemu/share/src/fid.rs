@@ -9,7 +9,7 @@ use rustix::fs::{self, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use crate::user::User;
-use crate::wire::{Name, Qid, QidKind};
+use crate::wire::{Name, Qid, QidKind, Reply};
 
 /// Most fids of one client. Each has a descriptor at most.
 const MOST: usize = 1 << 18;
@@ -136,6 +136,17 @@ pub(crate) struct NewXattr {
     pub(crate) value: Vec<u8>,
 }
 
+impl NewXattr {
+    /// Takes a piece of the value, from front to back.
+    fn push(&mut self, offset: u64, data: &[u8]) -> Result<(), Errno> {
+        if offset != self.value.len() as u64 || self.value.len() + data.len() > self.size {
+            return Err(Errno::INVAL);
+        }
+        self.value.extend(data);
+        Ok(())
+    }
+}
+
 pub(crate) struct Fid {
     pub(crate) user: Rc<User>,
     pub(crate) state: State,
@@ -146,6 +157,36 @@ impl Fid {
         match &self.state {
             State::Walked(node) | State::Open(node, _) => Ok(node),
             State::Value(_) | State::Attribute(_) => Err(Errno::BADF),
+        }
+    }
+
+    /// At most `room` bytes from `offset` on.
+    pub(crate) fn read(&self, offset: u64, room: usize, reply: &mut Reply) -> Result<(), Errno> {
+        match &self.state {
+            State::Open(node, _) => reply.fill(room, |data| rustix::io::pread(node, data, offset)),
+            State::Value(value) => {
+                let begin = usize::try_from(offset)
+                    .unwrap_or(usize::MAX)
+                    .min(value.len());
+                let rest = &value[begin..];
+                reply.fill(room.min(rest.len()), |data| {
+                    data.copy_from_slice(&rest[..data.len()]);
+                    Ok(data.len())
+                })
+            }
+            State::Walked(_) | State::Attribute(_) => Err(Errno::BADF),
+        }
+    }
+
+    /// How many bytes were written at `offset`.
+    pub(crate) fn write(&mut self, offset: u64, data: &[u8]) -> Result<u32, Errno> {
+        match &mut self.state {
+            State::Open(node, _) => Ok(rustix::io::pwrite(&*node, data, offset)? as u32),
+            State::Attribute(new) => {
+                new.push(offset, data)?;
+                Ok(data.len() as u32)
+            }
+            State::Walked(_) | State::Value(_) => Err(Errno::BADF),
         }
     }
 }

@@ -99,11 +99,11 @@ impl Server {
             Request::Read { fid, offset, count } => {
                 self.take(fid, None)?;
                 let room = self.room(count);
-                reply.counted(|reply| read(self.fids.get(fid)?, offset, room, reply))
+                reply.counted(|reply| self.fids.get(fid)?.read(offset, room, reply))
             }
             Request::Write { fid, offset, data } => {
                 self.take(fid, None)?;
-                reply.u32(write(self.fids.get_mut(fid)?, offset, data)?);
+                reply.u32(self.fids.get_mut(fid)?.write(offset, data)?);
                 Ok(())
             }
             Request::XattrWalk { fid, to, name } => {
@@ -374,32 +374,4 @@ fn opened_fid(fid: &mut Fid, node: Node, flags: OFlags, reply: &mut Reply) -> Re
 fn made(directory: &Node, name: &Name, reply: &mut Reply) -> Result<(), Errno> {
     reply.qid(directory.entry(name)?.qid()?);
     Ok(())
-}
-
-fn read(fid: &Fid, offset: u64, room: usize, reply: &mut Reply) -> Result<(), Errno> {
-    match &fid.state {
-        State::Open(node, _) => reply.fill(room, |data| rustix::io::pread(node, data, offset)),
-        State::Value(value) => {
-            let begin = usize::try_from(offset)
-                .unwrap_or(usize::MAX)
-                .min(value.len());
-            let rest = &value[begin..];
-            reply.fill(room.min(rest.len()), |data| {
-                data.copy_from_slice(&rest[..data.len()]);
-                Ok(data.len())
-            })
-        }
-        State::Walked(_) | State::Attribute(_) => Err(Errno::BADF),
-    }
-}
-
-fn write(fid: &mut Fid, offset: u64, data: &[u8]) -> Result<u32, Errno> {
-    match &mut fid.state {
-        State::Open(node, _) => Ok(rustix::io::pwrite(&*node, data, offset)? as u32),
-        State::Attribute(new) => {
-            xattrs::write(new, offset, data)?;
-            Ok(data.len() as u32)
-        }
-        State::Walked(_) | State::Value(_) => Err(Errno::BADF),
-    }
 }

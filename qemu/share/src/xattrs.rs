@@ -56,15 +56,6 @@ pub(crate) fn begin(node: Node, name: CString, size: u64, flags: u32) -> Result<
     })
 }
 
-/// Takes a piece of the value, from front to back.
-pub(crate) fn write(new: &mut NewXattr, offset: u64, data: &[u8]) -> Result<(), Errno> {
-    if offset != new.value.len() as u64 || new.value.len() + data.len() > new.size {
-        return Err(Errno::INVAL);
-    }
-    new.value.extend(data);
-    Ok(())
-}
-
 /// Sets it.
 pub(crate) fn finish(new: &NewXattr) -> Result<(), Errno> {
     let path = new.node.path();
