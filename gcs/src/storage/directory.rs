@@ -24,17 +24,17 @@ const CACHE_OPTION: &str = "gcs.9p_cache=";
 
 /// How directories are mounted, by the options of the kernel line, which stand before `--`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Ways {
+struct ShareOptions {
     message_size: u32,
     maps: bool,
 }
 
-impl Ways {
+impl ShareOptions {
     fn of(kernel_line: &str) -> Self {
         let last = |option: &str| {
-            let options = kernel_line.split_whitespace();
-            let options = options.take_while(|option| *option != "--");
-            options.filter_map(|text| text.strip_prefix(option)).last()
+            let words = kernel_line.split_whitespace();
+            let words = words.take_while(|word| *word != "--");
+            words.filter_map(|word| word.strip_prefix(option)).last()
         };
         let message_size =
             last(MESSAGE_SIZE_OPTION).map_or(MESSAGE_SIZE, |value| match value.parse() {
@@ -93,10 +93,10 @@ impl Directory {
         })
     }
 
-    fn mount_data(&self, connection: i32, ways: Ways) -> String {
-        let size = ways.message_size;
+    fn mount_data(&self, connection: i32, options: ShareOptions) -> String {
+        let size = options.message_size;
         let mut data = format!("trans=fd,rfdno={connection},wfdno={connection},msize={size}");
-        if ways.maps {
+        if options.maps {
             data += ",cache=mmap";
         }
         if !self.share.is_empty() {
@@ -124,7 +124,7 @@ fn add_with(
     journal: &Journal,
 ) -> Result<MountRecord, Failure> {
     let path = &directory.mount_path;
-    let ways = Ways::of(&std::fs::read_to_string("/proc/cmdline").unwrap_or_default());
+    let options = ShareOptions::of(&std::fs::read_to_string("/proc/cmdline").unwrap_or_default());
     Undo::run(kernel, journal, |undo| {
         undo.make_directories(path, 0o700)?;
         let flags = match directory.read_only {
@@ -136,7 +136,7 @@ fn add_with(
             target: path,
             kind: "9p",
             flags,
-            data: &directory.mount_data(connection.as_raw_fd(), ways),
+            data: &directory.mount_data(connection.as_raw_fd(), options),
         };
         undo.mount(mount).map_err(|error| {
             Failure::unspecified(format!(
@@ -161,8 +161,8 @@ mod tests {
 
     #[test]
     fn mount_data_is_as_the_kernel_wants_it() {
-        let (plain, maps) = (Ways::of(""), Ways::of("gcs.9p_cache=mmap"));
-        for (share, ways, expected) in [
+        let (plain, maps) = (ShareOptions::of(""), ShareOptions::of("gcs.9p_cache=mmap"));
+        for (share, options, expected) in [
             ("", plain, "trans=fd,rfdno=7,wfdno=7,msize=65536"),
             ("0", plain, "trans=fd,rfdno=7,wfdno=7,msize=65536,aname=0"),
             (
@@ -174,7 +174,7 @@ mod tests {
             // Read-only is a flag of the mount, not an option of 9P.
             for read_only in [false, true] {
                 let directory = Directory::new("/m", 564, share, read_only).unwrap();
-                assert_eq!(directory.mount_data(7, ways), expected);
+                assert_eq!(directory.mount_data(7, options), expected);
             }
         }
     }
@@ -201,7 +201,11 @@ mod tests {
             ("gcs.9p_cache=mmap gcs.9p_cache=none", 65_536, false),
             ("gcs.9p_cache=loose", 65_536, false),
         ] {
-            assert_eq!(Ways::of(line), Ways { message_size, maps }, "{line}");
+            assert_eq!(
+                ShareOptions::of(line),
+                ShareOptions { message_size, maps },
+                "{line}"
+            );
         }
     }
 

@@ -14,7 +14,7 @@
 //! Anybody else's cannot become other users, so it answers all of them with its own rights.
 //!
 //! Two published crates were looked at. `p9` has no symbolic links, extended attributes, locks or
-//! users, and follows `..`. `rs9p` has no confinement and needs an asynchronous runtime.
+//! users, and opens `..` as any name. `rs9p` is a frame for file systems on an asynchronous runtime.
 
 mod attributes;
 mod directory;

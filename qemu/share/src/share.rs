@@ -38,7 +38,8 @@ impl Share {
     }
 
     /// Answers the client to its end. It takes the calling thread for itself: the thread gets the
-    /// rights of users in turn, so nothing else may run on it afterwards.
+    /// rights of users in turn, so nothing else may run on it afterwards. The process may have as
+    /// many open files as its hard limit says from then on.
     ///
     /// # Errors
     /// Those of the connection. A client that breaks the protocol gets no further answer

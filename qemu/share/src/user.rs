@@ -16,7 +16,7 @@ pub(crate) enum User {
     },
 }
 
-/// Whom nobody knows.
+/// The number of a user, and of a group, that nobody knows.
 const NOBODY: u32 = 65534;
 
 impl User {
